@@ -1,0 +1,1 @@
+"""What is computed: tensors and arrays in, tensors and arrays out. Imports no Ray, knows no storage layout."""
