@@ -1,0 +1,147 @@
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torchvision.models.segmentation import deeplabv3_resnet50
+
+from workloads.errors import InputError
+from workloads.networks import (
+    ProjectionHead,
+    SegmentorConfig,
+    build_segmentor,
+    initialise,
+    load_below_classifier,
+    torchvision_backbone,
+)
+
+torch.set_num_threads(1)
+BACKBONES = ["resnet50", "resnet18", "mobilenet_v2"]
+
+
+def parameters(module):
+    return sum(tensor.numel() for tensor in module.parameters())
+
+
+def test_deeplabv3_resnet50_is_torchvisions_tensor_by_tensor():
+    reference = deeplabv3_resnet50(weights=None, weights_backbone=None, num_classes=21, aux_loss=True).eval()
+    ours = build_segmentor(SegmentorConfig(), num_classes=21).eval()
+    # 42 004 074: the number of parameters that torchvision documents for its released weights.
+    assert parameters(ours) == 42_004_074
+    ours.load_state_dict(reference.state_dict(), strict=True)
+    images = torch.randn(1, 3, 65, 97)
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(images).main, reference(images)["out"], rtol=1e-4, atol=1e-5)
+
+
+def test_pspnet50_has_the_published_layout():
+    network = build_segmentor(SegmentorConfig(head="pspnet"), num_classes=21)
+    backbone = 25_557_032 - (2048 * 1000 + 1000)  # resnet50 less its classifier
+    pyramid = 4 * (2048 * 512 + 2 * 512)
+    head = pyramid + 4096 * 512 * 9 + 2 * 512 + 512 * 21 + 21
+    auxiliary = 1024 * 256 * 9 + 2 * 256 + 256 * 21 + 21
+    assert parameters(network.backbone) == backbone
+    assert parameters(network) == backbone + head + auxiliary == 48_957_802
+    assert [branch[0].output_size for branch in network.classifier[0].branches] == [1, 2, 3, 6]
+    assert [part.p for part in network.modules() if isinstance(part, nn.Dropout)] == [0.1, 0.1]
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("head", ["deeplabv3", "pspnet"])
+@pytest.mark.parametrize("stride", [8, 16])
+def test_shapes_of_every_combination(backbone, head, stride):
+    config = SegmentorConfig(head=head, backbone=backbone, output_stride=stride, head_channels=32)
+    network = build_segmentor(config, num_classes=5).train()
+    images = torch.randn(2, 3, 65, 97)
+    logits = network(images)
+    assert logits.main.shape == logits.auxiliary.shape == (2, 5, 65, 97)
+    assert network.representation(images).shape == (2, 32, 64 // stride + 1, 96 // stride + 1)
+    assert network.eval()(images).auxiliary is None
+
+
+def test_atrous_rates_follow_the_output_stride():
+    assert SegmentorConfig(output_stride=8).rates == (12, 24, 36)
+    assert SegmentorConfig(output_stride=16).rates == (6, 12, 18)
+    assert SegmentorConfig(atrous_rates=(3, 6, 9)).rates == (3, 6, 9)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_backbone_is_exported_strictly_into_torchvision(backbone):
+    network = build_segmentor(SegmentorConfig(backbone=backbone, head_channels=16), num_classes=3, seed=4)
+    exported = torchvision_backbone(network)
+    reference = torchvision.models.get_model(backbone, weights=None)
+    reference.load_state_dict(exported.state, strict=True)
+    for name, tensor in network.backbone.state_dict().items():
+        assert torch.equal(reference.state_dict()[name], tensor)
+    assert set(exported.untrained) == set(reference.state_dict()) - set(network.backbone.state_dict())
+    assert exported.untrained, "the classifier is named as untrained"
+
+
+def test_building_never_downloads(monkeypatch):
+    def refuse(*arguments, **options):
+        raise AssertionError("a network was fetched while one was built")
+
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", refuse)
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refuse)
+    for backbone in BACKBONES:
+        network = build_segmentor(SegmentorConfig(backbone=backbone, head_channels=16), num_classes=3)
+        assert initialise(network, "random") is None
+
+
+def test_weights_depend_on_the_seed_alone_and_leave_the_random_state():
+    config = SegmentorConfig(backbone="resnet18", head_channels=16)
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first = build_segmentor(config, 3, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(2)
+    second, other = build_segmentor(config, 3, seed=7), build_segmentor(config, 3, seed=8)
+    same = [torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)]
+    assert all(same)
+    assert not torch.equal(first.classifier[-1].weight, other.classifier[-1].weight)
+
+
+def test_pretrained_network_enters_everything_below_the_classifier():
+    config = SegmentorConfig(backbone="mobilenet_v2", head_channels=16)
+    pretrained, target = build_segmentor(config, 3, seed=1), build_segmentor(config, 7, seed=2)
+    classifier = target.classifier[-1].weight.clone()
+    kept = load_below_classifier(target, pretrained.state_dict())
+    images = torch.randn(1, 3, 33, 33)
+    with torch.inference_mode():
+        torch.testing.assert_close(
+            target.eval().representation(images), pretrained.eval().representation(images), rtol=0, atol=0
+        )
+    assert torch.equal(target.classifier[-1].weight, classifier)
+    assert "classifier.4.weight" in kept
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        SegmentorConfig(backbone="mobilenet_v2", head="pspnet", head_channels=16),
+        SegmentorConfig(backbone="resnet18", head_channels=16),
+        SegmentorConfig(backbone="mobilenet_v2", head_channels=24),
+    ],
+)
+def test_checkpoint_of_another_architecture_is_refused(other):
+    target = build_segmentor(SegmentorConfig(backbone="mobilenet_v2", head_channels=16), 3)
+    with pytest.raises(InputError, match="not of deeplabv3 on mobilenet_v2"):
+        load_below_classifier(target, build_segmentor(other, 3).state_dict())
+
+
+def test_initialisation_refuses_what_does_not_fit():
+    network = build_segmentor(SegmentorConfig(backbone="resnet18", head_channels=16), 3)
+    with pytest.raises(InputError, match="given"):
+        initialise(network, "random", "weights.pth")
+    with pytest.raises(InputError, match="needs weights"):
+        initialise(network, "file")
+    with pytest.raises(InputError, match="resnet50"):
+        initialise(network, "moco", "moco.pth")
+    with pytest.raises(InputError, match="num_classes"):
+        build_segmentor(SegmentorConfig(backbone="resnet18"), 0)
+
+
+def test_projection_head_is_two_1x1_convolutions():
+    head = ProjectionHead(256, 128)
+    assert parameters(head) == 256 * 256 + 2 * 256 + 256 * 128 + 128
+    assert head(torch.randn(2, 256, 5, 7)).shape == (2, 128, 5, 7)
