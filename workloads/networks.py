@@ -18,7 +18,7 @@ layer3. The stem is torchvision's 7x7 in every row.
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -31,9 +31,7 @@ from torchvision.models.segmentation.fcn import FCNHead
 from workloads.config import What
 from workloads.dilation import dilate
 from workloads.errors import InputError
-
-if TYPE_CHECKING:
-    from workloads.weights import WeightsReport
+from workloads.weights import WeightsReport, load_backbone
 
 Backbone = Literal["resnet50", "resnet18", "mobilenet_v2"]
 Initialisation = Literal["random", "imagenet", "moco", "pixpro", "file"]
@@ -259,7 +257,7 @@ def build_segmentor(config: SegmentorConfig, num_classes: int, seed: int = 0) ->
 
 def initialise(
     network: Segmentor, initialisation: Initialisation, weights: str | None = None
-) -> "WeightsReport | None":
+) -> WeightsReport | None:
     """Load the backbone's first weights, in place; None when they stay random.
 
     `imagenet` without `weights` is torchvision's first ImageNet version of the backbone, by name. `moco`,
@@ -279,8 +277,6 @@ def initialise(
     source = weights or (IMAGENET_WEIGHTS[network.config.backbone] if initialisation == "imagenet" else None)
     if source is None:
         raise InputError(f"init {initialisation!r} needs weights: the path or URL of a checkpoint")
-    from workloads.weights import load_backbone
-
     return load_backbone(network.backbone, source, network.config.backbone)
 
 

@@ -1,0 +1,301 @@
+"""Augmented views of an image that know, for each of their pixels, which pixel of the image it came from.
+
+The model: a view is a function of the image and of one `Draw`, the explicit list of its random numbers,
+which depends on (seed, epoch, image id, view) alone. Geometry comes first (scale, crop window, rotation,
+flip), photometric changes after, CutOut last. The geometry of a view is one affine map from the crop to the
+image: colours are sampled through it bilinearly and pixel ids (`y * W + x` of the image, -1 where the
+picture was padded, rotated in or cut out) by rounding to the nearest pixel, in integers. Label maps are
+then looked up by id, so labels and pixels cannot drift apart whatever the transforms do.
+
+The colour functions and the anti-aliased resizing are those of `torchvision.transforms.v2`. Its geometric
+transforms are not used one after another on a `tv_tensors.Mask`: each of them rounds, rotation takes ids
+through float32 (2^24 + 1 comes back as 2^24), and the scaled image is built whole only to be cropped.
+
+The failure this guards against: label maps that are warped beside the image with the default fill, which
+writes class 0 into every corner; and augmentation that depends on the worker that happened to draw it.
+
+Source: Table 8 of the paper's supplement. Not given there, hence options: the probabilities of jitter,
+scaling and rotation (1), the distribution of the scale (uniform), whether [321, 361] is a range of sides or
+a height and width (range, one square side per batch in steps of 8), and whether CutOut keeps the label
+(no).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+import torchvision.transforms.v2.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn.functional import grid_sample
+
+from workloads.config import What
+from workloads.errors import InputError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+OUTSIDE = -1
+
+Probability = float
+
+
+class ViewsConfig(What):
+    """How views are drawn; the defaults are Table 8. Sizes are in pixels, (height, width)."""
+
+    image_size: tuple[int, int] | None = Field(
+        None, description="size an image is brought to before anything else; null: its own"
+    )
+    crop_mode: Literal["range", "fixed"] = Field(
+        "range",
+        description="range: one square side per batch between the two values; fixed: height and width",
+    )
+    crop: tuple[int, int] = Field((321, 361), description="smallest and largest side, or height and width")
+    crop_step: int = Field(8, ge=1, description="step between the sides of a range")
+    scale: tuple[float, float] = Field(
+        (0.4, 2.5), description="smallest and largest factor of the image's size"
+    )
+    scale_distribution: Literal["uniform", "log_uniform"] = Field(
+        "uniform", description="how the factor is drawn from its range"
+    )
+    rotation: tuple[float, float] = Field((-60.0, 60.0), description="smallest and largest angle in degrees")
+    rotation_probability: Probability = Field(1.0, ge=0, le=1, description="share of views that are rotated")
+    flip: Probability = Field(0.5, ge=0, le=1, description="share of views flipped horizontally")
+    jitter: tuple[float, float, float, float] = Field(
+        (0.4, 0.4, 0.4, 0.1), description="strength of brightness, contrast, saturation and hue changes"
+    )
+    jitter_probability: Probability = Field(1.0, ge=0, le=1, description="share of views with colour jitter")
+    grayscale: Probability = Field(0.2, ge=0, le=1, description="share of views turned grey")
+    blur_probability: Probability = Field(
+        0.0, ge=0, le=1, description="share of views blurred, 5 x 5 Gaussian"
+    )
+    cutout: tuple[int, int] = Field((0, 40), description="smallest and largest side of the square cut out")
+    cutout_labels: Literal["ignore", "keep"] = Field("ignore", description="what pixels cut out are labelled")
+
+    @model_validator(mode="after")
+    def _ranges_are_ordered(self) -> "ViewsConfig":
+        for name in ("scale", "rotation", "cutout"):
+            low, high = getattr(self, name)
+            if low > high:
+                raise ValueError(f"{name} is [{low}, {high}]; allowed: the smaller value first")
+        if self.crop_mode == "range" and self.crop[0] > self.crop[1]:
+            raise ValueError(f"crop is {list(self.crop)}; allowed: the smaller side first")
+        if self.scale[0] <= 0 or self.cutout[0] < 0 or min(self.crop) < 1:
+            raise ValueError("scale and crop must be positive, cutout not negative")
+        if not 0 <= self.jitter[3] <= 0.5 or min(self.jitter[:3]) < 0:
+            raise ValueError("jitter must be four strengths, none negative, hue at most 0.5")
+        return self
+
+
+@dataclass(frozen=True)
+class Draw:
+    """The random numbers of one view. `centre` and `cutout_at` are fractions of what the sizes allow."""
+
+    crop: tuple[int, int]
+    scale: float
+    angle: float
+    centre: tuple[float, float]
+    flip: bool
+    # (name, strength) in the order of application; brightness, contrast, saturation: factors; hue: turns.
+    photometric: tuple[tuple[str, float], ...]
+    grey: bool
+    blur_sigma: float
+    cutout: int
+    cutout_at: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class View:
+    """One augmented view.
+
+    Attributes:
+        image: float32 (3, h, w), normalised with ImageNet's mean and standard deviation.
+        pixels: int64 (h, w), the id `y * W + x` of the image's pixel seen there, or -1.
+    """
+
+    image: Tensor
+    pixels: Tensor
+
+    def look_up(self, label_map: np.ndarray, ignore: int) -> Tensor:
+        """A label map (H, W) of the image as the view sees it: int64 (h, w), -1 where ignored or outside."""
+        labels = torch.from_numpy(np.ascontiguousarray(label_map).astype(np.int64)).reshape(-1)
+        labels[labels == ignore] = OUTSIDE
+        seen = labels[self.pixels.clamp(min=0)]
+        return torch.where(self.pixels >= 0, seen, OUTSIDE)
+
+
+def crop_of_batch(config: ViewsConfig, generator: np.random.Generator) -> tuple[int, int]:
+    """Height and width of every view of one batch."""
+    low, high = config.crop
+    if config.crop_mode == "fixed":
+        return low, high
+    side = low + config.crop_step * int(generator.integers((high - low) // config.crop_step + 1))
+    return side, side
+
+
+def check_crop(config: ViewsConfig, image_size: tuple[int, int]) -> None:
+    """Refuse a crop that no allowed scale of the image can fill, so that every view would hold padding."""
+    height, width = config.image_size or image_size
+    largest = config.scale[1]
+    need = config.crop if config.crop_mode == "fixed" else (config.crop[0], config.crop[0])
+    if need[0] > math.ceil(height * largest) or need[1] > math.ceil(width * largest):
+        raise InputError(
+            f"crop {need[0]}x{need[1]} is larger than the image ({height}x{width}) at its largest scale "
+            f"({largest}); allowed: at most {math.ceil(height * largest)}x{math.ceil(width * largest)}"
+        )
+
+
+def draw(config: ViewsConfig, crop: tuple[int, int], generator: np.random.Generator) -> Draw:
+    """Draw one view; every number is drawn whatever the options, so that options do not shift one another."""
+    uniform = generator.uniform
+    low, high = config.scale
+    at = uniform()
+    scale = (
+        low * (high / low) ** at if config.scale_distribution == "log_uniform" else low + (high - low) * at
+    )
+    angle, rotated = uniform(*config.rotation), uniform() < config.rotation_probability
+    centre = (uniform(), uniform())
+    flip = uniform() < config.flip
+    factors = [uniform(max(0.0, 1 - strength), 1 + strength) for strength in config.jitter[:3]]
+    changes = [*zip(("brightness", "contrast", "saturation"), factors, strict=True)]
+    changes.append(("hue", uniform(-config.jitter[3], config.jitter[3])))
+    order = generator.permutation(len(changes))
+    jittered, grey = uniform() < config.jitter_probability, uniform() < config.grayscale
+    sigma, blurred = uniform(0.1, 2.0), uniform() < config.blur_probability
+    cutout = int(generator.integers(config.cutout[0], config.cutout[1] + 1))
+    strengths = dict(zip(("brightness", "contrast", "saturation", "hue"), config.jitter, strict=True))
+    return Draw(
+        crop=crop,
+        scale=float(scale),
+        angle=float(angle) if rotated else 0.0,
+        centre=centre,
+        flip=bool(flip),
+        photometric=tuple(changes[i] for i in order if strengths[changes[i][0]] > 0) if jittered else (),
+        grey=bool(grey),
+        blur_sigma=float(sigma) if blurred else 0.0,
+        cutout=cutout,
+        cutout_at=(uniform(), uniform()),
+    )
+
+
+def resize_image(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """An image uint8 (H, W, 3) at (height, width), bilinear with anti-aliasing; itself when it already has
+    the size."""
+    if size is None or image.shape[:2] == tuple(size):
+        return image
+    planes = torch.from_numpy(image).permute(2, 0, 1)
+    return F.resize(planes, list(size), antialias=True).permute(1, 2, 0).contiguous().numpy()
+
+
+def resize_labels(labels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """A label map (H, W) at (height, width), each pixel the label at its centre."""
+    if size is None or labels.shape == tuple(size):
+        return labels
+    rows, columns = (_nearest(old, new) for old, new in zip(labels.shape, size, strict=True))
+    return labels[rows[:, None], columns[None, :]]
+
+
+def _nearest(old: int, new: int) -> np.ndarray:
+    """For each of `new` equal cells over `old` pixels, the pixel that holds its centre."""
+    return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64), old - 1)
+
+
+def render(image: np.ndarray, drawn: Draw, cutout_labels: Literal["ignore", "keep"] = "ignore") -> View:
+    """Make the view of an image uint8 (H, W, 3) that `drawn` describes."""
+    rows, columns = _source_coordinates(drawn, image.shape[:2])
+    pixels = _nearest_ids(rows, columns, image.shape[:2])
+    colours = _photometric(_sample_colours(image, rows, columns, min(1.0, drawn.scale)), drawn)
+    colours = F.normalize(colours, list(IMAGENET_MEAN), list(IMAGENET_STD))
+    if drawn.cutout:
+        tall, wide = (min(drawn.cutout, side) for side in drawn.crop)
+        top = round(drawn.cutout_at[0] * (drawn.crop[0] - tall))
+        left = round(drawn.cutout_at[1] * (drawn.crop[1] - wide))
+        colours = F.erase(colours, top, left, tall, wide, torch.zeros(3, 1, 1))
+        if cutout_labels == "ignore":
+            pixels[top : top + tall, left : left + wide] = OUTSIDE
+    return View(colours, pixels)
+
+
+def _source_coordinates(drawn: Draw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Row and column of the image, float64 (h, w), that each pixel of the crop looks at; pixel centres are
+    integers.
+
+    The crop window lies inside the scaled image where it fits and holds all of it where it does not; it is
+    rotated counter-clockwise about its own centre, as `rotate` of torchvision does.
+    """
+    centre = []
+    for extent, crop, at in zip(image_size, drawn.crop, drawn.centre, strict=True):
+        half = crop / drawn.scale / 2
+        low, high = min(half, extent - half), max(half, extent - half)
+        centre.append(low + (high - low) * at - 0.5)
+    down, right = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2 for side in drawn.crop)
+    if drawn.flip:
+        right = -right
+    cos, sin = math.cos(math.radians(drawn.angle)), math.sin(math.radians(drawn.angle))
+    rows = centre[0] + (cos * down[:, None] + sin * right) / drawn.scale
+    columns = centre[1] + (cos * right - sin * down[:, None]) / drawn.scale
+    return rows, columns
+
+
+def _nearest_ids(rows: Tensor, columns: Tensor, image_size: tuple[int, int]) -> Tensor:
+    """Ids of the pixels nearest to the coordinates, int64 (h, w), -1 outside the image; integers all the
+    way."""
+    height, width = image_size
+    y, x = (rows + 0.5).floor().to(torch.int64), (columns + 0.5).floor().to(torch.int64)
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    return torch.where(inside, y * width + x, OUTSIDE)
+
+
+def _sample_colours(image: np.ndarray, rows: Tensor, columns: Tensor, shrink: float) -> Tensor:
+    """Colours at the coordinates, float32 (3, h, w) in [0, 1]: bilinear, the mean colour outside the image.
+
+    Only the window that the crop sees is touched: a Cityscapes image at scale 2.5 has 13 million pixels, a
+    crop of 361 sees 0.26. A window that is shown smaller is first shrunk with anti-aliasing.
+    """
+    mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
+    bounds = []
+    for coordinates, extent in zip((rows, columns), image.shape[:2], strict=True):
+        low = min(max(0, math.floor(coordinates.min().item()) - 1), extent - 1)
+        bounds.append((low, max(low + 1, min(extent, math.ceil(coordinates.max().item()) + 2))))
+    (top, bottom), (left, right) = bounds
+    planes = torch.from_numpy(np.array(image[top:bottom, left:right])).permute(2, 0, 1)
+    if shrink < 1:
+        size = [max(1, round(side * shrink)) for side in planes.shape[1:]]
+        planes = F.resize(planes, size, antialias=True)
+    # Zero stands for the mean colour, because it is what grid_sample gives outside.
+    window = F.to_dtype(planes, torch.float32, scale=True) - mean
+    grid = torch.stack(
+        [(columns - left + 0.5) * (2 / (right - left)) - 1, (rows - top + 0.5) * (2 / (bottom - top)) - 1],
+        dim=-1,
+    ).to(torch.float32)
+    sampled = grid_sample(
+        window[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=False
+    )
+    return sampled[0].add_(mean)
+
+
+def _photometric(colours: Tensor, drawn: Draw) -> Tensor:
+    """Colour jitter in the drawn order, then grey, then blur; float32 (3, h, w) in [0, 1]."""
+    for name, strength in drawn.photometric:
+        match name:
+            case "brightness":
+                colours = F.adjust_brightness(colours, strength)
+            case "contrast":
+                colours = F.adjust_contrast(colours, strength)
+            case "saturation":
+                colours = F.adjust_saturation(colours, strength)
+            case "hue":
+                colours = F.adjust_hue(colours, strength)
+    if drawn.grey:
+        colours = F.rgb_to_grayscale(colours, num_output_channels=3)
+    if drawn.blur_sigma:
+        colours = F.gaussian_blur(colours, [5, 5], [drawn.blur_sigma, drawn.blur_sigma])
+    return colours
+
+
+def to_picture(view: View) -> np.ndarray:
+    """The view as uint8 (h, w, 3), for looking at."""
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    colours = view.image.permute(1, 2, 0) * std + mean
+    return (colours.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
