@@ -1,0 +1,73 @@
+"""Data sets: pools of images, ground truth with one convention, and one configuration that says which.
+
+The model: `DatasetConfig` says *what* is read and is hashed; the root folder says *where* and is not part of
+it, so that the same data on another machine has the same keys. The failure this guards against: a path
+leaking into the identity of a result.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from workloads.datasets.ade20k import Ade20k, Ade20kConfig
+from workloads.datasets.base import IGNORE, Dataset, ImageEntry, Picture
+from workloads.datasets.camvid import Camvid, CamvidConfig
+from workloads.datasets.cityscapes import Cityscapes, CityscapesConfig, environment_hint
+from workloads.datasets.folder import Folder, FolderConfig
+from workloads.datasets.nyuv2 import Nyuv2Config, open_nyuv2
+from workloads.datasets.order import seeded_order
+from workloads.datasets.scenes import Scenes, ScenesConfig
+from workloads.datasets.survey import Survey, survey
+from workloads.errors import InputError
+
+AnyDatasetConfig = CamvidConfig | CityscapesConfig | Nyuv2Config | Ade20kConfig | FolderConfig | ScenesConfig
+DatasetConfig = Annotated[AnyDatasetConfig, Field(discriminator="name")]
+"""The type of a configuration's ``dataset`` field: ``name`` chooses, unknown options are errors."""
+
+__all__ = [
+    "IGNORE",
+    "AnyDatasetConfig",
+    "Dataset",
+    "DatasetConfig",
+    "ImageEntry",
+    "Picture",
+    "Survey",
+    "open_dataset",
+    "seeded_order",
+    "survey",
+]
+
+
+def open_dataset(config: AnyDatasetConfig, root: str | os.PathLike[str] | None) -> Dataset:
+    """The data set that ``config`` names, read from the folder ``root``.
+
+    Args:
+        config: one member of `DatasetConfig`.
+        root: the data set's folder; None for generated scenes.
+
+    Raises:
+        InputError: ``root`` is missing, not wanted, or does not hold the data set's layout.
+    """
+    if isinstance(config, ScenesConfig):
+        if root is not None:
+            raise InputError(
+                f"dataset.root: {os.fspath(root)!r} given, but scenes are generated; leave it out"
+            )
+        return Scenes(config)
+    if root is None:
+        hint = environment_hint() if isinstance(config, CityscapesConfig) else ""
+        raise InputError(f"dataset.root: missing; {config.name} is read from a folder{hint}")
+    folder = Path(root).expanduser()
+    match config:
+        case CamvidConfig():
+            return Camvid(folder)
+        case CityscapesConfig():
+            return Cityscapes(folder)
+        case Nyuv2Config():
+            return open_nyuv2(folder)
+        case Ade20kConfig():
+            return Ade20k(folder)
+        case FolderConfig():
+            return Folder(folder, config.num_classes)

@@ -1,0 +1,197 @@
+"""What a data set is to everything else: pools of images with stable names, and one ground-truth convention.
+
+The model: a data set has *pools* (train, val, sequence ...). A pool is a sorted list of image ids; an id is
+the same on every machine and never a path. Ground truth is uint8 (H, W) with values 0..M-1 and 255 = ignore,
+whatever the files hold: each data set maps its own values in memory. The failure this guards against: label
+files read with another data set's convention (0 taken for a class, 255 counted as one), which shows only as a
+poor or missing score much later.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from workloads.errors import InputError
+
+IGNORE = 255
+"""The ground-truth value of pixels that take no part in any score."""
+
+UInt8Array = npt.NDArray[np.uint8]
+Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageEntry:
+    """One image of a pool.
+
+    Attributes:
+        id: name of the image, unique and stable within its pool, e.g. ``aachen/aachen_000000_000019``.
+        size: bytes of the image's file; 0 when the image is generated.
+    """
+
+    id: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded image.
+
+    Attributes:
+        pixels: uint8 (H, W, 3), RGB.
+        notes: what had to be changed to get there, e.g. ``("16-bit",)``; empty for 8-bit RGB.
+    """
+
+    pixels: UInt8Array
+    notes: tuple[str, ...] = ()
+
+
+class Dataset(ABC):
+    """Pools of images, some with ground truth. Holds paths and options only: cheap to send to a worker.
+
+    Attributes:
+        name: the data set's name, as in the configuration.
+        classes: names of the M classes in the order of their values; () when there is no ground truth.
+        palette: uint8 (M, 3), one RGB colour a class.
+        pools: names of the pools that are there.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    palette: UInt8Array
+    pools: tuple[str, ...]
+
+    @property
+    def num_classes(self) -> int | None:
+        """M, the number of classes; None when nothing states it."""
+        return len(self.classes) or None
+
+    @abstractmethod
+    def entries(self, pool: str) -> list[ImageEntry]:
+        """All images of a pool, sorted by id.
+
+        Raises:
+            InputError: the root is missing, there is no such pool, or the pool is empty.
+        """
+
+    @abstractmethod
+    def read_picture(self, pool: str, image_id: str) -> Picture:
+        """One image with notes on its conversion.
+
+        Raises:
+            BrokenImage: the image cannot be read or decoded.
+        """
+
+    @abstractmethod
+    def labelled(self, pool: str) -> bool:
+        """Whether the pool has ground truth."""
+
+    @abstractmethod
+    def read_ground_truth(self, pool: str, image_id: str) -> UInt8Array:
+        """Ground truth of one image: uint8 (H, W), values 0..M-1, or 255 = ignore.
+
+        Raises:
+            InputError: no ground truth, another size than the image's, or a value that is not allowed.
+        """
+
+    @abstractmethod
+    def identity(self) -> dict[str, Json]:
+        """What decides the content apart from the files: name and options, never a path."""
+
+    def read_image(self, pool: str, image_id: str) -> UInt8Array:
+        """One image as uint8 (H, W, 3), RGB.
+
+        Raises:
+            BrokenImage: the image cannot be read or decoded.
+        """
+        return self.read_picture(pool, image_id).pixels
+
+    def require_pool(self, pool: str) -> None:
+        """Raise InputError, naming the pools that are there, unless ``pool`` is one of them."""
+        if pool not in self.pools:
+            raise InputError(
+                f"pool: {self.name} has no pool {pool!r} here; pools: {', '.join(self.pools) or 'none'}"
+            )
+
+
+def check_root(root: Path) -> None:
+    """Raise InputError unless ``root`` is a folder on this machine."""
+    if not root.is_dir():
+        what = "is not a folder" if root.exists() else "does not exist"
+        raise InputError(f"dataset.root: {root} {what} on this machine")
+
+
+def value_table(mapping: Mapping[int, int]) -> npt.NDArray[np.int16]:
+    """A lookup table int16 (65536,) from a file's value to the class; -1 where the value is not allowed."""
+    table = np.full(65536, -1, dtype=np.int16)
+    for value, label in mapping.items():
+        table[value] = label
+    return table
+
+
+def map_values(values: npt.NDArray[np.uint16], table: npt.NDArray[np.int16], where: str) -> UInt8Array:
+    """Map a file's values to classes.
+
+    Args:
+        values: uint16 (H, W), as stored in the file.
+        table: int16 (65536,), see :func:`value_table`.
+        where: the file, for the message.
+
+    Returns:
+        uint8 (H, W), values 0..M-1 or 255.
+
+    Raises:
+        InputError: a value that is not allowed; names the file, the values and what is allowed.
+    """
+    labels = table[values]
+    if labels.min(initial=0) < 0:
+        bad = np.unique(values[labels < 0])
+        shown = ", ".join(str(value) for value in bad[:5]) + (", ..." if bad.size > 5 else "")
+        word = "value" if bad.size == 1 else "values"
+        raise InputError(f"{where}: label {word} {shown} not allowed; allowed: {describe_values(table)}")
+    return labels.astype(np.uint8)
+
+
+def describe_values(table: npt.NDArray[np.int16]) -> str:
+    """The allowed values of a table in words, e.g. ``0-10 (classes), 11 (ignored)``."""
+    classes = np.flatnonzero((table >= 0) & (table != IGNORE)).tolist()
+    ignored = np.flatnonzero(table == IGNORE).tolist()
+    parts = [f"{_ranges(classes)} (classes)"]
+    if ignored:
+        parts.append(f"{_ranges(ignored)} (ignored)")
+    return ", ".join(parts)
+
+
+def _ranges(values: Sequence[int]) -> str:
+    runs: list[list[int]] = []
+    for value in values:
+        if runs and value == runs[-1][1] + 1:
+            runs[-1][1] = value
+        else:
+            runs.append([value, value])
+    return ", ".join(str(low) if low == high else f"{low}-{high}" for low, high in runs)
+
+
+def distinct_palette(count: int) -> UInt8Array:
+    """A palette uint8 (count, 3) for data sets that define none.
+
+    The colour of class k spreads the bits of k + 1 over the high bits of red, green and blue, as Pascal VOC's
+    palette does.
+    """
+    palette = np.zeros((count, 3), dtype=np.uint8)
+    for index in range(count):
+        rest = index + 1
+        for bit in range(7, -1, -1):
+            for channel in range(3):
+                palette[index, channel] |= ((rest >> channel) & 1) << bit
+            rest >>= 3
+    return palette
+
+
+def palette_of(colours: Iterable[tuple[int, int, int]]) -> UInt8Array:
+    """A palette uint8 (M, 3) from RGB triples."""
+    return np.array(list(colours), dtype=np.uint8).reshape(-1, 3)

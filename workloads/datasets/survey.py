@@ -1,0 +1,107 @@
+"""What a pool holds, before anything is computed from it: counts, sizes, kinds, broken files, label values.
+
+The model: read each image and its ground truth once, count, and collect every error instead of stopping at
+the first. The failure this guards against: a run of hours that ends with classes that never occur, 255 scored
+as a class or one truncated file.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from workloads.datasets.base import IGNORE, Dataset, Json
+from workloads.datasets.order import seeded_order
+from workloads.errors import BrokenImage, InputError
+
+
+@dataclass
+class Survey:
+    """What was found in one pool.
+
+    Attributes:
+        pool: name of the pool.
+        available: images in the pool.
+        examined: images that were read.
+        sizes: (height, width) -> number of images.
+        conversions: what was converted on decoding, e.g. "greyscale", "alpha", "16-bit" -> number of images.
+        broken: (image id, reason) of every image that cannot be used.
+        labelled: whether the pool has ground truth.
+        class_pixels: class name -> pixels; empty when there is no ground truth.
+        ignored_pixels: pixels of ground truth that take no part in scores.
+        label_errors: (image id, message) of every ground truth that cannot be used.
+    """
+
+    pool: str
+    available: int
+    labelled: bool
+    examined: int = 0
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    conversions: Counter[str] = field(default_factory=Counter)
+    broken: list[tuple[str, str]] = field(default_factory=list)
+    class_pixels: dict[str, int] = field(default_factory=dict)
+    ignored_pixels: int = 0
+    label_errors: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def ignored_share(self) -> float:
+        """Share of ground-truth pixels that are ignored, 0..1; 0 when there is none."""
+        total = sum(self.class_pixels.values()) + self.ignored_pixels
+        return self.ignored_pixels / total if total else 0.0
+
+    @property
+    def absent_classes(self) -> tuple[str, ...]:
+        """Classes without a single pixel in what was examined."""
+        return tuple(name for name, pixels in self.class_pixels.items() if pixels == 0)
+
+    def to_json(self) -> dict[str, Json]:
+        """The survey as plain JSON values."""
+        return {
+            "pool": self.pool,
+            "available": self.available,
+            "examined": self.examined,
+            "sizes": {f"{height}x{width}": count for (height, width), count in self.sizes.most_common()},
+            "conversions": dict(self.conversions.most_common()),
+            "broken": [{"image": image_id, "reason": reason} for image_id, reason in self.broken],
+            "labelled": self.labelled,
+            "class_pixels": dict(self.class_pixels),
+            "ignored_share": self.ignored_share,
+            "absent_classes": list(self.absent_classes),
+            "label_errors": [
+                {"image": image_id, "message": message} for image_id, message in self.label_errors
+            ],
+        }
+
+
+def survey(dataset: Dataset, pool: str, limit: int | None = None) -> Survey:
+    """Read a pool's images and ground truth and count what is there.
+
+    Args:
+        dataset: the data set.
+        pool: one of its pools.
+        limit: examine only this many images, the first of the pool's seeded order; None examines all.
+
+    Raises:
+        InputError: missing root, unknown pool or empty pool. Errors of single images are collected, not
+            raised.
+    """
+    entries = dataset.entries(pool)
+    found = Survey(pool=pool, available=len(entries), labelled=dataset.labelled(pool))
+    counts = np.zeros(256, dtype=np.int64)
+    for entry in seeded_order(entries, seed=0)[:limit] if limit is not None else entries:
+        found.examined += 1
+        try:
+            picture = dataset.read_picture(pool, entry.id)
+            found.sizes[picture.pixels.shape[0], picture.pixels.shape[1]] += 1
+            found.conversions.update(picture.notes)
+        except BrokenImage as error:
+            found.broken.append((entry.id, error.reason))
+        if found.labelled:
+            try:
+                counts += np.bincount(dataset.read_ground_truth(pool, entry.id).ravel(), minlength=256)
+            except InputError as error:
+                found.label_errors.append((entry.id, str(error)))
+    if found.labelled:
+        found.class_pixels = {name: int(counts[label]) for label, name in enumerate(dataset.classes)}
+        found.ignored_pixels = int(counts[IGNORE])
+    return found
