@@ -144,9 +144,10 @@ def _path(key: str, generation: int) -> str:
 
 
 def _start_time(process: int) -> int | None:
-    """Clock ticks after boot at which the process started; None when there is none (or no /proc)."""
+    """Clock ticks after boot at which the process started; None when it is gone, a zombie, or there is no /proc."""
     try:
         text = Path(f"/proc/{process}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return int(text.rsplit(")", 1)[1].split()[19])
+    fields = text.rsplit(")", 1)[1].split()
+    return None if fields[0] in "ZX" else int(fields[19])

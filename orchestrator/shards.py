@@ -52,6 +52,11 @@ class ShardRecord:
     quarantined: list[Quarantined] = field(default_factory=list)
     seconds: float = 0.0
 
+    @staticmethod
+    def of(path: str, data: bytes, *, rows: int, columns: list[str], images: int) -> "ShardRecord":
+        """The record of a file with the given content."""
+        return ShardRecord(path, rows, len(data), hashlib.sha256(data).hexdigest(), columns, images)
+
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types."""
         return asdict(self)

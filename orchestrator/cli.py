@@ -1,0 +1,148 @@
+"""The command line.
+
+The model: every command reads an experiment file (or a storage), says what it found on standard output and what it is doing
+on standard error. With --json, standard output holds one JSON document and nothing else. Exit codes: 0 done (all cached
+included), 1 some cell failed, 2 the user's input is wrong, 130 interrupted. A wrong input is a message, never a traceback.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from orchestrator import __version__
+from workloads.errors import InputError
+
+_DESCRIPTION = """\
+Auxiliary labels for semantic segmentation, found across images: features of an existing network are clustered over all
+images of a data set, superpixels smooth the clusters into label maps, and PmIoU says how well they match true classes."""
+
+_EXAMPLES = """\
+examples:
+  lookbeyond demo                                         the whole method on generated scenes, no download
+  lookbeyond check experiments/camvid-k.yaml dataset.root=CamVid
+  lookbeyond plan  experiments/camvid-k.yaml              what would be computed, what is there already
+  lookbeyond run   experiments/camvid-k.yaml labels.images=100 grid.labels.outliers='[0, 0.05]'
+  lookbeyond export labels experiments/camvid-k.yaml labels-out
+
+Any key of the experiment file can be set on the command line as key=value; the value is YAML.
+exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wrong, 130 interrupted"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    # The commands import torch and read data; parsing and --help must not wait for that.
+    from orchestrator import commands
+
+    try:
+        return int(getattr(commands, options.handler)(options))
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"lookbeyond: {line}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lookbeyond: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe went away (`lookbeyond plan ... | head`): nothing more to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lookbeyond",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lookbeyond {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = _command(commands, "demo", "the whole method on generated scenes, no download")
+    _add_overrides(demo)
+    _add_storage(demo)
+    _add_cluster(demo)
+    _add_json(demo)
+
+    check = _command(commands, "check", "look at data set and weights: what would fail, before it does")
+    _add_experiment(check)
+    _add_storage(check)
+    _add_json(check)
+    check.add_argument(
+        "--images", type=int, default=200, metavar="N", help="decode at most N images of each pool (default 200)"
+    )
+
+    plan = _command(commands, "plan", "cells, distinct steps, cached and to run, estimated time and bytes")
+    _add_experiment(plan)
+    _add_storage(plan)
+    _add_json(plan)
+
+    run = _command(commands, "run", "run what is not done yet; the same command resumes and extends")
+    _add_experiment(run)
+    _add_storage(run)
+    _add_cluster(run)
+    _add_json(run)
+    run.add_argument("--until", choices=["labels"], default="labels", help="last stage to run (default: the last there is)")
+
+    explain = _command(commands, "explain", "why each step would run again")
+    _add_experiment(explain)
+    _add_storage(explain)
+
+    export = _command(commands, "export", "take results away in common formats")
+    what = export.add_subparsers(required=True, metavar="WHAT")
+    labels = _command(what, "labels", "label maps as indexed PNGs with a palette, and a legend", handler="export_labels")
+    labels.add_argument("experiment", help="experiment file (YAML)")
+    labels.add_argument("output", help="folder to write to; made if it does not exist")
+    _add_overrides(labels)
+    _add_storage(labels)
+    labels.add_argument("--cell", type=int, default=0, metavar="N", help="which cell of the grid, counted from 0 (default 0)")
+    labels.add_argument("--pool", choices=["train", "val"], default="train", help="labels of which images (default train)")
+
+    verify = _command(commands, "verify", "check the SHA-256 of every shard of a storage")
+    verify.add_argument("storage", help="path or URI of the storage")
+    verify.add_argument(
+        "--repair", action="store_true", help="forget what is damaged, so that `run` computes it again, and sweep leftovers"
+    )
+    _add_json(verify)
+    return parser
+
+
+def _command(commands: "argparse._SubParsersAction", name: str, text: str, handler: str = "") -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(handler=handler or name)
+    return command
+
+
+def _add_experiment(command: argparse.ArgumentParser) -> None:
+    command.add_argument("experiment", help="experiment file (YAML)")
+    _add_overrides(command)
+
+
+def _add_overrides(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="set a key of the experiment, e.g. labels.images=100"
+    )
+
+
+def _add_storage(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--storage",
+        default=os.environ.get("LOOKBEYOND_STORAGE", "storage"),
+        metavar="URI",
+        help="where shards, manifests and results lie: a path, s3:// or gs:// (default: $LOOKBEYOND_STORAGE or ./storage)",
+    )
+
+
+def _add_cluster(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--address", metavar="ADDRESS", help="Ray cluster to use, 'auto' for the one on this machine (default: start one)"
+    )
+    command.add_argument(
+        "--dashboard", action="store_true", help="with a cluster of its own: Ray's dashboard on localhost"
+    )
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON document on standard output, nothing else")

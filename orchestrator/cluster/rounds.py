@@ -1,0 +1,126 @@
+"""A run: rounds of steps until nothing is pending, sharing the storage with whoever else works on it.
+
+The model: in each round this run leases every pending step that nobody alive holds and whose inputs are done or leased too,
+runs them, and gives the leases back. What others hold is waited for, and taken over when they die. The failure this guards
+against: two runs doing one step twice, or waiting for each other.
+"""
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from orchestrator.cluster import session
+from orchestrator.cluster.runner import Runner
+from orchestrator.execution import Execution
+from orchestrator.leases import Leases
+from orchestrator.ledger import Ledger, Manifest
+from orchestrator.plan import Plan
+from orchestrator.progress import Progress
+from orchestrator.steps import Step
+from orchestrator.storage import Storage
+
+_POLL_SECONDS = 1.0
+
+
+@dataclass
+class RunReport:
+    """How a run ended: errors by step key, which of them the user has to mend, and what it ran on."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    input_errors: set[str] = field(default_factory=set)
+    executed: list[str] = field(default_factory=list)
+    machines: list[dict[str, Any]] = field(default_factory=list)
+    retries: dict[str, int] = field(default_factory=dict)
+    worker_peak_bytes: int = 0
+
+
+def run_plan(plan: Plan, storage: Storage, progress: Progress, *, address: str | None, dashboard: bool) -> RunReport:
+    """Run all pending steps of a plan; `plan.done` holds the manifests afterwards.
+
+    A run with nothing pending connects to no cluster.
+    """
+    report = RunReport()
+    if not plan.pending:
+        return report
+    ledger = Ledger(storage)
+    leases = Leases(storage, plan.compute.lease_seconds)
+    try:
+        with session.session(address, dashboard=dashboard):
+            report.machines = session.machines()
+            runner = Runner(storage, plan.compute, progress)
+            try:
+                _run_rounds(plan, runner, ledger, leases, progress, report)
+            finally:
+                runner.close()
+                report.retries = dict(runner.retries)
+                report.worker_peak_bytes = max(runner.peak_bytes.values(), default=0)
+    finally:
+        leases.close()
+    return report
+
+
+def _run_rounds(
+    plan: Plan, runner: Runner, ledger: Ledger, leases: Leases, progress: Progress, report: RunReport
+) -> None:
+    waited_for: set[str] = set()
+    while pending := [step for step in plan.pending if step.key not in report.failed]:
+        mine = _lease(pending, plan, leases, ledger, report)
+        if not mine:
+            _announce(pending, leases, progress, waited_for)
+            time.sleep(_POLL_SECONDS)
+            _look_up(pending, plan, ledger)
+            continue
+
+        def ended(step: Step, manifest: Manifest | None) -> None:
+            if manifest is not None:
+                report.executed.append(step.key)
+                for broken in manifest.quarantined:
+                    progress.note(f"set aside in {step.kind}: {broken.image}: {broken.reason}")
+            else:
+                progress.note(f"{step.kind} {step.key[:12]} failed")
+            leases.release(step.key)
+
+        execution = Execution(ledger, plan.compute, plan.done, ended)
+        for step in mine:
+            progress.expect(step.kind, step.images.count)
+        execution.begin(mine, score_groups=session.cores())
+        runner.run(execution)
+        report.failed |= execution.failed
+        report.input_errors |= execution.input_errors
+
+
+def _lease(pending: list[Step], plan: Plan, leases: Leases, ledger: Ledger, report: RunReport) -> list[Step]:
+    """The pending steps that this run may work on now, in plan order (inputs come before what needs them)."""
+    mine: dict[str, Step] = {}
+    for step in pending:
+        ready = all(key in plan.done or key in mine for key in step.inputs.values())
+        if not ready or not leases.acquire(step.key):
+            continue
+        # Another run may have finished the step between our plan and our lease.
+        manifest = ledger.manifest(step.kind, step.key)
+        if manifest is not None:
+            plan.done[step.key] = manifest
+            leases.release(step.key)
+        else:
+            mine[step.key] = step
+    for key, error in list(report.failed.items()):
+        for step in list(mine.values()):
+            if key in step.inputs.values():
+                report.failed[step.key] = error
+                leases.release(mine.pop(step.key).key)
+    return list(mine.values())
+
+
+def _look_up(pending: list[Step], plan: Plan, ledger: Ledger) -> None:
+    for step in pending:
+        manifest = ledger.manifest(step.kind, step.key)
+        if manifest is not None:
+            plan.done[step.key] = manifest
+
+
+def _announce(pending: list[Step], leases: Leases, progress: Progress, waited_for: set[str]) -> None:
+    for step in pending:
+        holder = leases.holder_of(step.key)
+        if holder is not None and step.key not in waited_for:
+            waited_for.add(step.key)
+            progress.note(f"waiting for {step.kind} {step.key[:12]}, which {holder} is working on")

@@ -1,0 +1,193 @@
+"""Hands the jobs of an execution to Ray and brings their ends back.
+
+The model: three pools (extraction actors, plain tasks, one clustering actor), each with a bound on what is in flight. A job
+whose worker or machine was lost goes back to the front of its queue, up to a high budget; one that failed in its own work is
+tried again a low number of times; what the user has to mend is not tried again. Work in flight holds no data in the driver.
+"""
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from orchestrator.cluster import session
+from orchestrator.cluster.workers import (
+    SHARE,
+    Report,
+    describe,
+    device_of,
+    run_job,
+    start_clustering,
+    start_extraction,
+)
+from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, Execution, Task
+from orchestrator.jobs import make_job
+from orchestrator.progress import Progress
+from orchestrator.schedule import Item
+from orchestrator.spec import Compute
+from orchestrator.steps import Step
+from orchestrator.storage import Storage
+from workloads.errors import InputError
+
+# One job runs on an actor while the next one waits at its door, so that no actor idles for a round trip.
+_QUEUED_PER_ACTOR = 2
+
+
+@dataclass
+class _Flight:
+    item: Item[Task]
+    steps: tuple[Step, ...]
+    actor: Any
+
+
+@dataclass
+class Runner:
+    """Runs one execution after the other on the connected cluster."""
+
+    storage: Storage
+    compute: Compute
+    progress: Progress
+    peak_bytes: dict[int, int] = field(default_factory=dict)
+    retries: Counter[str] = field(default_factory=Counter)
+    _flights: dict[Any, _Flight] = field(default_factory=dict)
+    _extractors: list[Any] = field(default_factory=list)
+    _clusterer: Any = None
+    _lost: Counter[str] = field(default_factory=Counter)
+    _erred: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        has_gpu = session.gpus() > 0
+        if self.compute.device == "cuda" and not has_gpu:
+            raise InputError("compute.device: 'cuda' is not possible, the cluster has no GPU; allowed: auto, cpu")
+        self._device = device_of(self.compute.device, has_gpu)
+
+    def run(self, execution: Execution) -> None:
+        """Run until every item is settled."""
+        try:
+            while len(execution.schedule) or self._flights:
+                self._launch(execution)
+                if self._flights:
+                    self._land(execution)
+                else:
+                    assert not len(execution.schedule), "items are left that wait for nothing in flight"
+        finally:
+            self._flights.clear()
+
+    def close(self) -> None:
+        """End all actors."""
+        for actor in [*self._extractors, *([self._clusterer] if self._clusterer else [])]:
+            ray.kill(actor)
+        self._extractors.clear()
+        self._clusterer = None
+
+    def _launch(self, execution: Execution) -> None:
+        schedule = execution.schedule
+        self._drop_skipped(execution)
+        workers = self._wanted_extractors(schedule.ready(EXTRACT))
+        while len(self._extractors) < workers:
+            self._extractors.append(start_extraction(self._device, self.compute.gpus_per_worker))
+        for depth in range(_QUEUED_PER_ACTOR):
+            for actor in self._extractors:
+                if self._load(actor) <= depth and (item := schedule.take(EXTRACT)):
+                    self._send(execution, item, actor)
+        # Tasks share the cores with the extraction actors; without any of those each has a core to itself.
+        share = SHARE if self._extractors else 1.0
+        room = 2 * session.cores() - self._in_flight(PROCESS)
+        while room > 0 and (item := schedule.take(PROCESS)):
+            self._send(execution, item, None, share)
+            room -= 1
+        if schedule.ready(CLUSTER) and self._clusterer is None:
+            self._clusterer = start_clustering(self._device, threads=os.cpu_count() or 1)
+        if self._clusterer is not None:
+            while self._load(self._clusterer) < _QUEUED_PER_ACTOR and (item := schedule.take(CLUSTER)):
+                self._send(execution, item, self._clusterer)
+
+    def _drop_skipped(self, execution: Execution) -> None:
+        """Settle what is ready but only serves steps that have failed already."""
+        for pool in (EXTRACT, PROCESS, CLUSTER):
+            for _ in range(execution.schedule.ready(pool)):
+                item = execution.schedule.take(pool)
+                assert item is not None
+                if execution.live_steps(item.payload):
+                    execution.schedule.put_last(item)
+                else:
+                    execution.skip(item)
+
+    def _wanted_extractors(self, ready: int) -> int:
+        if self.compute.workers is not None:
+            limit = self.compute.workers
+        elif self._device == "cuda":
+            limit = max(1, int(session.gpus() / self.compute.gpus_per_worker))
+        else:
+            limit = session.cores()
+        return min(limit, len(self._extractors) + ready)
+
+    def _load(self, actor: Any) -> int:
+        return sum(flight.actor is actor for flight in self._flights.values())
+
+    def _in_flight(self, pool: str) -> int:
+        return sum(flight.item.pool == pool for flight in self._flights.values())
+
+    def _send(self, execution: Execution, item: Item[Task], actor: Any, share: float = SHARE) -> None:
+        steps = execution.live_steps(item.payload)
+        execution.started(steps)
+        job = make_job(self.storage, item.payload.kind, steps, item.payload.shard, self._device)
+        if actor is None:
+            reference = run_job.options(num_cpus=share, name=describe(job)).remote(job)
+        else:
+            reference = actor.run.options(name=describe(job)).remote(job)
+        self._flights[reference] = _Flight(item, steps, actor)
+
+    def _land(self, execution: Execution) -> None:
+        ready, _ = ray.wait(list(self._flights), num_returns=1, timeout=1.0)
+        if ready:
+            more, _ = ray.wait(list(self._flights), num_returns=len(self._flights), timeout=0)
+            ready = list(dict.fromkeys([*ready, *more]))
+        for reference in ready:
+            flight = self._flights.pop(reference)
+            try:
+                report: Report = ray.get(reference)
+            except RayTaskError as error:
+                self._erred_in_its_work(execution, flight, error)
+            except RayError as error:
+                self._lost_its_worker(execution, flight, error)
+            else:
+                self.peak_bytes[report.process] = max(report.peak_bytes, self.peak_bytes.get(report.process, 0))
+                outcome = report.outcome
+                execution.completed(flight.item, flight.steps, outcome.records, outcome.device, outcome.results)
+                self.progress.advance(flight.item.payload.kind, flight.item.payload.images)
+
+    def _erred_in_its_work(self, execution: Execution, flight: _Flight, error: RayTaskError) -> None:
+        cause = error.cause if isinstance(error.cause, BaseException) else error
+        name = flight.item.name
+        if isinstance(cause, InputError):
+            execution.fail(flight.item, flight.steps, cause, user=True)
+            return
+        self._erred[name] += 1
+        self.retries["error"] += 1
+        if self._erred[name] <= self.compute.error_retries:
+            self.progress.note(f"{name} failed ({type(cause).__name__}: {cause}); trying again")
+            execution.schedule.put_back(flight.item)
+            return
+        execution.fail(flight.item, flight.steps, f"{type(cause).__name__}: {cause}", user=False)
+
+    def _lost_its_worker(self, execution: Execution, flight: _Flight, error: RayError) -> None:
+        name = flight.item.name
+        if isinstance(error, RayActorError):
+            self._forget(flight.actor)
+        self._lost[name] += 1
+        self.retries["lost"] += 1
+        if self._lost[name] <= self.compute.lost_worker_retries:
+            self.progress.note(f"lost the worker of {name} ({type(error).__name__}); the shard is computed again")
+            execution.schedule.put_back(flight.item)
+            return
+        message = f"lost its worker {self._lost[name]} times (compute.lost_worker_retries), the last time by {error}"
+        execution.fail(flight.item, flight.steps, message, user=False)
+
+    def _forget(self, actor: Any) -> None:
+        if actor is self._clusterer:
+            self._clusterer = None
+        self._extractors = [other for other in self._extractors if other is not actor]

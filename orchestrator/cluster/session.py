@@ -1,0 +1,75 @@
+"""The one connection to Ray.
+
+The model: a run connects once, to the cluster it is told of or else to one it starts for itself on this machine, and leaves
+what it did not start as it found it. The failure this guards against: a second `ray.init` or a `ray stop` that takes down
+somebody else's cluster, and a dashboard open to the network.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from workloads.errors import InputError
+
+# Tasks pass a few kilobytes through the object store; Ray's default would claim a third of the memory.
+_OBJECT_STORE_BYTES = 150_000_000
+
+
+@contextmanager
+def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
+    """Connect to the cluster at `address` (``auto`` for the one on this machine), or start one for this run.
+
+    Raises:
+        InputError: there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray would hide the GPUs from tasks that ask for none; devices are chosen by torch, see `device_of`.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    address = address or os.environ.get("RAY_ADDRESS") or None
+    common = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "lookbeyond"}
+    try:
+        if address:
+            ray.init(address=address, **common)
+        else:
+            ray.init(
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **common,
+            )
+    except (ConnectionError, ValueError) as error:
+        raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cores() -> int:
+    """Cores of the cluster as it is now, at least one."""
+    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+
+
+def gpus() -> float:
+    """GPUs of the cluster as it is now."""
+    return float(ray.cluster_resources().get("GPU", 0))
+
+
+def machines() -> list[dict[str, object]]:
+    """Name and resources of every live machine, for the provenance of results."""
+    return [
+        {
+            "host": node["NodeManagerHostname"],
+            "cores": node["Resources"].get("CPU", 0),
+            "gpus": node["Resources"].get("GPU", 0),
+            "memory": int(node["Resources"].get("memory", 0)),
+        }
+        for node in ray.nodes()
+        if node["Alive"]
+    ]

@@ -1,0 +1,86 @@
+"""The processes that run jobs: extraction actors, the clustering actor, and plain tasks.
+
+The model: an actor keeps a workshop (a loaded network, a sample matrix) between jobs; a task keeps nothing. Ray's own
+retries are off: the runner tells lost machines from errors in the work and has a budget for each.
+"""
+
+import os
+import resource
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+import torch
+
+from orchestrator.jobs import ClusterJob, Job, LabelJob, Outcome, SampleJob, Workshop
+
+# Half a core each, so that on a machine without a GPU extraction and superpixels can run side by side; the runner bounds
+# how many of each are in flight, so one kind alone does not crowd the cores either.
+SHARE = 0.5
+
+
+@dataclass(frozen=True)
+class Report:
+    """An outcome and the peak resident memory of the process that made it, in bytes."""
+
+    outcome: Outcome
+    process: int
+    peak_bytes: int
+
+
+class _Worker:
+    """An actor that runs jobs one after the other and keeps its workshop between them."""
+
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
+        self._workshop = Workshop()
+
+    def run(self, job: Job) -> Report:
+        """Run one job."""
+        return _report(job.run(self._workshop))
+
+
+ExtractionWorker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
+ClusteringWorker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
+
+
+@ray.remote(max_retries=0)
+def run_job(job: Job) -> Report:
+    """Run one job in a process that keeps nothing."""
+    torch.set_num_threads(1)
+    return _report(job.run(Workshop()))
+
+
+def device_of(setting: str, has_gpu: bool) -> str:
+    """The torch device that a worker uses: what the user asked for, or a GPU where one was reserved."""
+    if setting == "auto":
+        return "cuda" if has_gpu else "cpu"
+    return setting
+
+
+def start_extraction(device: str, gpus_per_worker: float) -> Any:
+    """A new extraction actor."""
+    wants = {"num_cpus": SHARE, "num_gpus": gpus_per_worker if device == "cuda" else 0}
+    return ExtractionWorker.options(**wants).remote(1)
+
+
+def start_clustering(device: str, threads: int) -> Any:
+    """A new clustering actor; it reserves one core and uses as many threads as it is given."""
+    wants = {"num_cpus": 1, "num_gpus": 1 if device == "cuda" else 0}
+    return ClusteringWorker.options(**wants).remote(threads)
+
+
+def describe(job: Job) -> str:
+    """The name a job has on Ray's dashboard."""
+    match job:
+        case SampleJob() | LabelJob():
+            return f"{type(job).__name__} {job.images.start}-{job.images.stop}"
+        case ClusterJob():
+            return f"ClusterJob K={job.work.clusters}"
+        case _:
+            return type(job).__name__
+
+
+def _report(outcome: Outcome) -> Report:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return Report(outcome, os.getpid(), peak)

@@ -1,0 +1,61 @@
+"""Why a step would run again: what differs from the most alike step that is done.
+
+The model: a step runs when there is no manifest under its key; the reason is found by comparing its meaning with those of
+finished steps of the same kind and naming the fields that differ.
+"""
+
+from typing import Any
+
+from orchestrator.ledger import Ledger, Manifest
+from orchestrator.plan import Plan, finished_images
+from orchestrator.steps import Step
+from orchestrator.storage import Storage
+
+
+def explain(plan: Plan, storage: Storage) -> list[tuple[Step, str]]:
+    """Every distinct step with one sentence: cached, partly done, or why it has to run."""
+    ledger = Ledger(storage)
+    finished = list(ledger.manifests())
+    return [(step, _reason(step, plan, ledger, finished)) for step in plan.steps.values()]
+
+
+def _reason(step: Step, plan: Plan, ledger: Ledger, finished: list[Manifest]) -> str:
+    if step.key in plan.done:
+        return "cached"
+    behind = [role for role, key in step.inputs.items() if key not in plan.done]
+    images = finished_images(step, ledger)
+    partly = f"{images} of {step.images.count} images are in finished shards; " if images else ""
+    alike = [manifest for manifest in finished if manifest.kind == step.kind]
+    if not alike:
+        return f"{partly}no {step.kind} step has been done on this storage"
+    mine = _flatten(step.meaning)
+    nearest = min(alike, key=lambda manifest: len(_differences(_flatten(manifest.meaning), mine)))
+    differences = _differences(_flatten(nearest.meaning), mine)
+    if differences:
+        changes = ", ".join(f"{name}: {old} -> {new}" for name, (old, new) in list(differences.items())[:4])
+        return f"{partly}differs from {nearest.key[:12]} in {changes}"
+    used = nearest.provenance.get("images", {}).get("used")
+    if used is not None and used != step.images.count:
+        return f"{partly}images: {used} -> {step.images.count}"
+    if behind:
+        return f"{partly}is computed from {', '.join(behind)}, which runs again"
+    return f"{partly}the images or the code of this step are not those of {nearest.key[:12]}"
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict):
+        return {prefix: value}
+    flat: dict[str, Any] = {}
+    for name, inner in value.items():
+        flat |= _flatten(inner, f"{prefix}.{name}" if prefix else name)
+    return flat
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    names = sorted(old.keys() | new.keys())
+    absent = "(absent)"
+    return {
+        name: (old.get(name, absent), new.get(name, absent))
+        for name in names
+        if old.get(name, absent) != new.get(name, absent)
+    }

@@ -1,0 +1,91 @@
+"""Label maps as other tools read them: indexed PNGs with a palette, and a legend.
+
+The model: up to 255 clusters fit an 8-bit indexed PNG with index 255 for ignored pixels; more are written as 16-bit
+greyscale with 65535. The legend says which label is which class, as far as a score step has matched them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from orchestrator.ledger import Manifest
+from orchestrator.plan import Plan, PlannedCell
+from orchestrator.progress import Progress
+from orchestrator.shards import read_maps
+from orchestrator.storage import Storage
+from workloads.auxiliary import IGNORE_LABEL
+from workloads.datasets import open_dataset
+from workloads.errors import InputError
+from workloads.figures import label_legend, label_palette
+
+_EIGHT_BIT_IGNORE = 255
+
+
+def export_label_maps(
+    plan: Plan, planned: PlannedCell, pool: str, storage: Storage, output: Path, progress: Progress
+) -> int:
+    """Write the label maps of one cell to a folder and return how many there are.
+
+    Raises:
+        InputError: the cell's labels are not done, or the folder holds other files.
+    """
+    role = "label" if pool == "train" else "label_val"
+    step = planned.roles.get(role)
+    if step is None:
+        raise InputError(f"--pool {pool}: this cell has no label maps there ({planned.error or 'no such step'})")
+    manifest = plan.done.get(step.key)
+    if manifest is None:
+        raise InputError(f"the labels of this cell are not done on {storage.uri}; `lookbeyond run` makes them")
+    clusters = int(plan.done[planned.roles["cluster"].key].results["clusters"])
+    if output.exists() and any(output.iterdir()) and not (output / "legend.json").exists():
+        raise InputError(f"folder {output} holds other files; give an empty or a new one")
+    output.mkdir(parents=True, exist_ok=True)
+    palette = label_palette(clusters)
+    progress.expect("label", step.images.count)
+    count = 0
+    for record in manifest.shards:
+        for image_id, labels in read_maps(storage, record.path):
+            target = output / f"{image_id}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _picture(labels, palette, clusters).save(target)
+            count += 1
+        progress.advance("label", record.images)
+    legend = _legend(plan, planned, palette, clusters)
+    (output / "legend.json").write_text(json.dumps(legend, indent=1))
+    Image.fromarray(label_legend([f"{entry['label']} {entry['class'] or ''}" for entry in legend["labels"]], palette)).save(
+        output / "legend.png"
+    )
+    return count
+
+
+def _picture(labels: np.ndarray, palette: np.ndarray, clusters: int) -> Image.Image:
+    if clusters > _EIGHT_BIT_IGNORE:
+        return Image.fromarray(labels)
+    indices = np.where(labels == IGNORE_LABEL, _EIGHT_BIT_IGNORE, labels).astype(np.uint8)
+    picture = Image.fromarray(indices, mode="P")
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    colours[:clusters] = palette[:clusters]
+    picture.putpalette(colours.reshape(-1).tolist())
+    return picture
+
+
+def _legend(plan: Plan, planned: PlannedCell, palette: np.ndarray, clusters: int) -> dict[str, Any]:
+    entry = planned.cell.entry.dataset
+    score: Manifest | None = plan.done.get(planned.roles["score"].key) if "score" in planned.roles else None
+    matched: dict[int, str] = {}
+    if score is not None:
+        classes = open_dataset(entry.config, entry.root).classes
+        matched = {int(label): classes[index] for label, index in score.results["matching"].items()}
+    ignore = _EIGHT_BIT_IGNORE if clusters <= _EIGHT_BIT_IGNORE else IGNORE_LABEL
+    return {
+        "cell": planned.cell.values,
+        "step": planned.roles["label"].key,
+        "ignore": ignore,
+        "labels": [
+            {"label": label, "colour": [int(value) for value in palette[label]], "class": matched.get(label)}
+            for label in range(clusters)
+        ],
+    }

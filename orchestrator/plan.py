@@ -1,0 +1,211 @@
+"""The plan: the cells of an experiment, the distinct steps behind them, and which of them are done.
+
+The model: every cell expands into steps; equal steps are one. A cell that cannot be planned (weights missing for one row)
+carries its error and leaves the others alone. The plan reads the data set's listing and the ledger, and starts nothing.
+"""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from orchestrator.grid import Cell, expand
+from orchestrator.images import ImageSet, build_image_set
+from orchestrator.ledger import Ledger, Manifest, shard_name
+from orchestrator.spec import Compute, LabelsEntry
+from orchestrator.steps import ClusterStep, LabelStep, SampleStep, ScoreStep, Step, StepFactory, StepKind
+from orchestrator.storage import Storage
+from orchestrator.work import Source
+from workloads.clustering import KMeansConfig
+from workloads.datasets import Dataset, open_dataset
+from workloads.errors import InputError
+from workloads.extractors import weights_identity
+
+
+@dataclass
+class PlannedCell:
+    """A cell, the steps it needs by role, and what keeps it from being run (or None)."""
+
+    cell: Cell
+    roles: dict[str, Step] = field(default_factory=dict)
+    error: str | None = None
+
+
+@dataclass
+class Plan:
+    """All cells and all distinct steps in an order in which they can be run, with the manifests of those done."""
+
+    name: str
+    document: dict[str, Any]
+    compute: Compute
+    cells: list[PlannedCell]
+    steps: dict[str, Step]
+    done: dict[str, Manifest]
+
+    @property
+    def pending(self) -> list[Step]:
+        """Steps that have no manifest yet."""
+        return [step for step in self.steps.values() if step.key not in self.done]
+
+    def users(self, key: str) -> list[PlannedCell]:
+        """The cells that need a step."""
+        return [cell for cell in self.cells if any(step.key == key for step in cell.roles.values())]
+
+    def counts(self) -> dict[str, dict[str, int]]:
+        """Per kind of step: how many the cells name, how many are distinct, cached and to run."""
+        named = Counter(step.kind for cell in self.cells for step in cell.roles.values())
+        distinct = Counter(step.kind for step in self.steps.values())
+        pending = Counter(step.kind for step in self.pending)
+        return {
+            kind.value: {
+                "named": named[kind],
+                "distinct": distinct[kind],
+                "cached": distinct[kind] - pending[kind],
+                "to_run": pending[kind],
+            }
+            for kind in StepKind
+            if named[kind]
+        }
+
+
+def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: bool) -> Plan:
+    """Expand an experiment document and look up what is done.
+
+    Raises:
+        InputError: the document is wrong, or no cell at all can be planned.
+    """
+    cells = expand(document)
+    planner = _Planner(storage if write_listings else None)
+    planned = [planner.plan(cell) for cell in cells]
+    errors = {cell.error for cell in planned if cell.error}
+    if planned and all(cell.error for cell in planned):
+        raise InputError("\n".join(sorted(error for error in errors if error)))
+    ledger = Ledger(storage)
+    steps = {step.key: step for cell in planned for step in cell.roles.values()}
+    manifests = {key: ledger.manifest(step.kind, key) for key, step in steps.items()}
+    done = {key: manifest for key, manifest in manifests.items() if manifest is not None}
+    entry = cells[0].entry
+    return Plan(entry.name, document, entry.compute, planned, steps, done)
+
+
+def finished_images(step: Step, ledger: Ledger) -> int:
+    """How many images of a step that is not done lie in finished shards (of this or of a shorter prefix)."""
+    if not step.stream:
+        return 0
+    names = ledger.finished_shards(step.stream)
+    return sum(shard.stop - shard.start for shard in step.images.shards if shard_name(shard.digest) in names)
+
+
+class _Planner:
+    """Plans cells one after the other, listing every data set and hashing every weights file once."""
+
+    def __init__(self, storage: Storage | None) -> None:
+        self._storage = storage
+        self._datasets: dict[Any, Dataset] = {}
+        self._images: dict[Any, ImageSet] = {}
+        self._weights: dict[Any, str] = {}
+
+    def plan(self, cell: Cell) -> PlannedCell:
+        planned = PlannedCell(cell)
+        try:
+            self._plan_labels(planned)
+        except InputError as error:
+            planned.roles.clear()
+            planned.error = str(error)
+        return planned
+
+    def _plan_labels(self, planned: PlannedCell) -> None:
+        entry = planned.cell.entry
+        labels = entry.labels
+        dataset = self._dataset(planned)
+        factory = StepFactory(dataset, entry.dataset.order_seed)
+        config, root = entry.dataset.config, entry.dataset.root
+        train = Source(config, root, config.pool)
+        scored = config.val in dataset.pools and dataset.labelled(config.val)
+        roles = planned.roles
+        if labels.source == "auxiliary":
+            images = self._image_set(planned, train.pool, labels.images)
+            weights = self._weights_identity(labels)
+            self._fit(planned, factory, train, images, weights)
+            roles["label"] = self._label(planned, factory, train, images, weights, "superpixels")
+        elif labels.source == "superpixel":
+            if labels.superpixels is None:
+                raise InputError("labels.superpixels: null is not allowed where labels.source is superpixel")
+            images = self._image_set(planned, train.pool, labels.images)
+            roles["superpixels"] = factory.superpixels(train, labels.superpixels, images)
+        if not scored:
+            return
+        val = Source(config, root, config.val)
+        val_images = self._image_set(planned, val.pool, None)
+        work = ScoreStep(val, len(dataset.classes), labels.source)
+        match labels.source:
+            case "auxiliary":
+                weights = self._weights_identity(labels)
+                judged = self._label(planned, factory, val, val_images, weights, "superpixels_val")
+                roles["label_val"] = judged
+                roles["score"] = factory.score(work, val_images, judged)
+            case "superpixel":
+                assert labels.superpixels is not None
+                segments = factory.superpixels(val, labels.superpixels, val_images)
+                roles["superpixels_val"] = segments
+                roles["score"] = factory.score(work, val_images, segments)
+            case "pixel":
+                roles["score"] = factory.score(work, val_images, None)
+
+    def _fit(self, planned: PlannedCell, factory: StepFactory, train: Source, images: ImageSet, weights: str) -> None:
+        entry = planned.cell.entry
+        labels = entry.labels
+        sample = SampleStep(train, labels.extractor, labels.sampling, entry.seed)
+        planned.roles["sample"] = factory.sample(sample, images, weights)
+        clusters = _clusters(labels, self._dataset(planned).num_classes, entry.dataset.config.name)
+        work = ClusterStep(labels.clustering, clusters, entry.seed)
+        planned.roles["cluster"] = factory.cluster(work, planned.roles["sample"])
+
+    def _label(
+        self, planned: PlannedCell, factory: StepFactory, source: Source, images: ImageSet, weights: str, role: str
+    ) -> Step:
+        labels = planned.cell.entry.labels
+        if labels.superpixels is not None:
+            planned.roles[role] = factory.superpixels(source, labels.superpixels, images)
+        work = LabelStep(source, labels.extractor, labels.outliers)
+        return factory.label(work, images, weights, planned.roles["cluster"], planned.roles.get(role))
+
+    def _dataset(self, planned: PlannedCell) -> Dataset:
+        entry = planned.cell.entry.dataset
+        name = (entry.config, entry.root)
+        if name not in self._datasets:
+            self._datasets[name] = open_dataset(entry.config, Path(entry.root) if entry.root else None)
+        return self._datasets[name]
+
+    def _image_set(self, planned: PlannedCell, pool: str, requested: int | None) -> ImageSet:
+        entry = planned.cell.entry
+        shard_images = entry.compute.shard_images
+        name = (entry.dataset, pool, requested, shard_images)
+        if name not in self._images:
+            self._images[name] = build_image_set(
+                self._dataset(planned),
+                pool,
+                requested,
+                order_seed=entry.dataset.order_seed,
+                shard_images=shard_images,
+                storage=self._storage,
+            )
+        return self._images[name]
+
+    def _weights_identity(self, labels: LabelsEntry) -> str:
+        name = (labels.extractor.config.arch, labels.extractor.weights)
+        if name not in self._weights:
+            self._weights[name] = weights_identity(*name)
+        return self._weights[name]
+
+
+def _clusters(labels: LabelsEntry, num_classes: int | None, dataset: str) -> int:
+    config = labels.clustering
+    if num_classes is None:
+        if isinstance(config, KMeansConfig) and config.k is not None:
+            return config.k
+        raise InputError(
+            f"labels.clustering.k_per_class: data set {dataset} has no classes, so K = k_per_class x M is not defined; "
+            "give labels.clustering.k instead, or dataset.num_classes"
+        )
+    return config.clusters(num_classes)

@@ -1,0 +1,82 @@
+"""What is being done, how far it is and how long it will take.
+
+The model: one bar per kind of step, counted in images, where someone is looking at a terminal; a line per finished step
+where the output is a log; nothing at all on standard output, which belongs to results.
+"""
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bars
+
+_TITLES = {
+    "sample": "sample features",
+    "superpixels": "superpixels",
+    "cluster": "fit clusters",
+    "label": "label images",
+    "score": "score labels",
+}
+
+
+class Progress:
+    """Progress of a run, written to standard error."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console or Console(file=sys.stderr, highlight=False)
+        self._bars = Bars(
+            TextColumn("{task.description:<16}"),
+            BarColumn(bar_width=32),
+            MofNCompleteColumn(),
+            TextColumn("images"),
+            TextColumn("{task.fields[rate]:>9}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(compact=True),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self._tasks: dict[str, TaskID] = {}
+
+    def __enter__(self) -> "Progress":
+        self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bars.stop()
+
+    def expect(self, kind: str, images: int) -> None:
+        """This many images are ahead for a kind of step."""
+        if kind in self._tasks:
+            task = self._bars.tasks[self._bars.task_ids.index(self._tasks[kind])]
+            self._bars.update(task.id, total=(task.total or 0) + images)
+        else:
+            self._tasks[kind] = self._bars.add_task(_TITLES.get(kind, kind), total=images, rate="")
+
+    def advance(self, kind: str, images: int) -> None:
+        """This many images are done."""
+        identifier = self._tasks.get(kind)
+        if identifier is None:
+            return
+        self._bars.update(identifier, advance=images)
+        task = self._bars.tasks[self._bars.task_ids.index(identifier)]
+        if task.speed:
+            self._bars.update(identifier, rate=f"{task.speed:.1f}/s")
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(text, style="yellow", markup=False)
+
+    def say(self, text: str) -> None:
+        """A plain line that stays."""
+        self.console.print(text, markup=False)

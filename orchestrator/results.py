@@ -1,0 +1,106 @@
+"""The results file: every cell with its status, metrics, steps and cost, and where the numbers come from.
+
+The model: results are read off the ledger, so a run that finds everything cached writes the same numbers as the run that
+computed them. A failed cell carries its error and never hides the others.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from orchestrator.execution import installed_versions
+from orchestrator.plan import Plan, PlannedCell
+from orchestrator.steps import StepKind
+from orchestrator.storage import Storage
+
+
+def collect(plan: Plan, cached: set[str], failed: dict[str, str]) -> list[dict[str, Any]]:
+    """One entry per cell. `cached` are the steps that were done before the run, `failed` maps step keys to errors."""
+    return [_cell(cell, plan, cached, failed) for cell in plan.cells]
+
+
+def write_results(
+    plan: Plan, cells: list[dict[str, Any]], storage: Storage, *, started: float, machines: list[dict[str, Any]]
+) -> str:
+    """Write ``results/NAME.json`` and return its place."""
+    path = f"results/{plan.name}.json"
+    # A run that finds everything cached ran on no machine; those that computed the numbers are named by the manifests.
+    hosts = sorted({manifest.provenance["host"] for manifest in plan.done.values() if manifest.provenance.get("host")})
+    document = {
+        "experiment": plan.document,
+        "cells": cells,
+        "provenance": {
+            "git": git_state(),
+            "versions": installed_versions(),
+            "seed": plan.document.get("seed", 0),
+            "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
+            "seconds": round(time.time() - started, 2),
+            "command": ["lookbeyond", *sys.argv[1:]],
+            "machines": machines or [{"host": host} for host in hosts],
+        },
+    }
+    storage.replace(path, json.dumps(document, indent=1).encode())
+    return storage.locate(path)
+
+
+def git_state() -> dict[str, Any] | None:
+    """Commit of the code and whether it has uncommitted changes; None where the code is not a checkout."""
+    here = Path(__file__).parent
+    try:
+        commit = _git(here, "rev-parse", "HEAD")
+        return {"commit": commit, "changed": bool(_git(here, "status", "--porcelain"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _cell(planned: PlannedCell, plan: Plan, cached: set[str], failed: dict[str, str]) -> dict[str, Any]:
+    keys = {role: step.key for role, step in planned.roles.items()}
+    error = planned.error or next((failed[key] for key in keys.values() if key in failed), None)
+    complete = not planned.error and all(key in plan.done for key in keys.values())
+    if complete:
+        status, error = ("cached" if all(key in cached for key in keys.values()) else "done"), None
+    else:
+        status, error = "failed", error or "not finished"
+    manifests = {role: plan.done[key] for role, key in keys.items() if key in plan.done}
+    return {
+        "cell": planned.cell.values,
+        "status": status,
+        "error": error,
+        "metrics": _metrics(manifests, planned) if complete else {},
+        "steps": keys,
+        "seconds": {role: manifest.provenance.get("work_seconds") for role, manifest in manifests.items()},
+        "images": {
+            role: manifest.provenance["images"]
+            for role, manifest in manifests.items()
+            if role in ("sample", "label", "label_val", "superpixels")
+        },
+        "quarantined": sorted(
+            {f"{item.image}: {item.reason}" for manifest in manifests.values() for item in manifest.quarantined}
+        ),
+    }
+
+
+def _metrics(manifests: dict[str, Any], planned: PlannedCell) -> dict[str, Any]:
+    metrics: dict[str, Any] = {"pmiou": None, "coverage": None, "miou": None}
+    if "score" in manifests:
+        metrics |= manifests["score"].results
+    if "cluster" in manifests:
+        metrics |= {name: manifests["cluster"].results[name] for name in ("clusters", "inertia", "iterations", "emptied")}
+    metrics["protocol"] = {
+        "classes": planned.roles["score"].work.num_classes if "score" in planned.roles else None,  # type: ignore[union-attr]
+        "split": planned.cell.entry.dataset.config.val,
+    }
+    return metrics
+
+
+def score_role(planned: PlannedCell) -> bool:
+    """Whether the cell has a PmIoU."""
+    return any(step.kind is StepKind.SCORE for step in planned.roles.values())

@@ -1,0 +1,177 @@
+"""The steps of a cell, and what makes two of them one.
+
+The model: a step's key is the digest of its kind, its code version, its meaning, its images and the keys of the steps it is
+computed from. A step over images also belongs to a stream (the same without the images), whose shards are shared by all
+image counts. The failure this guards against: doing equal work twice because two cells came to it by different roads.
+"""
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from orchestrator.images import ImageSet
+from orchestrator.keys import canonical, digest
+from orchestrator.spec import ExtractorEntry, SamplingConfig
+from orchestrator.work import Source, SuperpixelWork
+from workloads.clustering import KMeansConfig
+from workloads.datasets import Dataset
+from workloads.dbscan import DbscanConfig
+from workloads.superpixels import SuperpixelConfig
+
+
+class StepKind(StrEnum):
+    """The kinds of steps, in the order in which a cell needs them."""
+
+    SAMPLE = "sample"
+    SUPERPIXELS = "superpixels"
+    CLUSTER = "cluster"
+    LABEL = "label"
+    SCORE = "score"
+
+
+# Bumped by hand when a step computes something else from the same meaning; every key after it changes with it.
+CODE_VERSIONS = {
+    StepKind.SAMPLE: 1,
+    StepKind.SUPERPIXELS: 1,
+    StepKind.CLUSTER: 1,
+    StepKind.LABEL: 1,
+    StepKind.SCORE: 1,
+}
+
+
+@dataclass(frozen=True)
+class SampleStep:
+    """Sampled features of an image set."""
+
+    source: Source
+    extractor: ExtractorEntry
+    sampling: SamplingConfig
+    seed: int
+
+
+@dataclass(frozen=True)
+class ClusterStep:
+    """A cluster model fitted on a sample."""
+
+    config: KMeansConfig | DbscanConfig
+    clusters: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class LabelStep:
+    """Auxiliary labels of an image set."""
+
+    source: Source
+    extractor: ExtractorEntry
+    outliers: float
+
+
+@dataclass(frozen=True)
+class ScoreStep:
+    """PmIoU of labels against the ground truth of an image set."""
+
+    source: Source
+    num_classes: int
+    condition: str
+
+
+Work = SampleStep | SuperpixelWork | ClusterStep | LabelStep | ScoreStep
+
+
+@dataclass(frozen=True)
+class Step:
+    """A distinct piece of work. `inputs` names the steps it needs by role; `stream` is empty for steps without shards.
+
+    `segment_stream` is the stream of the superpixels that labels are voted with, None for a step that does not vote.
+    """
+
+    kind: StepKind
+    key: str
+    meaning: dict[str, Any]
+    inputs: dict[str, str]
+    images: ImageSet
+    stream: str
+    work: Work
+    segment_stream: str | None = None
+
+
+class StepFactory:
+    """Makes the steps of one data set's cells, with their keys."""
+
+    def __init__(self, dataset: Dataset, order_seed: int) -> None:
+        self._dataset_meaning = {"identity": dataset.identity(), "order_seed": order_seed}
+        self._num_classes = len(dataset.classes)
+
+    def sample(self, work: SampleStep, images: ImageSet, weights: str) -> Step:
+        """Features sampled with an extractor whose weights have the given identity."""
+        meaning = {
+            "pool": work.source.pool,
+            "extractor": work.extractor.config,
+            "weights": weights,
+            "sampling": work.sampling,
+            "seed": work.seed,
+        }
+        return self._over_images(StepKind.SAMPLE, meaning, {}, images, work)
+
+    def superpixels(self, source: Source, config: SuperpixelConfig, images: ImageSet) -> Step:
+        """Superpixels do not depend on the experiment's seed."""
+        meaning = {"pool": source.pool, "superpixels": config}
+        return self._over_images(StepKind.SUPERPIXELS, meaning, {}, images, SuperpixelWork(source, config))
+
+    def cluster(self, work: ClusterStep, sample: Step) -> Step:
+        """A model of `clusters` clusters: 1.5 x M written as a factor or as a count is the same step."""
+        config = work.config.model_dump()
+        for name in ("k", "k_per_class"):
+            config.pop(name, None)
+        meaning = {"clustering": config, "clusters": work.clusters, "seed": work.seed}
+        inputs = {"sample": sample.key}
+        key = _step_key(StepKind.CLUSTER, meaning, inputs, sample.images)
+        return Step(StepKind.CLUSTER, key, canonical(meaning), inputs, sample.images, "", work)
+
+    def label(self, work: LabelStep, images: ImageSet, weights: str, cluster: Step, segments: Step | None) -> Step:
+        """Labels of any images by a fitted model. A prefix of other images shares the shards: see `_over_images`."""
+        meaning = {
+            "pool": work.source.pool,
+            "extractor": work.extractor.config,
+            "weights": weights,
+            "outliers": work.outliers,
+        }
+        inputs = {"cluster": cluster.key} | ({"superpixels": segments.stream} if segments else {})
+        step = self._over_images(StepKind.LABEL, meaning, inputs, images, work)
+        if segments is None:
+            return step
+        needs = {"cluster": cluster.key, "superpixels": segments.key}
+        return replace(step, inputs=needs, segment_stream=segments.stream)
+
+    def score(self, work: ScoreStep, images: ImageSet, labels: Step | None) -> Step:
+        """PmIoU; condition #1 (a label per pixel) needs no labels, only the ground truth."""
+        meaning = {
+            "dataset": self._dataset_meaning,
+            "pool": work.source.pool,
+            "num_classes": work.num_classes,
+            "condition": work.condition,
+        }
+        inputs = {"labels": labels.key} if labels else {}
+        key = _step_key(StepKind.SCORE, meaning, inputs, images)
+        return Step(StepKind.SCORE, key, canonical(meaning), inputs, images, "", work)
+
+    def _over_images(
+        self, kind: StepKind, meaning: dict[str, Any], inputs: dict[str, str], images: ImageSet, work: Work
+    ) -> Step:
+        whole = {"dataset": self._dataset_meaning} | meaning
+        stream = digest({"kind": kind, "version": CODE_VERSIONS[kind], "meaning": whole, "inputs": inputs})
+        key = _step_key(kind, whole, inputs, images)
+        return Step(kind, key, canonical(whole), inputs, images, stream, work)
+
+
+def _step_key(kind: StepKind, meaning: dict[str, Any], inputs: dict[str, str], images: ImageSet) -> str:
+    return digest(
+        {
+            "kind": kind,
+            "version": CODE_VERSIONS[kind],
+            "meaning": meaning,
+            "inputs": inputs,
+            "images": images.digest,
+        }
+    )

@@ -1,0 +1,222 @@
+"""The work of one task: a run of images in, one Arrow shard out. Ray-free, so that it can be called from anywhere.
+
+The model: a work description is frozen, small and picklable; the functions here join workloads (what is computed) with
+shards (how it is stored). Numbers are computed on one thread and in batches that are part of the definition, because the
+last bits of a convolution depend on both: that is what makes results independent of the number of workers.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from orchestrator.images import read_listing
+from orchestrator.shards import (
+    MAP_SCHEMA,
+    ShardRecord,
+    ShardWriter,
+    map_batch,
+    read_arrays,
+    read_maps,
+    sample_batch,
+    sample_schema,
+)
+from orchestrator.storage import Storage
+from workloads.auxiliary import assign, score_maps, vote, without_outliers
+from workloads.clustering import ClusterModel
+from workloads.datasets import Dataset, DatasetConfig, open_dataset
+from workloads.errors import BrokenImage
+from workloads.extractors import Extractor, ExtractorConfig, build_extractor
+from workloads.seeding import generator
+from workloads.superpixels import SuperpixelConfig, superpixels
+
+# Maps compress by a factor of ten or more at several GB/s; features are noise to a compressor.
+_MAP_COMPRESSION = "lz4"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pool of a data set, and where the data set lies."""
+
+    config: DatasetConfig
+    root: str | None
+    pool: str
+
+    def open(self) -> Dataset:
+        """The data set; opened once per process."""
+        return _open_dataset(self.config, self.root)
+
+
+@dataclass(frozen=True)
+class ImageSlice:
+    """Images start to stop (exclusive) of a listing on the storage."""
+
+    listing: str
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class ExtractorSource:
+    """A feature extractor, where its weights are, and the device it runs on."""
+
+    config: ExtractorConfig
+    weights: str | None
+    device: str
+
+
+@dataclass(frozen=True)
+class SampleWork:
+    """Which feature pixels to keep of every image."""
+
+    source: Source
+    pixels_per_image: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class SuperpixelWork:
+    """Which superpixels to compute of every image."""
+
+    source: Source
+    config: SuperpixelConfig
+
+
+@dataclass(frozen=True)
+class LabelWork:
+    """One labelling: a fitted cluster model, the share of outliers, and a superpixel shard to vote with (or none)."""
+
+    model_path: str
+    outliers: float
+    superpixel_path: str | None
+
+
+def load_extractor(source: ExtractorSource) -> Extractor:
+    """The extractor, ready to run on one thread.
+
+    Raises:
+        InputError: the weights do not fit or cannot be read.
+    """
+    torch.set_num_threads(1)
+    return build_extractor(source.config, source.weights, torch.device(source.device))
+
+
+def sample_shard(
+    storage: Storage, path: str, images: ImageSlice, work: SampleWork, extractor: Extractor, batch_size: int
+) -> ShardRecord:
+    """Features of a seeded sample of pixels of every image.
+
+    The sample of an image depends on the seed, the pool and the image's id alone; a smaller sample is a prefix of a larger.
+    """
+    begun = time.perf_counter()
+    writer = ShardWriter(sample_schema(extractor.channels), compression=None)
+    for image_id, picture, features in _features(storage, images, work.source, extractor, batch_size, writer):
+        del picture
+        cells = features.shape[1] * features.shape[2]
+        order = generator(work.seed, "sample", work.source.pool, image_id).permutation(cells)
+        chosen = order[: work.pixels_per_image]
+        taken = features.reshape(features.shape[0], cells)[:, torch.from_numpy(chosen).to(features.device)]
+        writer.add(sample_batch(image_id, chosen, taken.T.contiguous().cpu().numpy()))
+    return writer.write(storage, path, time.perf_counter() - begun)
+
+
+def superpixel_shard(storage: Storage, path: str, images: ImageSlice, work: SuperpixelWork) -> ShardRecord:
+    """Superpixel ids of every pixel of every image."""
+    begun = time.perf_counter()
+    writer = ShardWriter(MAP_SCHEMA, compression=_MAP_COMPRESSION)
+    dataset = work.source.open()
+    for image_id in read_listing(storage, images.listing, images.start, images.stop):
+        try:
+            writer.add(map_batch(image_id, superpixels(dataset.read_image(work.source.pool, image_id), work.config)))
+        except BrokenImage as error:
+            writer.set_aside(image_id, error.reason)
+    return writer.write(storage, path, time.perf_counter() - begun)
+
+
+def label_shard(  # noqa: PLR0913 - what is read, what is written, and what is computed are separate things
+    storage: Storage,
+    paths: Sequence[str],
+    images: ImageSlice,
+    source: Source,
+    works: Sequence[LabelWork],
+    extractor: Extractor,
+    batch_size: int,
+) -> list[ShardRecord]:
+    """Label maps of every image for several labellings, from one forward pass.
+
+    Each cluster model is multiplied with the features by itself: in one product over all of them the last bits of a cell
+    would depend on which other cells happen to be computed beside it.
+    """
+    begun = time.perf_counter()
+    writers = [ShardWriter(MAP_SCHEMA, compression=_MAP_COMPRESSION) for _ in works]
+    segments = {
+        path: dict(read_maps(storage, path)) for path in {work.superpixel_path for work in works} if path is not None
+    }
+    for image_id, picture, features in _features(storage, images, source, extractor, batch_size, *writers):
+        size = picture.shape[:2]
+        for model_path in dict.fromkeys(work.model_path for work in works):
+            model = _load_model(storage, model_path)
+            labels, distance = assign(score_maps(features, model), size)
+            kept: dict[float, np.ndarray] = {}
+            for work, writer in zip(works, writers, strict=True):
+                if work.model_path != model_path:
+                    continue
+                if work.outliers not in kept:
+                    thresholds = _thresholds(storage, model_path, work.outliers)
+                    kept[work.outliers] = without_outliers(labels, distance, thresholds)
+                result = kept[work.outliers]
+                if work.superpixel_path is not None:
+                    result = vote(result, segments[work.superpixel_path][image_id], model.num_clusters)
+                writer.add(map_batch(image_id, result))
+    seconds = (time.perf_counter() - begun) / len(works)
+    return [writer.write(storage, path, seconds) for writer, path in zip(writers, paths, strict=True)]
+
+
+def _features(  # noqa: PLR0913
+    storage: Storage,
+    images: ImageSlice,
+    source: Source,
+    extractor: Extractor,
+    batch_size: int,
+    *writers: ShardWriter,
+) -> Iterator[tuple[str, np.ndarray, torch.Tensor]]:
+    """Image id, picture (H, W, 3) and features (D, h, w) of every usable image; the others are set aside."""
+    dataset = source.open()
+    names = read_listing(storage, images.listing, images.start, images.stop)
+    for first in range(0, len(names), batch_size):
+        pictures: dict[str, np.ndarray] = {}
+        for image_id in names[first : first + batch_size]:
+            try:
+                picture = dataset.read_image(source.pool, image_id)
+                if min(picture.shape[:2]) < extractor.minimum_size:
+                    height, width = picture.shape[:2]
+                    raise BrokenImage(
+                        image_id, f"{height}x{width} pixels; the extractor needs {extractor.minimum_size} on each side"
+                    )
+                pictures[image_id] = picture
+            except BrokenImage as error:
+                for writer in writers:
+                    writer.set_aside(image_id, error.reason)
+        for shape in dict.fromkeys(picture.shape for picture in pictures.values()):
+            group = [image_id for image_id, picture in pictures.items() if picture.shape == shape]
+            batch = extractor.features([pictures[image_id] for image_id in group])
+            for image_id, features in zip(group, batch, strict=True):
+                yield image_id, pictures[image_id], features
+
+
+@lru_cache(maxsize=4)
+def _open_dataset(config: DatasetConfig, root: str | None) -> Dataset:
+    return open_dataset(config, root)
+
+
+@lru_cache(maxsize=64)
+def _load_model(storage: Storage, path: str) -> ClusterModel:
+    return ClusterModel.from_arrays(read_arrays(storage, path))
+
+
+@lru_cache(maxsize=256)
+def _thresholds(storage: Storage, path: str, share: float) -> np.ndarray:
+    return _load_model(storage, path).outlier_thresholds(share)
