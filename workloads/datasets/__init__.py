@@ -52,9 +52,7 @@ def open_dataset(config: AnyDatasetConfig, root: str | os.PathLike[str] | None) 
     """
     if isinstance(config, ScenesConfig):
         if root is not None:
-            raise InputError(
-                f"dataset.root: {os.fspath(root)!r} given, but scenes are generated; leave it out"
-            )
+            raise InputError(f"dataset.root: {os.fspath(root)!r} given, but scenes are generated; leave it out")
         return Scenes(config)
     if root is None:
         hint = environment_hint() if isinstance(config, CityscapesConfig) else ""

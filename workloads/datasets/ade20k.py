@@ -46,9 +46,7 @@ _ARCHIVE = "ADEChallengeData2016"
 class Ade20kConfig(What):
     """ADE20K scene parsing."""
 
-    name: Literal["ade20k"] = Field(
-        "ade20k", description="ADE20K scene parsing (ADEChallengeData2016), 150 classes"
-    )
+    name: Literal["ade20k"] = Field("ade20k", description="ADE20K scene parsing (ADEChallengeData2016), 150 classes")
     pool: str = Field("train", description="pool whose images are labelled: train or val")
     val: str = Field("val", description="pool with ground truth on which scores are measured")
 
@@ -67,13 +65,9 @@ class Ade20k(FileDataset):
     def __init__(self, root: Path) -> None:
         check_root(root)
         super().__init__(root / _ARCHIVE if (root / _ARCHIVE / "images").is_dir() else root)
-        self.pools = tuple(
-            pool for pool, folder in _FOLDERS.items() if (self.root / "images" / folder).is_dir()
-        )
+        self.pools = tuple(pool for pool, folder in _FOLDERS.items() if (self.root / "images" / folder).is_dir())
         if not self.pools:
-            raise InputError(
-                f"dataset.root: {root} holds neither images/training nor images/validation ({_ARCHIVE})"
-            )
+            raise InputError(f"dataset.root: {root} holds neither images/training nor images/validation ({_ARCHIVE})")
         self._table = value_table({0: IGNORE, **{label + 1: label for label in range(len(CLASSES))}})
 
     def image_folder(self, pool: str) -> Path:

@@ -113,9 +113,7 @@ class Dataset(ABC):
     def require_pool(self, pool: str) -> None:
         """Raise InputError, naming the pools that are there, unless ``pool`` is one of them."""
         if pool not in self.pools:
-            raise InputError(
-                f"pool: {self.name} has no pool {pool!r} here; pools: {', '.join(self.pools) or 'none'}"
-            )
+            raise InputError(f"pool: {self.name} has no pool {pool!r} here; pools: {', '.join(self.pools) or 'none'}")
 
 
 def check_root(root: Path) -> None:

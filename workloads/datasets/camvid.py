@@ -41,9 +41,7 @@ class CamvidConfig(What):
     """CamVid, SegNet layout."""
 
     name: Literal["camvid"] = Field("camvid", description="CamVid in the SegNet layout, 11 classes")
-    pool: str = Field(
-        "train", description="pool whose images are labelled: train, val or test, where present"
-    )
+    pool: str = Field("train", description="pool whose images are labelled: train, val or test, where present")
     val: str = Field("val", description="pool with ground truth on which scores are measured")
 
 

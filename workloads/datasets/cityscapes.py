@@ -68,9 +68,7 @@ class CityscapesConfig(What):
     """Cityscapes with its 19 training classes."""
 
     name: Literal["cityscapes"] = Field("cityscapes", description="Cityscapes, 19 training classes")
-    pool: str = Field(
-        "train", description=f"pool whose images are labelled: {', '.join(_FOLDERS)}, where present"
-    )
+    pool: str = Field("train", description=f"pool whose images are labelled: {', '.join(_FOLDERS)}, where present")
     val: str = Field("val", description="pool with ground truth on which scores are measured")
 
 
@@ -94,9 +92,7 @@ class Cityscapes(FileDataset):
                 f"dataset.root: {root} holds none of the folders {wanted} (Cityscapes){environment_hint()}"
             )
         train_ids = {label_id: train_id for train_id, (label_id, _) in enumerate(CLASSES.values())}
-        self._label_ids = value_table(
-            {label_id: train_ids.get(label_id, IGNORE) for label_id in range(_LAST_ID + 1)}
-        )
+        self._label_ids = value_table({label_id: train_ids.get(label_id, IGNORE) for label_id in range(_LAST_ID + 1)})
         self._train_ids = value_table({**{value: value for value in range(len(CLASSES))}, IGNORE: IGNORE})
 
     def image_folder(self, pool: str) -> Path:
@@ -138,7 +134,5 @@ def environment_hint() -> str:
     """A hint for messages when cityscapesScripts' variable is set; empty otherwise."""
     value = os.environ.get(ENVIRONMENT_HINT)
     return (
-        f"; the environment has {ENVIRONMENT_HINT}={value}, which is not read: give it as dataset.root"
-        if value
-        else ""
+        f"; the environment has {ENVIRONMENT_HINT}={value}, which is not read: give it as dataset.root" if value else ""
     )

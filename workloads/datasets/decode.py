@@ -68,9 +68,7 @@ def decode_picture(data: bytes, image_id: str) -> Picture:
             grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
             return Picture(np.repeat(grey[..., None], 3, axis=2), notes)
         if image.mode not in _MODE_NOTES and image.mode != "RGB":
-            raise _UnusableError(
-                f"Pillow mode {image.mode} (samples wider than 16 bits?) has no defined 8-bit form"
-            )
+            raise _UnusableError(f"Pillow mode {image.mode} (samples wider than 16 bits?) has no defined 8-bit form")
         # Pillow would composite or warn where a palette carries transparency; alpha is dropped everywhere
         # alike.
         image.info.pop("transparency", None)
@@ -98,9 +96,7 @@ def decode_labels(data: bytes, where: str) -> npt.NDArray[np.uint16]:
         values = np.array(image, dtype=np.int64)
         if values.min(initial=0) >= 0 and values.max(initial=0) < 65536:
             return values.astype(np.uint16)
-    raise InputError(
-        f"{where}: holds {image.mode} samples; a label file holds one value a pixel (8 or 16 bits)"
-    )
+    raise InputError(f"{where}: holds {image.mode} samples; a label file holds one value a pixel (8 or 16 bits)")
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:

@@ -85,9 +85,7 @@ class FileDataset(Dataset):
         # label's.
         size = picture_size(self.image_path(pool, image_id))
         if size is not None and size != values.shape:
-            raise InputError(
-                f"{path}: labels are {_size(values.shape)}, the image is {_size(size)} (height x width)"
-            )
+            raise InputError(f"{path}: labels are {_size(values.shape)}, the image is {_size(size)} (height x width)")
         return map_values(values, self.label_values(path), str(path))
 
     def _read(self, path: Path, image_id: str) -> bytes:

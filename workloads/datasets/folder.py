@@ -52,9 +52,7 @@ class Folder(FileDataset):
         super().__init__(root)
         self._num_classes = num_classes
         self._in_folders = (root / "train").is_dir()
-        self.pools = (
-            tuple(pool for pool in POOL_FOLDERS if (root / pool).is_dir()) if self._in_folders else ("train",)
-        )
+        self.pools = tuple(pool for pool in POOL_FOLDERS if (root / pool).is_dir()) if self._in_folders else ("train",)
         self.palette = distinct_palette(num_classes or 0)
 
     @property

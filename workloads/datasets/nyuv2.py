@@ -55,12 +55,8 @@ _RAW_SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")
 class Nyuv2Config(What):
     """NYUv2 with 40 classes."""
 
-    name: Literal["nyuv2"] = Field(
-        "nyuv2", description="NYUv2, 40 classes, 795 training and 654 validation images"
-    )
-    pool: str = Field(
-        "train", description="pool whose images are labelled: train, val, or raw (a folder raw)"
-    )
+    name: Literal["nyuv2"] = Field("nyuv2", description="NYUv2, 40 classes, 795 training and 654 validation images")
+    pool: str = Field("train", description="pool whose images are labelled: train, val, or raw (a folder raw)")
     val: str = Field("val", description="pool on which scores are measured; val is the official test split")
 
 
@@ -93,7 +89,8 @@ def open_nyuv2(root: Path) -> "Nyuv2":
         return Nyuv2(root)
     raise InputError(
         f"dataset.root: {root} holds no NYUv2 layout; known: "
-        f"{LABELED_FILE} with {MAPPING_FILE} and {SPLITS_FILE}; images/ + segmentation/ + gt_sets/{{train,val}}.txt; "
+        f"{LABELED_FILE} with {MAPPING_FILE} and {SPLITS_FILE}; "
+        "images/ + segmentation/ + gt_sets/{train,val}.txt; "
         "RGB/ + Label/ + train.txt + test.txt; or a folder raw/"
     )
 
@@ -152,11 +149,7 @@ class Nyuv2Folders(Nyuv2):
             return
         sizes = {_stem(name): size for name, size in scan_files(self.image_folder(pool), IMAGE_SUFFIXES)}
         list_file = self.root / self._layout.lists[pool]
-        wanted = [
-            _stem(line.split()[0])
-            for line in list_file.read_text(encoding="utf-8").splitlines()
-            if line.strip()
-        ]
+        wanted = [_stem(line.split()[0]) for line in list_file.read_text(encoding="utf-8").splitlines() if line.strip()]
         missing = [image_id for image_id in wanted if image_id not in sizes]
         if missing:
             raise InputError(
@@ -187,19 +180,13 @@ class Nyuv2Official(Nyuv2):
         try:
             import h5py  # noqa: F401
         except ImportError:
-            raise InputError(
-                f"{root / LABELED_FILE}: reading it needs h5py; install lookbeyond[nyuv2]"
-            ) from None
+            raise InputError(f"{root / LABELED_FILE}: reading it needs h5py; install lookbeyond[nyuv2]") from None
         mapping = _mat_vector(root / MAPPING_FILE, "mapClass")
         if mapping.min() < 1 or mapping.max() > len(CLASSES):
             low, high = mapping.min(), mapping.max()
-            raise InputError(
-                f"{root / MAPPING_FILE}: mapClass holds {low}..{high}; allowed: 1-{len(CLASSES)}"
-            )
+            raise InputError(f"{root / MAPPING_FILE}: mapClass holds {low}..{high}; allowed: 1-{len(CLASSES)}")
         super().__init__(root, ("train", "val"))
-        self._table = value_table(
-            {0: IGNORE, **{index + 1: int(label) - 1 for index, label in enumerate(mapping)}}
-        )
+        self._table = value_table({0: IGNORE, **{index + 1: int(label) - 1 for index, label in enumerate(mapping)}})
         self._numbers = {
             "train": _mat_vector(root / SPLITS_FILE, "trainNdxs"),
             "val": _mat_vector(root / SPLITS_FILE, "testNdxs"),
@@ -222,9 +209,7 @@ class Nyuv2Official(Nyuv2):
         size = int(np.prod(images.shape[1:]))
         for number in self._numbers[pool]:
             if not 1 <= number <= images.shape[0]:
-                raise InputError(
-                    f"{self.root / SPLITS_FILE}: image number {number}; allowed: 1-{images.shape[0]}"
-                )
+                raise InputError(f"{self.root / SPLITS_FILE}: image number {number}; allowed: 1-{images.shape[0]}")
             yield ImageEntry(f"{number:04d}", size)
 
     def read_picture(self, pool: str, image_id: str) -> Picture:
@@ -264,13 +249,8 @@ class Nyuv2Official(Nyuv2):
                 raise InputError(f"{path}: not a readable MATLAB v7.3 (HDF5) file: {error}") from None
         axes = {"images": 4, "labels": 3}[key]
         if key not in self._file or len(self._file[key].shape) != axes:
-            raise InputError(
-                f"{path}: has no array {key!r} with {axes} axes; the labeled NYU Depth V2 file is wanted"
-            )
-        if (
-            self._file["images"].shape[0] != self._file[key].shape[0]
-            or self._file["images"].dtype != np.uint8
-        ):
+            raise InputError(f"{path}: has no array {key!r} with {axes} axes; the labeled NYU Depth V2 file is wanted")
+        if self._file["images"].shape[0] != self._file[key].shape[0] or self._file["images"].dtype != np.uint8:
             raise InputError(f"{path}: images are not uint8, or images and labels differ in number")
         return self._file[key]
 

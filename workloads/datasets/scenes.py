@@ -61,9 +61,7 @@ class ScenesConfig(What):
     pool: str = Field("train", description="pool whose images are labelled: train or val")
     val: str = Field("val", description="pool with ground truth on which scores are measured")
     image_size: tuple[int, int] = Field((160, 240), description="height and width in pixels, 32 to 4096 each")
-    num_train: int = Field(
-        50_000, ge=1, le=10_000_000, description="images in the pool train; they cost no storage"
-    )
+    num_train: int = Field(50_000, ge=1, le=10_000_000, description="images in the pool train; they cost no storage")
     num_val: int = Field(500, ge=1, le=10_000_000, description="images in the pool val")
     seed: int = Field(0, ge=0, description="another seed gives other scenes")
 
@@ -71,9 +69,7 @@ class ScenesConfig(What):
     @classmethod
     def _size_in_range(cls, size: tuple[int, int]) -> tuple[int, int]:
         if not all(_SMALLEST_SIDE <= side <= _LARGEST_SIDE for side in size):
-            raise ValueError(
-                f"image_size {list(size)}: each side must be {_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels"
-            )
+            raise ValueError(f"image_size {list(size)}: each side must be {_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels")
         return size
 
 
@@ -107,14 +103,12 @@ class Scenes(Dataset):
         return self.scene(pool, image_id)[1]
 
     def identity(self) -> dict[str, Json]:
-        """All options, and the version of the generator."""
+        """What an image is made from, and the version of the generator; how many there are is not part of it."""
         config = self._config
         return {
             "name": self.name,
             "generator": GENERATOR_VERSION,
             "image_size": list(config.image_size),
-            "num_train": config.num_train,
-            "num_val": config.num_val,
             "seed": config.seed,
         }
 
@@ -128,9 +122,7 @@ class Scenes(Dataset):
         number = int(image_id) if image_id.isascii() and image_id.isdigit() else -1
         if not 0 <= number < self._counts[pool] or image_id != _name(number):
             last = _name(self._counts[pool] - 1)
-            raise InputError(
-                f"image {image_id!r}: not in pool {pool!r} of scenes; ids are {_name(0)} to {last}"
-            )
+            raise InputError(f"image {image_id!r}: not in pool {pool!r} of scenes; ids are {_name(0)} to {last}")
         image, labels = _scene(self._config.seed, pool, number, self._config.image_size)
         return image.copy(), labels.copy()
 
@@ -173,7 +165,5 @@ def _generate(rng: np.random.Generator, height: int, width: int) -> tuple[UInt8A
     painted = canvas.pixels()
     labels = materials.classes()[painted]
     shade = np.asarray(canvas.shade)
-    image = photograph(
-        rng, scenery, painted >= num_scenery, labels, materials.colours()[painted], shade, haze
-    )
+    image = photograph(rng, scenery, painted >= num_scenery, labels, materials.colours()[painted], shade, haze)
     return image, labels

@@ -67,9 +67,7 @@ class Survey:
             "class_pixels": dict(self.class_pixels),
             "ignored_share": self.ignored_share,
             "absent_classes": list(self.absent_classes),
-            "label_errors": [
-                {"image": image_id, "message": message} for image_id, message in self.label_errors
-            ],
+            "label_errors": [{"image": image_id, "message": message} for image_id, message in self.label_errors],
         }
 
 

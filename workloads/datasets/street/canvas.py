@@ -94,9 +94,7 @@ class Canvas:
         shade: 8-bit canvas of ground shadows, 255 = none.
     """
 
-    def __init__(
-        self, camera: Camera, haze: Haze, scenery: npt.NDArray[np.int32], materials: Materials
-    ) -> None:
+    def __init__(self, camera: Camera, haze: Haze, scenery: npt.NDArray[np.int32], materials: Materials) -> None:
         self.camera = camera
         self._haze = haze
         self._materials = materials
@@ -117,9 +115,7 @@ class Canvas:
         """Fill an axis-parallel ellipse given in image coordinates."""
         self._draw.ellipse(_box(centre, radius_x, radius_y), fill=material)
 
-    def upright(
-        self, across: tuple[float, float], up: tuple[float, float], depth: float, material: int
-    ) -> None:
+    def upright(self, across: tuple[float, float], up: tuple[float, float], depth: float, material: int) -> None:
         """Fill an upright rectangle that faces the camera, given in metres; at least one pixel wide."""
         left, bottom = self.camera.point(across[0], up[0], depth)
         right, top = self.camera.point(across[1], up[1], depth)

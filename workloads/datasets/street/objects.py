@@ -77,9 +77,7 @@ def _in_view(canvas: Canvas, depth: float, across: float) -> float:
 
 def _car(canvas: Canvas, rng: np.random.Generator, street: Street, depth: float) -> None:
     left, right = street.road
-    across = [left + 1, right - 1, (left + right) / 2 + rng.uniform(-0.6, 0.6)][
-        rng.choice(3, p=[0.38, 0.38, 0.24])
-    ]
+    across = [left + 1, right - 1, (left + right) / 2 + rng.uniform(-0.6, 0.6)][rng.choice(3, p=[0.38, 0.38, 0.24])]
     across += rng.uniform(-0.15, 0.3)
     half, length, roof = 0.9 * rng.uniform(0.92, 1.1), rng.uniform(3.6, 4.9), 1.45 * rng.uniform(0.92, 1.3)
     belt = 0.62 * roof
@@ -138,9 +136,7 @@ def _car(canvas: Canvas, rng: np.random.Generator, street: Street, depth: float)
         )
     for side in (-1, 1):
         outer = across + side * half
-        canvas.upright(
-            (min(outer, outer - side * 0.24), max(outer, outer - side * 0.24)), (0, 0.4), depth, tyre
-        )
+        canvas.upright((min(outer, outer - side * 0.24), max(outer, outer - side * 0.24)), (0, 0.4), depth, tyre)
     canvas.upright((across - half, across + half), (0.25, belt), depth, body)
     _trapezoid(canvas, across, half * 0.97, half * 0.72, (belt, roof), depth, body)
     _trapezoid(canvas, across, half * 0.86, half * 0.66, (belt + 0.04, roof - 0.1), depth, glass)
@@ -150,9 +146,7 @@ def _car(canvas: Canvas, rng: np.random.Generator, street: Street, depth: float)
     canvas.upright((across - half, across - half + 0.26), (belt - 0.3, belt - 0.12), depth, lamp)
     canvas.upright((across + half - 0.26, across + half), (belt - 0.3, belt - 0.12), depth, lamp)
     canvas.upright((across - 0.24, across + 0.24), (0.42, 0.54), depth, plate)
-    canvas.upright(
-        (across - half, across + half), (0.25, 0.36), depth, canvas.material(_scaled(own, 0.45), CAR, depth)
-    )
+    canvas.upright((across - half, across + half), (0.25, 0.36), depth, canvas.material(_scaled(own, 0.45), CAR, depth))
 
 
 def _crossing_car(canvas: Canvas, rng: np.random.Generator, street: Street, depth: float) -> None:
@@ -278,9 +272,7 @@ def _traffic_sign(canvas: Canvas, rng: np.random.Generator, street: Street, dept
         elif shape == 1:
             canvas.polygon(_around(centre, reach, ((0, -1.1), (1.05, 0.75), (-1.05, 0.75))), material)
         elif shape == 2:
-            canvas.polygon(
-                _around(centre, reach, ((-0.8, -1.1), (0.8, -1.1), (0.8, 1.1), (-0.8, 1.1))), material
-            )
+            canvas.polygon(_around(centre, reach, ((-0.8, -1.1), (0.8, -1.1), (0.8, 1.1), (-0.8, 1.1))), material)
         else:
             canvas.polygon(_around(centre, reach, ((0, -1.1), (1.1, 0), (0, 1.1), (-1.1, 0))), material)
 

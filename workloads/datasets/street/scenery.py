@@ -121,9 +121,7 @@ def draw_street(rng: np.random.Generator) -> Street:
 def varied(rng: np.random.Generator, colour: Colour, spread: float) -> Colour:
     """``colour`` with each channel, and all together, moved by up to ``spread``."""
     shift = rng.uniform(-spread, spread, 4)
-    red, green, blue = (
-        min(max(own + shift[3] + move, 4.0), 250.0) for own, move in zip(colour, shift, strict=False)
-    )
+    red, green, blue = (min(max(own + shift[3] + move, 4.0), 250.0) for own, move in zip(colour, shift, strict=False))
     return red, green, blue
 
 
@@ -136,9 +134,7 @@ def paint_scenery(
     plots = [_draw_plots(rng, street, side, materials) for side in (_LEFT, _RIGHT, _END)]
     table = _joined(plots)
 
-    slope_W = ((np.arange(camera.width, dtype=np.float32) + 0.5) - np.float32(camera.centre)) / np.float32(
-        camera.focal
-    )
+    slope_W = ((np.arange(camera.width, dtype=np.float32) + 0.5) - np.float32(camera.centre)) / np.float32(camera.focal)
     drop_H = ((np.arange(camera.height, dtype=np.float32) + 0.5) - np.float32(camera.horizon)) / np.float32(
         camera.focal
     )
@@ -152,9 +148,7 @@ def paint_scenery(
 
     up_HW = np.float32(camera.above_road) - drop_H[:, None] * depth_W[None, :]
     material_HW, light_HW = _paint_walls(rng, table, plot_W, along_W, depth_W, up_HW, sky, np.array(glass))
-    sunny_W = np.array([0.8, 1.05, 0.92] if street.sun_from_left else [1.05, 0.8, 0.92], dtype=np.float32)[
-        side_W
-    ]
+    sunny_W = np.array([0.8, 1.05, 0.92] if street.sun_from_left else [1.05, 0.8, 0.92], dtype=np.float32)[side_W]
     wall_HW = material_HW != sky
     light_HW *= np.where(wall_HW, sunny_W[None, :], np.float32(1))
 
@@ -215,9 +209,7 @@ def _joined(plots: list[_Plots]) -> _Plots:
     return _Plots(**{name: np.concatenate([getattr(part, name) for part in plots]) for name in names})
 
 
-def _plot_numbers(
-    plots: list[_Plots], side_W: npt.NDArray[np.int64], along_W: Floats
-) -> npt.NDArray[np.int64]:
+def _plot_numbers(plots: list[_Plots], side_W: npt.NDArray[np.int64], along_W: Floats) -> npt.NDArray[np.int64]:
     numbers = np.zeros(side_W.shape, dtype=np.int64)
     first = 0
     for side, part in enumerate(plots):
@@ -241,9 +233,7 @@ def _paint_walls(
     bays_W = along_W / bay_W
     bay_number_W = np.floor(bays_W)
     within_bay_W = bays_W - bay_number_W
-    ragged_W = np.repeat(rng.uniform(-0.16, 0.16, along_W.size // 3 + 1), 3)[: along_W.size].astype(
-        np.float32
-    )
+    ragged_W = np.repeat(rng.uniform(-0.16, 0.16, along_W.size // 3 + 1), 3)[: along_W.size].astype(np.float32)
     within_plot_W = (along_W - table.start[plot_W]) / table.length[plot_W]
     roof_W = table.gable[plot_W] * np.maximum(1 - np.abs(2 * within_plot_W - 1), 0)
     top_W = table.top[plot_W] * np.where(leafy_W, 1 + ragged_W, 1) + np.where(leafy_W, 0, roof_W)
@@ -253,15 +243,12 @@ def _paint_walls(
     within_storey_HW = storeys_HW - storey_number_HW
     material_HW = np.where(up_HW < top_W[None, :], table.facade[plot_W][None, :], np.int32(sky))
 
-    opening_W = (
-        (within_bay_W > table.window_from[plot_W]) & (within_bay_W < table.window_to[plot_W]) & ~leafy_W
-    )
+    opening_W = (within_bay_W > table.window_from[plot_W]) & (within_bay_W < table.window_to[plot_W]) & ~leafy_W
     window_HW = (within_storey_HW > 0.28) & (within_storey_HW < 0.8) & opening_W[None, :]
     window_HW &= up_HW < (table.top[plot_W] - 0.6)[None, :]
     kinds = glass[rng.integers(0, glass.size, 64)].astype(np.int32)
     which_HW = (
-        storey_number_HW.astype(np.int32) * 7
-        + (bay_number_W.astype(np.int32) * 13 + plot_W.astype(np.int32))[None, :]
+        storey_number_HW.astype(np.int32) * 7 + (bay_number_W.astype(np.int32) * 13 + plot_W.astype(np.int32))[None, :]
     ) & 63
     material_HW = np.where(window_HW, kinds[which_HW], material_HW)
 
@@ -312,9 +299,7 @@ def _paint_ground(
         material_hW[(beyond_hW > inner) & (beyond_hW < inner + rng.uniform(0.8, 2)) & side_hW] = verge
     if rng.random() < 0.75:
         middle = np.float32((left + right) / 2 + rng.uniform(-0.4, 0.4))
-        dashed_h = _line(
-            depth_h / np.float32(rng.uniform(5, 9)) + np.float32(rng.random()), rng.uniform(0.4, 1.01)
-        )
+        dashed_h = _line(depth_h / np.float32(rng.uniform(5, 9)) + np.float32(rng.random()), rng.uniform(0.4, 1.01))
         material_hW[(np.abs(across_hW - middle) < 0.09) & dashed_h[:, None]] = paint
     if rng.random() < 0.25:
         start = rng.uniform(6, 16)
@@ -323,9 +308,7 @@ def _paint_ground(
     # Repaired patches, and the shade that the row of houses throws.
     patch = np.sort(rng.uniform(4, 30, 2))
     tarred_hW = (np.abs(across_hW - rng.uniform(left, right)) < 0.9) & (beyond_hW < 0)
-    light_hW -= (tarred_hW & ((depth_h > patch[0]) & (depth_h < patch[1]))[:, None]) * np.float32(
-        rng.uniform(0, 0.2)
-    )
+    light_hW -= (tarred_hW & ((depth_h > patch[0]) & (depth_h < patch[1]))[:, None]) * np.float32(rng.uniform(0, 0.2))
     reach = rng.uniform(-2, 5)
     shaded_hW = across_hW < left + reach if street.sun_from_left else across_hW > right - reach
     light_hW *= np.where(shaded_hW, np.float32(rng.uniform(0.5, 0.95)), np.float32(1))
