@@ -112,10 +112,12 @@ class View:
     Attributes:
         image: float32 (3, h, w), normalised with ImageNet's mean and standard deviation.
         pixels: int64 (h, w), the id `y * W + x` of the image's pixel seen there, or -1.
+        scale: pixels of the view per pixel of the image.
     """
 
     image: Tensor
     pixels: Tensor
+    scale: float
 
     def look_up(self, label_map: np.ndarray, ignore: int) -> Tensor:
         """A label map (H, W) of the image as the view sees it: int64 (h, w), -1 where ignored or outside."""
@@ -214,7 +216,7 @@ def render(image: np.ndarray, drawn: Draw, cutout_labels: Literal["ignore", "kee
         colours = F.erase(colours, top, left, tall, wide, torch.zeros(3, 1, 1))
         if cutout_labels == "ignore":
             pixels[top : top + tall, left : left + wide] = OUTSIDE
-    return View(colours, pixels)
+    return View(colours, pixels, drawn.scale)
 
 
 def _source_coordinates(drawn: Draw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
