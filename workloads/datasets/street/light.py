@@ -2,8 +2,9 @@
 
 The model: each class has its own surface texture (leaves are rough at two scales, asphalt is finely grained,
 paint is smooth) while light, colour cast, blur and noise are one per picture. None of it touches the labels.
-Only additions, products and table look-ups are used, so the same numbers come out on every processor. The
-failure this guards against: labels that depend on what was done to the picture.
+Powers, sines and the like are avoided, so that the same versions of NumPy and Pillow give the same picture in
+every process; another version of either may draw a few pixels differently. The failure this guards against:
+labels that depend on what was done to the picture.
 """
 
 import numpy as np
