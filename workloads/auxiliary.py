@@ -16,6 +16,7 @@ the same everywhere.
 """
 
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ IGNORE_LABEL = 65535
 """The value of pixels without an auxiliary label."""
 
 POINTS_CHUNK = 4096  # points per product; part of the definition of the result
-TILE = 128  # pixels; the result does not depend on it
+TILE = (64, 512)  # rows and columns of pixels; the result does not depend on it
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,17 +132,16 @@ def _between(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
     return second.sub_(first).mul_(weight).add_(first)
 
 
-def assign(scores: Tensor, size: tuple[int, int], tile: int = TILE) -> tuple[np.ndarray, np.ndarray]:
+def assign(scores: Tensor, size: tuple[int, int], tile: tuple[int, int] = TILE) -> tuple[np.ndarray, np.ndarray]:
     """Upsample score maps bilinearly to the image's size; each pixel takes its best cluster.
 
     Per tile, clusters are left out that cannot be best anywhere in it: interpolated values lie between those
-    of the cells around, so a cluster whose largest value is below the smallest of another's is beaten
-    everywhere.
+    of the cells around, so a cluster whose largest is below the smallest of another's is beaten everywhere.
 
     Args:
         scores: float32 (K, h, w) from `score_maps`.
         size: (H, W) of the image.
-        tile: side in pixels of the squares done one after the other; no bit of the result depends on it.
+        tile: rows and columns in pixels done at a time; no bit of the result depends on it.
 
     Returns:
         labels uint16 (H, W), ties to the smaller label, and squared distances float32 (H, W), at least 0.
@@ -152,30 +152,29 @@ def assign(scores: Tensor, size: tuple[int, int], tile: int = TILE) -> tuple[np.
     if not torch.isfinite(scores).all():
         raise InputError("scores: NaN or infinity among them; the features must be finite")
     height, width = size
-    above, below, down = _axis(scores.shape[1], height, scores.device)
-    left, right, along = _axis(scores.shape[2], width, scores.device)
+    device = scores.device
+    above, below, down = _axis(scores.shape[1], height, device)
+    left, right, along = _axis(scores.shape[2], width, device)
     # Rounding can push an interpolated value past its cells' by a few units in the last place of the largest.
     margin = 1e-5 * scores.abs().max()
-    labels = torch.zeros(height, width, dtype=torch.int32, device=scores.device)
-    best = torch.full((height, width), -torch.inf, device=scores.device)
-    for top in range(0, height, tile):
-        rows = slice(top, top + tile)
+    labels = torch.empty(height, width, dtype=torch.int32, device=device)
+    best = torch.empty(height, width, device=device)
+    for top, start in product(range(0, height, tile[0]), range(0, width, tile[1])):
+        rows, columns = slice(top, top + tile[0]), slice(start, start + tile[1])
         offset = int(above[rows][0])
+        first, second, weight = above[rows] - offset, below[rows] - offset, down[rows, None]
         cells = scores[:, offset : int(below[rows][-1]) + 1]
-        band = _between(cells.index_select(2, left), cells.index_select(2, right), along)
-        high, low = band.amax(1), band.amin(1)
-        for start in range(0, width, tile):
-            columns = slice(start, start + tile)
-            floor = low[:, columns].amax(0) - margin
-            contenders = (high[:, columns] >= floor).any(1).nonzero()[:, 0].tolist()
-            tile_best, tile_labels = best[rows, columns], labels[rows, columns]
-            for label in contenders:
-                lines = band[label, :, columns]
-                first = lines.index_select(0, above[rows] - offset)
-                second = lines.index_select(0, below[rows] - offset)
-                values = _between(first, second, down[rows, None])
-                tile_labels.masked_fill_(values > tile_best, label)
-                torch.maximum(tile_best, values, out=tile_best)
+        lines = _between(cells.index_select(2, left[columns]), cells.index_select(2, right[columns]), along[columns])
+        floor = lines.amin(1).amax(0) - margin
+        contenders = (lines.amax(1) >= floor).any(1).nonzero()[:, 0].tolist()
+        tile_best = torch.full((len(first), lines.shape[2]), -torch.inf, device=device)
+        tile_labels = torch.zeros(tile_best.shape, dtype=torch.int32, device=device)
+        for label in contenders:
+            line = lines[label]
+            values = _between(line.index_select(0, first), line.index_select(0, second), weight)
+            tile_labels.masked_fill_(values > tile_best, label)
+            torch.maximum(tile_best, values, out=tile_best)
+        best[rows, columns], labels[rows, columns] = tile_best, tile_labels
     return labels.cpu().numpy().astype(np.uint16), best.neg_().clamp_(min=0).cpu().numpy()
 
 
@@ -208,9 +207,7 @@ def vote(labels: np.ndarray, superpixels: np.ndarray, k: int) -> np.ndarray:
         InputError: when the maps differ in size.
     """
     if labels.shape != superpixels.shape:
-        raise InputError(
-            f"superpixels: {superpixels.shape}, the labels are {labels.shape}; one size is needed"
-        )
+        raise InputError(f"superpixels: {superpixels.shape}, the labels are {labels.shape}; one size is needed")
     # Column k counts the pixels without a vote.
     bins = superpixels.astype(np.intp)
     bins *= k + 1

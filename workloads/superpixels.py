@@ -28,9 +28,7 @@ class SuperpixelConfig(What):
         default=500, ge=1, le=MAX_SUPERPIXELS, description="approximate number of superpixels per image"
     )
     compactness: float = Field(default=10.0, gt=0, description="weight of position against Lab colour")
-    sigma: float = Field(
-        default=0.0, ge=0, description="width in pixels of the Gaussian blur before, 0 for none"
-    )
+    sigma: float = Field(default=0.0, ge=0, description="width in pixels of the Gaussian blur before, 0 for none")
     iterations: int = Field(default=10, ge=1, description="iterations of SLIC's K-means")
 
 
@@ -48,7 +46,7 @@ def superpixels(image: np.ndarray, config: SuperpixelConfig) -> np.ndarray:
         InputError: when the image is not uint8 RGB, or comes out with more than 65535 superpixels.
     """
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape or image.dtype != np.uint8:
-        raise InputError(f"image: shape {image.shape}, {image.dtype}; non-empty uint8 (H, W, 3) is needed")
+        raise InputError(f"image: {image.dtype} {image.shape}; non-empty uint8 (H, W, 3) is needed")
     segments = slic(
         image.astype(np.float32) / 255,
         n_segments=config.n_segments,
