@@ -77,8 +77,8 @@ def test_sheet_puts_pictures_captions_and_legend_in_place() -> None:
     assert page.dtype == np.uint8 and page.ndim == 3
     assert (page == (200, 0, 0)).all(2).sum() == 100 * 75
     assert (page == (0, 0, 200)).all(2).sum() == 2 * 100 * 75
-    rows, columns = np.nonzero((page == EMPTY).all(2))
-    assert (page[rows.max() - 74 : rows.max() + 1, columns.max() - 99 : columns.max() + 1] == EMPTY).all()
+    empty = (page == EMPTY).all(2)  # a pixel of a letter's edge may have this grey too
+    assert (empty.sum(1) >= 100).sum() == 75 and (empty.sum(0) >= 75).sum() == 100
     assert (page == (0, 123, 45)).all(2).sum() > 100
     columns = np.flatnonzero((page == (200, 0, 0)).all(2).any(0))
     rows = np.flatnonzero((page == (200, 0, 0)).all(2).any(1))
