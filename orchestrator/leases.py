@@ -1,9 +1,9 @@
 """Leases: how two runs on one storage share the work instead of doing it twice.
 
 The model: who works on a step holds ``leases/KEY/GENERATION.json`` and rewrites it every few seconds. A lease whose
-content did not change for `seconds` on the observer's own clock is dead, at once so when its process is known to be gone
-on this machine. Taking over means creating the next generation, which only one of several observers can.
-The failures this guards against: clocks that disagree, two runs taking over together, waiting for the dead.
+content did not change for `seconds` on the observer's own clock is dead, at once so when its process is known to be
+gone on this machine. Taking over means creating the next generation, which only one of several observers can. The
+failures this guards against: clocks that disagree, two runs taking over together, waiting for the dead.
 """
 
 import json
@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, StorageFullError
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Holder:
         """This process."""
         boot = Path("/proc/sys/kernel/random/boot_id")
         namespace = Path("/proc/self/ns/pid")
-        place = f"{boot.read_text().strip()} {os.readlink(namespace)}" if boot.exists() else ""
+        place = f"{boot.read_text().strip()} {namespace.readlink()}" if boot.exists() else ""
         return Holder(socket.gethostname(), os.getpid(), _start_time(os.getpid()) or 0, place)
 
     def is_known_dead(self) -> bool:
@@ -109,24 +109,28 @@ class Leases:
         if seen != text:
             self._seen[name] = (text, time.monotonic())
             return False
-        return time.monotonic() - since > self.seconds
+        # The holder beats as often as its own setting asks for, which may be less often than ours expects.
+        return time.monotonic() - since > max(self.seconds, content.get("seconds", 0.0))
 
     def _latest(self, key: str) -> tuple[int, dict[str, Any]] | None:
-        generations = sorted(
-            int(file.path.rsplit("/", 1)[1].removesuffix(".json"))
-            for file in self.storage.files(f"leases/{key}")
-            if file.path.endswith(".json") and not file.path.rsplit("/", 1)[1].startswith(".")
-        )
-        if not generations:
-            return None
-        try:
-            return generations[-1], json.loads(self.storage.read(_path(key, generations[-1])))
-        except FileNotFoundError:
-            return None
+        while True:
+            generations = [
+                int(file.path.rsplit("/", 1)[1].removesuffix(".json"))
+                for file in self.storage.files(f"leases/{key}")
+                if file.path.endswith(".json") and not file.path.rsplit("/", 1)[1].startswith(".")
+            ]
+            if not generations:
+                return None
+            newest = max(generations)
+            try:
+                return newest, json.loads(self.storage.read(_path(key, newest)))
+            except FileNotFoundError:
+                # Given back or taken over since the listing: only another listing tells which.
+                continue
 
     def _content(self) -> bytes:
         self._beats += 1
-        return json.dumps({"holder": vars(self.holder), "beat": self._beats}).encode()
+        return json.dumps({"holder": vars(self.holder), "beat": self._beats, "seconds": self.seconds}).encode()
 
     def _beat_until_closed(self) -> None:
         while not self._stop.wait(self.seconds / 6):
@@ -134,7 +138,7 @@ class Leases:
                 for key, generation in self._held.items():
                     try:
                         self.storage.replace(_path(key, generation), self._content())
-                    except OSError:
+                    except (OSError, StorageFullError):
                         # One missed beat is what `seconds` leaves room for; the next one is tried in time.
                         continue
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from orchestrator.shards import Quarantined, ShardRecord
 from orchestrator.storage import Storage
+from workloads.errors import InputError
 
 FORMAT = 1
 
@@ -35,9 +36,9 @@ class Manifest:
         return [item for shard in self.shards for item in shard.quarantined]
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """Bytes of all shards."""
-        return sum(shard.bytes for shard in self.shards)
+        return sum(shard.size for shard in self.shards)
 
     def to_bytes(self) -> bytes:
         """The manifest as JSON text."""
@@ -55,12 +56,19 @@ class Manifest:
 
     @staticmethod
     def from_bytes(data: bytes) -> "Manifest":
-        """The manifest that `to_bytes` wrote."""
-        document = json.loads(data)
-        if document.pop("format") != FORMAT:
+        """The manifest that `to_bytes` wrote.
+
+        Raises:
+            ValueError: the bytes are not a manifest, or one of another version.
+        """
+        document = _mapping(data)
+        if document.pop("format", None) != FORMAT:
             raise ValueError("the manifest was written by another version of lookbeyond")
-        shards = [ShardRecord.from_json(record) for record in document.pop("shards")]
-        return Manifest(**document, shards=shards)
+        try:
+            shards = [ShardRecord.from_json(record) for record in document.pop("shards")]
+            return Manifest(**document, shards=shards)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a manifest: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -70,11 +78,18 @@ class Ledger:
     storage: Storage
 
     def manifest(self, kind: str, key: str) -> Manifest | None:
-        """The manifest of a finished step, or None."""
+        """The manifest of a finished step, or None.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        path = manifest_path(kind, key)
         try:
-            return Manifest.from_bytes(self.storage.read(manifest_path(kind, key)))
+            return Manifest.from_bytes(self.storage.read(path))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise self._damaged(path, error) from None
 
     def commit(self, manifest: Manifest) -> Manifest:
         """Declare a step finished. When another run was first, its manifest stands and is returned."""
@@ -85,21 +100,36 @@ class Ledger:
         return standing
 
     def manifests(self) -> Iterator[Manifest]:
-        """All finished steps."""
+        """All finished steps.
+
+        Raises:
+            InputError: a file is damaged.
+        """
         for file in self.storage.files("steps", deep=True):
-            if file.path.endswith(".json"):
+            if not file.path.endswith(".json"):
+                continue
+            try:
                 yield Manifest.from_bytes(self.storage.read(file.path))
+            except ValueError as error:
+                raise self._damaged(file.path, error) from None
 
     def forget(self, kind: str, key: str) -> None:
         """Remove a step's manifest, so that the step runs again; its shards are left to `forget_shard`."""
         self.storage.delete(manifest_path(kind, key))
 
     def shard(self, stream: str, digest: str) -> ShardRecord | None:
-        """The record of a finished shard, or None."""
+        """The record of a finished shard, or None.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        path = record_path(stream, digest)
         try:
-            return ShardRecord.from_json(json.loads(self.storage.read(record_path(stream, digest))))
+            return read_record(self.storage.read(path))
         except FileNotFoundError:
             return None
+        except ValueError as error:
+            raise self._damaged(path, error) from None
 
     def finished_shards(self, stream: str) -> set[str]:
         """The names of the shards of a stream that have a record, from one listing."""
@@ -121,6 +151,24 @@ class Ledger:
         """Remove a shard's record, so that the shard is computed again."""
         self.storage.delete(record_path(stream, digest))
 
+    def _damaged(self, path: str, error: ValueError) -> InputError:
+        return InputError(
+            f"{self.storage.locate(path)} is damaged ({error}); `lookbeyond verify {self.storage.uri} --repair` "
+            "forgets it, so that `run` makes it again"
+        )
+
+
+def read_record(data: bytes) -> ShardRecord:
+    """The record of a shard from the bytes of its file.
+
+    Raises:
+        ValueError: the bytes are not a record.
+    """
+    try:
+        return ShardRecord.from_json(_mapping(data))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"not the record of a shard: {error}") from None
+
 
 def manifest_path(kind: str, key: str) -> str:
     """Where a step's manifest lies."""
@@ -140,6 +188,13 @@ def record_path(stream: str, digest: str) -> str:
 def attempt_path(stream: str, digest: str) -> str:
     """A new file name for one attempt at a shard."""
     return f"{_stream_directory(stream)}/{shard_name(digest)}-{secrets.token_hex(6)}.arrow"
+
+
+def _mapping(data: bytes) -> dict[str, Any]:
+    document = json.loads(data)
+    if not isinstance(document, dict):
+        raise ValueError(f"a mapping is expected, got {type(document).__name__}")
+    return document
 
 
 def _stream_directory(stream: str) -> str:

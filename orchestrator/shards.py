@@ -1,12 +1,14 @@
 """Shards: Arrow IPC files of what was computed for a run of images, and how they are read back.
 
-The model: one record batch per image (or one for a whole table), no pickles, the schema in the file. A shard is named by
-its stream (what is computed) and by the images in it; its record says rows, bytes, SHA-256 and the images set aside.
+The model: one record batch per image (or one for a whole table), no pickles, the schema in the file. A shard is named
+by its stream (what is computed) and by the images in it; its record says rows, bytes, SHA-256 and the images set
+aside.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,9 @@ MAP_SCHEMA = pa.schema(
         ("values", pa.list_(pa.uint16())),
     ]
 )
-COUNT_SCHEMA = pa.schema([("label", pa.int64()), ("label_class", pa.int32()), ("count", pa.int64())])
+# `removed` holds the former labels of the ignored pixels in row-major order, where labels are to be judged; else it is
+# empty. Only with them can a score count an outlier against the label it was taken from.
+LABEL_SCHEMA = MAP_SCHEMA.append(pa.field("removed", pa.list_(pa.uint16())))
 
 
 def sample_schema(channels: int) -> pa.Schema:
@@ -45,7 +49,7 @@ class ShardRecord:
 
     path: str
     rows: int
-    bytes: int
+    size: int
     sha256: str
     columns: list[str]
     images: int
@@ -63,7 +67,15 @@ class ShardRecord:
 
     @staticmethod
     def from_json(data: Mapping[str, Any]) -> "ShardRecord":
-        """The record that `to_json` wrote."""
+        """The record that `to_json` wrote.
+
+        Raises:
+            KeyError, TypeError: not a record.
+            ValueError: it names a file outside the storage.
+        """
+        path = PurePosixPath(data["path"])
+        if path.is_absolute() or ".." in path.parts or not path.parts:
+            raise ValueError(f"{data['path']!r} lies outside the storage")
         quarantined = [Quarantined(**item) for item in data["quarantined"]]
         return ShardRecord(**{**data, "quarantined": quarantined})
 
@@ -98,7 +110,7 @@ class ShardWriter:
         return ShardRecord(
             path=path,
             rows=self._rows,
-            bytes=data.size,
+            size=data.size,
             sha256=hashlib.sha256(data).hexdigest(),
             columns=[f"{column.name}: {column.type}" for column in self._schema],
             images=self._images,
@@ -121,22 +133,22 @@ def sample_batch(image: str, cells: np.ndarray, features: np.ndarray) -> pa.Reco
 
 def map_batch(image: str, values: np.ndarray) -> pa.RecordBatch:
     """A map (H, W) of uint16 of one image, one row."""
+    return pa.record_batch(_map_columns(image, values), schema=MAP_SCHEMA)
+
+
+def label_batch(image: str, labels: np.ndarray, removed: np.ndarray) -> pa.RecordBatch:
+    """A label map (H, W) of uint16 and the former labels (r,) of its ignored pixels (or none), one row."""
+    return pa.record_batch([*_map_columns(image, labels), _list_of(removed)], schema=LABEL_SCHEMA)
+
+
+def _map_columns(image: str, values: np.ndarray) -> list[pa.Array]:
     height, width = values.shape
+    return [pa.array([image]), pa.array([height], pa.int32()), pa.array([width], pa.int32()), _list_of(values)]
+
+
+def _list_of(values: np.ndarray) -> pa.ListArray:
     offsets = pa.array(np.array([0, values.size], dtype=np.int32))
-    flat = pa.array(np.ascontiguousarray(values, dtype=np.uint16).reshape(-1))
-    columns = [
-        pa.array([image]),
-        pa.array([height], pa.int32()),
-        pa.array([width], pa.int32()),
-        pa.ListArray.from_arrays(offsets, flat),
-    ]
-    return pa.record_batch(columns, schema=MAP_SCHEMA)
-
-
-def count_batch(labels: np.ndarray, classes: np.ndarray, counts: np.ndarray) -> pa.RecordBatch:
-    """Sparse pixel counts of (label, class) pairs."""
-    columns = [pa.array(labels.astype(np.int64)), pa.array(classes.astype(np.int32)), pa.array(counts.astype(np.int64))]
-    return pa.record_batch(columns, schema=COUNT_SCHEMA)
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values, dtype=np.uint16).reshape(-1)))
 
 
 def read_batches(storage: Storage, path: str) -> Iterator[pa.RecordBatch]:
@@ -147,11 +159,21 @@ def read_batches(storage: Storage, path: str) -> Iterator[pa.RecordBatch]:
 
 
 def read_maps(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray]]:
-    """Image id and map (H, W) uint16 of every image of a map shard."""
+    """Image id and map (H, W) uint16 of every image of a map or label shard."""
     for batch in read_batches(storage, path):
-        shape = (batch.column("height")[0].as_py(), batch.column("width")[0].as_py())
-        values = batch.column("values").flatten().to_numpy(zero_copy_only=True)
-        yield batch.column("image")[0].as_py(), values.reshape(shape)
+        yield batch.column("image")[0].as_py(), _map_of(batch)
+
+
+def read_judged_labels(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+    """Image id, label map (H, W), and the former labels of its ignored pixels (None where they were not kept)."""
+    for batch in read_batches(storage, path):
+        removed = batch.column("removed").flatten().to_numpy() if "removed" in batch.schema.names else None
+        yield batch.column("image")[0].as_py(), _map_of(batch), removed
+
+
+def _map_of(batch: pa.RecordBatch) -> np.ndarray:
+    shape = (batch.column("height")[0].as_py(), batch.column("width")[0].as_py())
+    return batch.column("values").flatten().to_numpy(zero_copy_only=True).reshape(shape)
 
 
 def read_samples(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

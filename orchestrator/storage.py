@@ -17,7 +17,7 @@ from pyarrow import fs
 from workloads.errors import InputError
 
 
-class StorageFull(InputError):
+class StorageFullError(InputError):
     """The storage has no room left; what was being written is not visible to any reader."""
 
 
@@ -36,7 +36,10 @@ class Storage:
     def __init__(self, uri: str) -> None:
         if "://" in uri:
             self.uri = uri
-            self._filesystem, self._root = fs.FileSystem.from_uri(uri)
+            try:
+                self._filesystem, self._root = fs.FileSystem.from_uri(uri)
+            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+                raise InputError(f"storage {uri!r} cannot be used ({error}); allowed: a path, s3:// or gs://") from None
         else:
             self.uri = str(Path(uri).expanduser().absolute())
             self._filesystem, self._root = fs.LocalFileSystem(), self.uri
@@ -65,7 +68,7 @@ class Storage:
         try:
             self.replace(probe, b"probe")
             self.delete(probe)
-        except StorageFull:
+        except StorageFullError:
             raise
         except OSError as error:
             raise InputError(
@@ -95,20 +98,21 @@ class Storage:
         """Write the file whole, in place of what may be there.
 
         Raises:
-            StorageFull: no room is left.
+            StorageFullError: no room is left.
         """
         if not self.is_local:
             with self._filesystem.open_output_stream(self._at(path)) as stream:
                 stream.write(data)
             return
         temporary = self._write_temporary(path, data)
-        os.replace(temporary, self._at(path))
+        Path(temporary).replace(self._at(path))
 
     def create(self, path: str, data: bytes) -> bool:
         """Write the file whole if there is none. True when this call made it.
 
-        On a local path the file system decides between two writers. An object store has no such call in pyarrow; there the
-        last of two writers within one round trip wins, which is harmless because both write what equal work produced.
+        On a local path the file system decides between two writers. An object store has no such call in pyarrow;
+        there the last of two writers within one round trip wins, which is harmless because both write what equal work
+        produced.
         """
         if not self.is_local:
             if self.exists(path):
@@ -152,6 +156,6 @@ class Storage:
         except OSError as error:
             temporary.unlink(missing_ok=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise StorageFull(f"storage {self.uri} is full: no room for {len(data)} bytes of {path}") from None
+                raise StorageFullError(f"storage {self.uri} is full: no room for {len(data)} bytes of {path}") from None
             raise
         return str(temporary)

@@ -1,16 +1,15 @@
 """Checking and mending a storage.
 
-The model: what a manifest or a record names must be there with the bytes it had; whatever is not named by any of them is a
-leftover of a killed attempt. Repairing forgets what is damaged (the next run computes it again) and sweeps the leftovers.
+The model: what a manifest or a record names must be there with the bytes it had; whatever is not named by any of them
+is a leftover of a killed attempt. Repairing forgets what is damaged (the next run computes it again) and sweeps the
+leftovers.
 """
 
 import hashlib
-import json
 import time
-from collections import defaultdict
 from dataclasses import dataclass, field
 
-from orchestrator.ledger import Manifest
+from orchestrator.ledger import Manifest, read_record
 from orchestrator.shards import ShardRecord
 from orchestrator.storage import Storage
 
@@ -33,46 +32,16 @@ class Verification:
 def verify(storage: Storage, *, repair: bool) -> Verification:
     """Check every manifest, every record and every shard they name, by size and SHA-256."""
     found = Verification()
-    users: dict[str, list[Manifest]] = defaultdict(list)
-    records: dict[str, ShardRecord] = {}
-    forget: set[str] = set()
-    for file in storage.files("steps", deep=True):
-        try:
-            manifest = Manifest.from_bytes(storage.read(file.path))
-        except (ValueError, KeyError, TypeError) as error:
-            found.damaged[file.path] = f"is not a manifest ({error})"
-            forget.add(file.path)
-            continue
-        found.steps += 1
-        for record in manifest.shards:
-            users[record.path].append(manifest)
-            records[record.path] = record
-    record_files: dict[str, str] = {}
-    for file in storage.files("shards", deep=True):
-        if not file.path.endswith(".json"):
-            continue
-        try:
-            record = ShardRecord.from_json(json.loads(storage.read(file.path)))
-        except (ValueError, KeyError, TypeError) as error:
-            found.damaged[file.path] = f"is not a shard's record ({error})"
-            forget.add(file.path)
-            continue
-        records[record.path] = record
-        record_files[record.path] = file.path
-    for path, record in sorted(records.items()):
+    named = _read_named(storage, found)
+    forget = set(found.damaged)
+    for path, mention in sorted(named.items()):
         found.shards += 1
-        found.bytes += record.bytes
-        problem = _problem(storage, record)
+        found.bytes += mention.record.size
+        problem = _problem(storage, mention.record)
         if problem:
             found.damaged[path] = problem
-            forget |= {path, record_files.get(path, path)}
-            forget |= {f"steps/{manifest.kind}/{manifest.key}.json" for manifest in users[path]}
-    now = time.time()
-    for directory in ("shards", "models"):
-        for file in storage.files(directory, deep=True):
-            if file.path.endswith((".arrow", ".part")) and file.path not in records:
-                if now - file.modified > _LEFTOVER_SECONDS:
-                    found.leftovers.append(file.path)
+            forget |= {path, *mention.by}
+    found.leftovers = _leftovers(storage, set(named))
     if repair:
         for path in sorted(forget) + found.leftovers:
             storage.delete(path)
@@ -80,13 +49,54 @@ def verify(storage: Storage, *, repair: bool) -> Verification:
     return found
 
 
+@dataclass
+class _Mention:
+    """A shard, and the files that name it."""
+
+    record: ShardRecord
+    by: set[str] = field(default_factory=set)
+
+
+def _read_named(storage: Storage, found: Verification) -> dict[str, _Mention]:
+    """Every shard that a manifest or a record names, by path; what cannot be read is put down as damaged."""
+    named: dict[str, _Mention] = {}
+    files = [*storage.files("steps", deep=True), *storage.files("shards", deep=True)]
+    for file in files:
+        if not file.path.endswith(".json"):
+            continue
+        data = storage.read(file.path)
+        try:
+            if file.path.startswith("steps/"):
+                records = Manifest.from_bytes(data).shards
+                found.steps += 1
+            else:
+                records = [read_record(data)]
+        except ValueError as error:
+            found.damaged[file.path] = f"cannot be read ({error})"
+            continue
+        for record in records:
+            named.setdefault(record.path, _Mention(record)).by.add(file.path)
+    return named
+
+
+def _leftovers(storage: Storage, named: set[str]) -> list[str]:
+    """Files of killed attempts that nobody names and nobody can still be writing."""
+    oldest = time.time() - _LEFTOVER_SECONDS
+    return [
+        file.path
+        for directory in ("shards", "models")
+        for file in storage.files(directory, deep=True)
+        if file.path.endswith((".arrow", ".part")) and file.path not in named and file.modified < oldest
+    ]
+
+
 def _problem(storage: Storage, record: ShardRecord) -> str | None:
     try:
         data = storage.read(record.path)
     except FileNotFoundError:
         return "is missing"
-    if len(data) != record.bytes:
-        return f"has {len(data)} bytes, written were {record.bytes}"
+    if len(data) != record.size:
+        return f"has {len(data)} bytes, written were {record.size}"
     if hashlib.sha256(data).hexdigest() != record.sha256:
         return "has another SHA-256 than what was written"
     return None
