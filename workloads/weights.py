@@ -317,8 +317,8 @@ def _downloaded(url: str, file_name: str, hash_prefix: str | None) -> Path:
         torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=False)
     except (OSError, RuntimeError, ValueError) as error:
         # An HTTPError says its code itself; any other URLError hides the reason inside.
-        plain = isinstance(error, urllib.error.HTTPError) or not isinstance(error, urllib.error.URLError)
-        reason = error if plain else error.reason
+        hidden = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
+        reason = getattr(error, "reason", error) if hidden else error
         raise InputError(
             f"weights: {url} could not be downloaded ({reason}); "
             "fetch it on a machine with network access and give its path"
