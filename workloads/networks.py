@@ -58,9 +58,7 @@ class SegmentorConfig(What):
     head: Literal["deeplabv3", "pspnet"] = Field("deeplabv3", description="segmentation head")
     backbone: Backbone = Field("resnet50", description="torchvision backbone")
     output_stride: Literal[8, 16, 32] = Field(8, description="pixels of the input per cell of the features")
-    auxiliary_head: bool = Field(
-        True, description="a second, plain head on the stage before last while training"
-    )
+    auxiliary_head: bool = Field(True, description="a second, plain head on the stage before last while training")
     head_channels: int | None = Field(
         None, ge=8, description="channels of the head; null: 256 for deeplabv3, 512 for pspnet, as published"
     )
@@ -161,9 +159,7 @@ class PyramidPooling(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) to (B, 2 C, h, w)."""
         size = x.shape[-2:]
-        pooled = [
-            F.interpolate(branch(x), size, mode="bilinear", align_corners=False) for branch in self.branches
-        ]
+        pooled = [F.interpolate(branch(x), size, mode="bilinear", align_corners=False) for branch in self.branches]
         return torch.cat([x, *pooled], dim=1)
 
 
@@ -255,9 +251,7 @@ def build_segmentor(config: SegmentorConfig, num_classes: int, seed: int = 0) ->
         return Segmentor(config, num_classes)
 
 
-def initialise(
-    network: Segmentor, initialisation: Initialisation, weights: str | None = None
-) -> WeightsReport | None:
+def initialise(network: Segmentor, initialisation: Initialisation, weights: str | None = None) -> WeightsReport | None:
     """Load the backbone's first weights, in place; None when they stay random.
 
     `imagenet` without `weights` is torchvision's first ImageNet version of the backbone, by name. `moco`,
@@ -266,9 +260,7 @@ def initialise(
     """
     if initialisation == "random":
         if weights is not None:
-            raise InputError(
-                f"init is 'random', yet weights {weights!r} are given; allowed: null, or another init"
-            )
+            raise InputError(f"init is 'random', yet weights {weights!r} are given; allowed: null, or another init")
         return None
     if initialisation in ("moco", "pixpro") and network.config.backbone != "resnet50":
         raise InputError(
@@ -280,19 +272,26 @@ def initialise(
     return load_backbone(network.backbone, source, network.config.backbone)
 
 
-def load_below_classifier(network: Segmentor, state: Mapping[str, Tensor]) -> list[str]:
-    """Load a pre-trained segmentor's state dict, except both last 1x1 convolutions and the auxiliary head.
+def pretrained_state(network: Segmentor, scope: Literal["segmentor", "backbone"]) -> dict[str, Tensor]:
+    """What pre-training trained, on the CPU: everything below the last 1x1 convolutions, or the backbone
+    alone."""
+    last = f"classifier.{len(network.classifier) - 1}."
+    left = ("aux_classifier.", "classifier." if scope == "backbone" else last)
+    state = network.state_dict()
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items() if not name.startswith(left)}
 
-    Those depend on the classes and stay as they are. Returns the names that were left. Raises `InputError`
-    when another tensor is missing, unexpected or of another shape: a checkpoint of another architecture.
+
+def load_pretrained(network: Segmentor, state: Mapping[str, Tensor]) -> list[str]:
+    """Load what `pretrained_state` gave, of either scope; returns the names that keep their initial values.
+
+    Raises `InputError` when a tensor is missing, unexpected or of another shape: a checkpoint of another
+    architecture.
     """
     own = network.state_dict()
-    last = f"classifier.{len(network.classifier) - 1}."
-    kept = [name for name in own if name.startswith((last, "aux_classifier."))]
-    given = {name: tensor for name, tensor in state.items() if not name.startswith((last, "aux_classifier."))}
-    wanted = set(own) - set(kept)
-    missing, unexpected = sorted(wanted - set(given)), sorted(set(given) - wanted)
-    other = sorted(name for name in wanted & set(given) if own[name].shape != given[name].shape)
+    with_head = any(name.startswith("classifier.") for name in state)
+    wanted = set(pretrained_state(network, "segmentor" if with_head else "backbone"))
+    missing, unexpected = sorted(wanted - set(state)), sorted(set(state) - wanted)
+    other = sorted(name for name in wanted & set(state) if own[name].shape != state[name].shape)
     if missing or unexpected or other:
         config = network.config
         raise InputError(
@@ -300,8 +299,8 @@ def load_below_classifier(network: Segmentor, state: Mapping[str, Tensor]) -> li
             f"{missing[:2]}, {len(unexpected)} unexpected {unexpected[:2]}, "
             f"{len(other)} of another shape {other[:2]}"
         )
-    network.load_state_dict({**own, **given})
-    return kept
+    network.load_state_dict({**own, **state})
+    return sorted(set(own) - wanted)
 
 
 class TorchvisionBackbone(NamedTuple):

@@ -33,6 +33,7 @@ from torch.nn.functional import grid_sample
 
 from workloads.config import What
 from workloads.errors import InputError
+from workloads.seeding import generator
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -53,9 +54,7 @@ class ViewsConfig(What):
     )
     crop: tuple[int, int] = Field((321, 361), description="smallest and largest side, or height and width")
     crop_step: int = Field(8, ge=1, description="step between the sides of a range")
-    scale: tuple[float, float] = Field(
-        (0.4, 2.5), description="smallest and largest factor of the image's size"
-    )
+    scale: tuple[float, float] = Field((0.4, 2.5), description="smallest and largest factor of the image's size")
     scale_distribution: Literal["uniform", "log_uniform"] = Field(
         "uniform", description="how the factor is drawn from its range"
     )
@@ -67,9 +66,7 @@ class ViewsConfig(What):
     )
     jitter_probability: Probability = Field(1.0, ge=0, le=1, description="share of views with colour jitter")
     grayscale: Probability = Field(0.2, ge=0, le=1, description="share of views turned grey")
-    blur_probability: Probability = Field(
-        0.0, ge=0, le=1, description="share of views blurred, 5 x 5 Gaussian"
-    )
+    blur_probability: Probability = Field(0.0, ge=0, le=1, description="share of views blurred, 5 x 5 Gaussian")
     cutout: tuple[int, int] = Field((0, 40), description="smallest and largest side of the square cut out")
     cutout_labels: Literal["ignore", "keep"] = Field("ignore", description="what pixels cut out are labelled")
 
@@ -127,12 +124,12 @@ class View:
         return torch.where(self.pixels >= 0, seen, OUTSIDE)
 
 
-def crop_of_batch(config: ViewsConfig, generator: np.random.Generator) -> tuple[int, int]:
+def crop_of_batch(config: ViewsConfig, rng: np.random.Generator) -> tuple[int, int]:
     """Height and width of every view of one batch."""
     low, high = config.crop
     if config.crop_mode == "fixed":
         return low, high
-    side = low + config.crop_step * int(generator.integers((high - low) // config.crop_step + 1))
+    side = low + config.crop_step * int(rng.integers((high - low) // config.crop_step + 1))
     return side, side
 
 
@@ -148,24 +145,22 @@ def check_crop(config: ViewsConfig, image_size: tuple[int, int]) -> None:
         )
 
 
-def draw(config: ViewsConfig, crop: tuple[int, int], generator: np.random.Generator) -> Draw:
+def draw(config: ViewsConfig, crop: tuple[int, int], rng: np.random.Generator) -> Draw:
     """Draw one view; every number is drawn whatever the options, so that options do not shift one another."""
-    uniform = generator.uniform
+    uniform = rng.uniform
     low, high = config.scale
     at = uniform()
-    scale = (
-        low * (high / low) ** at if config.scale_distribution == "log_uniform" else low + (high - low) * at
-    )
+    scale = low * (high / low) ** at if config.scale_distribution == "log_uniform" else low + (high - low) * at
     angle, rotated = uniform(*config.rotation), uniform() < config.rotation_probability
     centre = (uniform(), uniform())
     flip = uniform() < config.flip
     factors = [uniform(max(0.0, 1 - strength), 1 + strength) for strength in config.jitter[:3]]
     changes = [*zip(("brightness", "contrast", "saturation"), factors, strict=True)]
     changes.append(("hue", uniform(-config.jitter[3], config.jitter[3])))
-    order = generator.permutation(len(changes))
+    order = rng.permutation(len(changes))
     jittered, grey = uniform() < config.jitter_probability, uniform() < config.grayscale
     sigma, blurred = uniform(0.1, 2.0), uniform() < config.blur_probability
-    cutout = int(generator.integers(config.cutout[0], config.cutout[1] + 1))
+    cutout = int(rng.integers(config.cutout[0], config.cutout[1] + 1))
     strengths = dict(zip(("brightness", "contrast", "saturation", "hue"), config.jitter, strict=True))
     return Draw(
         crop=crop,
@@ -217,6 +212,16 @@ def render(image: np.ndarray, drawn: Draw, cutout_labels: Literal["ignore", "kee
         if cutout_labels == "ignore":
             pixels[top : top + tall, left : left + wide] = OUTSIDE
     return View(colours, pixels, drawn.scale)
+
+
+def image_views(
+    image: np.ndarray, config: ViewsConfig, crop: tuple[int, int], seed: int, name: tuple[str, int]
+) -> list[View]:
+    """Both views of an image uint8 (H, W, 3) in an epoch; `name` is (image id, epoch). The image has its
+    final size."""
+    image_id, epoch = name
+    draws = [draw(config, crop, generator(seed, "view", epoch, image_id, view)) for view in range(2)]
+    return [render(image, drawn, config.cutout_labels) for drawn in draws]
 
 
 def _source_coordinates(drawn: Draw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -271,9 +276,7 @@ def _sample_colours(image: np.ndarray, rows: Tensor, columns: Tensor, shrink: fl
         [(columns - left + 0.5) * (2 / (right - left)) - 1, (rows - top + 0.5) * (2 / (bottom - top)) - 1],
         dim=-1,
     ).to(torch.float32)
-    sampled = grid_sample(
-        window[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=False
-    )
+    sampled = grid_sample(window[None], grid[None], mode="bilinear", padding_mode="zeros", align_corners=False)
     return sampled[0].add_(mean)
 
 

@@ -10,7 +10,8 @@ from workloads.networks import (
     SegmentorConfig,
     build_segmentor,
     initialise,
-    load_below_classifier,
+    load_pretrained,
+    pretrained_state,
     torchvision_backbone,
 )
 
@@ -105,7 +106,7 @@ def test_pretrained_network_enters_everything_below_the_classifier():
     config = SegmentorConfig(backbone="mobilenet_v2", head_channels=16)
     pretrained, target = build_segmentor(config, 3, seed=1), build_segmentor(config, 7, seed=2)
     classifier = target.classifier[-1].weight.clone()
-    kept = load_below_classifier(target, pretrained.state_dict())
+    kept = load_pretrained(target, pretrained_state(pretrained, "segmentor"))
     images = torch.randn(1, 3, 33, 33)
     with torch.inference_mode():
         torch.testing.assert_close(
@@ -113,6 +114,17 @@ def test_pretrained_network_enters_everything_below_the_classifier():
         )
     assert torch.equal(target.classifier[-1].weight, classifier)
     assert "classifier.4.weight" in kept
+
+
+def test_pretrained_backbone_enters_any_head():
+    pretrained = build_segmentor(SegmentorConfig(backbone="resnet18", head_channels=16), 3, seed=1)
+    target = build_segmentor(SegmentorConfig(backbone="resnet18", head="pspnet", head_channels=24), 7, seed=2)
+    head = target.classifier[1].weight.clone()
+    load_pretrained(target, pretrained_state(pretrained, "backbone"))
+    assert torch.equal(target.backbone.conv1.weight, pretrained.backbone.conv1.weight)
+    assert torch.equal(target.classifier[1].weight, head)
+    with pytest.raises(InputError, match="not of"):
+        load_pretrained(target, {"backbone.conv1.weight": pretrained.backbone.conv1.weight})
 
 
 @pytest.mark.parametrize(
@@ -126,7 +138,7 @@ def test_pretrained_network_enters_everything_below_the_classifier():
 def test_checkpoint_of_another_architecture_is_refused(other):
     target = build_segmentor(SegmentorConfig(backbone="mobilenet_v2", head_channels=16), 3)
     with pytest.raises(InputError, match="not of deeplabv3 on mobilenet_v2"):
-        load_below_classifier(target, build_segmentor(other, 3).state_dict())
+        load_pretrained(target, pretrained_state(build_segmentor(other, 3), "segmentor"))
 
 
 def test_initialisation_refuses_what_does_not_fit():

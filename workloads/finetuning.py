@@ -1,0 +1,154 @@
+"""Training a segmentation network on true labels.
+
+The model: cross-entropy over the labelled pixels of augmented images, plus a share of the same loss of the
+auxiliary head, as an `Objective` of `workloads.training`. Everything below the last 1x1 convolutions may
+start from a pre-trained network, which is what this project compares.
+
+The failure this guards against: padding or unlabelled pixels that count as class 0; the loss of a batch
+without a labelled pixel, which is not a number in torch; a label map whose values do not fit the classes,
+which trains in silence.
+
+Sources: FACTS of the recipes are in `workloads.recipes`; weight 0.4 of the auxiliary loss: PSPNet (Zhao et
+al. 2017).
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from workloads.collectives import Alone, Workers
+from workloads.config import What
+from workloads.errors import InputError
+from workloads.networks import Logits, Segmentor, SegmentorConfig
+from workloads.seeding import generator
+from workloads.training import (
+    Batch,
+    Loop,
+    Machine,
+    Objective,
+    OptimiserConfig,
+    Sample,
+    Slot,
+    Source,
+    TrainingConfig,
+    Wrap,
+)
+from workloads.views import ViewsConfig, check_crop, crop_of_batch, draw, render, resize_image, resize_labels
+
+IGNORE = 255
+AUGMENTATION = ViewsConfig(
+    crop_mode="fixed",
+    crop=(713, 713),
+    scale=(0.5, 2.0),
+    rotation=(-10.0, 10.0),
+    rotation_probability=0.5,
+    jitter=(0.0, 0.0, 0.0, 0.0),
+    grayscale=0.0,
+    blur_probability=0.5,
+    cutout=(0, 0),
+)
+
+
+class EvaluationConfig(What):
+    """How a trained network is scored; the prediction always has the size of the ground truth."""
+
+    image_size: tuple[int, int] | None = Field(None, description="height and width of the input at scale 1; null: own")
+    scales: tuple[float, ...] = Field((1.0,), min_length=1, description="factors of that size, averaged in softmax")
+    flip: bool = Field(False, description="average with the mirrored image, too")
+    window: tuple[int, int] | None = Field(None, description="height and width of a sliding window; null: whole images")
+    window_stride: float = Field(2 / 3, gt=0, le=1, description="step of the window as a share of its size")
+    batch_size: int = Field(1, ge=1, description="images of equal size per forward pass")
+
+
+class FinetuneConfig(TrainingConfig):
+    """A fine-tuning run; `workloads.recipes` has named presets."""
+
+    segmentor: SegmentorConfig = Field(SegmentorConfig(), description="the network")
+    augmentation: ViewsConfig = Field(AUGMENTATION, description="how training images are changed")
+    auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss")
+    optimiser: OptimiserConfig = Field(OptimiserConfig(head_factor=10.0), description="optimiser and schedule")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="single-scale evaluation")
+    evaluation_multi_scale: EvaluationConfig | None = Field(None, description="second evaluation; null: none")
+
+
+class Finetuning(Objective):
+    """Cross-entropy of a segmentor on ground truth uint8 (H, W), 255 ignored."""
+
+    def __init__(self, segmentor: Segmentor, config: FinetuneConfig, workers: Workers | None = None) -> None:
+        super().__init__()
+        self.segmentor = segmentor
+        self.config = config
+        self.workers = workers or Alone()
+        self.shown = {}
+
+    def crop(self, rng: np.random.Generator) -> tuple[int, int]:
+        """See `Objective.crop`."""
+        return crop_of_batch(self.config.augmentation, rng)
+
+    def inputs(self, sample: Sample, slot: Slot) -> Batch:
+        """`image` float32 (3, h, w) and `labels` int64 (h, w), -1 where nothing is known."""
+        views = self.config.augmentation
+        if sample.labels is None:
+            raise InputError(f"{slot.image_id}: no ground truth; fine-tuning needs labelled images")
+        labels, classes = sample.labels, self.segmentor.num_classes
+        if labels.shape != sample.image.shape[:2]:
+            raise InputError(
+                f"{slot.image_id}: the image is {sample.image.shape[:2]}, its ground truth {labels.shape}; "
+                "allowed: equal"
+            )
+        wrong = labels[(labels >= classes) & (labels != IGNORE)]
+        if wrong.size:
+            raise InputError(
+                f"{slot.image_id}: label {int(wrong.max())} in the ground truth; "
+                f"allowed: 0 to {classes - 1}, and {IGNORE}"
+            )
+        check_crop(views, (sample.image.shape[0], sample.image.shape[1]))
+        image = resize_image(sample.image, views.image_size)
+        labels = resize_labels(labels, image.shape[:2] if views.image_size else None)
+        rng = generator(self.config.seed, "view", slot.epoch, slot.image_id, 0)
+        view = render(image, draw(views, slot.crop, rng), views.cutout_labels)
+        return {"image": view.image, "labels": view.look_up(labels, IGNORE)}
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean cross-entropy over all labelled pixels of all workers; zero, with a graph, when there is
+        none."""
+        logits: Logits = self.segmentor(batch["image"])
+        labels = batch["labels"]
+        # Sums divided by the pixels of the whole batch: a worker with few labelled pixels must not weigh
+        # more.
+        known = self.workers.sum((labels >= 0).sum().float()).clamp(min=1) / self.workers.size
+        loss = _summed_cross_entropy(logits.main, labels) / known
+        with torch.no_grad():
+            right = (logits.main.argmax(dim=1) == labels).sum()
+            self.shown = {"pixel_accuracy": right / (labels >= 0).sum().clamp(min=1), "main_loss": loss.detach()}
+        if logits.auxiliary is not None:
+            loss = loss + self.config.auxiliary_weight * _summed_cross_entropy(logits.auxiliary, labels) / known
+        return loss
+
+
+def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
+
+
+def finetuning_loop(
+    segmentor: Segmentor,
+    source: Source,
+    config: FinetuneConfig,
+    *,
+    machine: Machine | None = None,
+    workers: Workers | None = None,
+    wrap: Wrap | None = None,
+) -> Loop:
+    """The loop of one worker; `segmentor` holds its initial weights, equal on all workers.
+
+    Raises `InputError` for a batch of one image per worker where the network normalises over it.
+    """
+    shared = workers or Alone()
+    if config.batch_size == shared.size:
+        raise InputError(
+            f"batch_size is {config.batch_size} with {shared.size} workers; allowed: 2 or more images per worker, "
+            "since one pooled cell cannot be normalised"
+        )
+    return Loop(Finetuning(segmentor, config, shared), source, config, machine=machine, workers=shared, wrap=wrap)
