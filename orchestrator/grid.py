@@ -1,7 +1,8 @@
 """The grid: which cells an experiment has.
 
-The model: `grid` maps dotted keys to lists of values and means their product; a list of such mappings means their union,
-so that rows which share no columns need no empty cells. A cell is the base with the grid's values laid over it.
+The model: `grid` maps dotted keys to lists of values and means their product; a list of such mappings means their
+union, so that rows which share no columns need no empty cells. A cell is the base with the grid's values laid over
+it.
 """
 
 import copy
@@ -39,7 +40,9 @@ def expand(document: dict[str, Any]) -> list[Cell]:
             for key, value in values.items():
                 set_key(filled, key, copy.deepcopy(value))
             try:
-                cells.setdefault(digest(values), Cell(values, parse_entry(filled)))
+                # Validated first: what is no value of a key (a date, a NaN) has no digest either.
+                entry = parse_entry(filled)
+                cells.setdefault(digest(values), Cell(values, entry))
             except InputError as error:
                 problems |= dict.fromkeys(str(error).splitlines())
     if problems:
@@ -51,6 +54,9 @@ def _product(product: Any) -> list[dict[str, Any]]:
     if not isinstance(product, dict):
         raise InputError(f"grid must be a mapping of keys to lists (or a list of such mappings), got {product!r}")
     for key, values in product.items():
+        if not isinstance(key, str) or key.split(".")[0] in ("name", "compute", "grid"):
+            allowed = ", ".join(name for name in ExperimentEntry.model_fields if name not in ("name", "compute"))
+            raise InputError(f"grid.{key} cannot vary between cells; allowed are {allowed} and keys below them")
         if not isinstance(values, list) or not values:
             raise InputError(f"grid.{key}: {values!r} is not allowed; give a list of at least one value")
     return [dict(zip(product, chosen, strict=True)) for chosen in itertools.product(*product.values())]

@@ -1,8 +1,8 @@
 """The experiment file: what may be written in it, and one readable message for everything that is wrong with it.
 
-The model: a YAML file is a base configuration and a `grid`; every cell of the grid is validated by the same strict types.
-Fields that decide a result are `What`s (hashed); paths, devices and worker counts are `How`s (never hashed). All errors of
-a file are reported together, each with its key, its value and what is allowed.
+The model: a YAML file is a base configuration and a `grid`; every cell of the grid is validated by the same strict
+types. Fields that decide a result are `What`s (hashed); paths, devices and worker counts are `How`s (never hashed).
+All errors of a file are reported together, each with its key, its value and what is allowed.
 """
 
 import difflib
@@ -47,7 +47,7 @@ class DatasetEntry(How):
 
 
 class ExtractorEntry(How):
-    """A feature extractor: its configuration (hashed) and where its weights are (their content is hashed, not the place)."""
+    """A feature extractor: its configuration (hashed) and its weights (hashed by content, not by place)."""
 
     config: ExtractorConfig
     weights: str | None = Field(None, description="'random', a torchvision weights name, a file or a URL")
@@ -65,7 +65,8 @@ class LabelsEntry(How):
     """Auxiliary labels: from which images, by which features, clusters, superpixels and outlier share."""
 
     source: Literal["auxiliary", "superpixel", "pixel"] = Field(
-        "auxiliary", description="auxiliary labels, or the conditions of Table 1: #2 superpixel ids, #1 pixel ids"
+        "auxiliary",
+        description="auxiliary labels, or the conditions of Table 1: #2 superpixel ids, #1 pixel ids",
     )
     images: int | None = Field(None, ge=1, description="first n images of the pool's seeded order; null for all")
     extractor: ExtractorEntry = Field(default_factory=lambda: ExtractorEntry.model_validate({"arch": "filters"}))
@@ -73,6 +74,14 @@ class LabelsEntry(How):
     clustering: ClusteringConfig = KMeansConfig()
     superpixels: SuperpixelConfig | None = SuperpixelConfig()
     outliers: float = Field(0.05, ge=0, lt=1, description="share of each cluster's farthest pixels that cast no vote")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_method(cls, data: Any) -> Any:
+        """K-means unless another method is named, so that one option can be set without the others."""
+        if isinstance(data, dict) and isinstance(data.get("clustering"), dict):
+            return {**data, "clustering": {"method": "kmeans", **data["clustering"]}}
+        return data
 
 
 class Compute(How):
@@ -129,10 +138,17 @@ def load_document(path: str | Path, overrides: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise InputError(f"override {override!r}: the value is not YAML: {error}") from None
         if key.startswith("grid."):
-            document["grid"] = {**(document.get("grid") or {}), key.removeprefix("grid."): value}
+            document["grid"] = _with_grid_key(document.get("grid") or {}, key.removeprefix("grid."), value)
         else:
             set_key(document, key, value)
     return document
+
+
+def _with_grid_key(grid: Any, key: str, value: Any) -> Any:
+    """The grid with a key set: of a union of grids, in each of them. `expand` refuses what is not a grid."""
+    if isinstance(grid, list):
+        return [_with_grid_key(product, key, value) for product in grid]
+    return {**grid, key: value} if isinstance(grid, dict) else grid
 
 
 def set_key(document: dict[str, Any], dotted: str, value: Any) -> None:
@@ -166,7 +182,8 @@ def parse_entry(document: dict[str, Any]) -> ExperimentEntry:
     batch = entry.labels.extractor.config.batch_size
     if entry.compute.shard_images % batch:
         raise InputError(
-            f"compute.shard_images: {entry.compute.shard_images} must be a multiple of labels.extractor.batch_size ({batch})"
+            f"compute.shard_images: {entry.compute.shard_images} must be a multiple of "
+            f"labels.extractor.batch_size ({batch})"
         )
     return entry
 
@@ -185,8 +202,10 @@ def _explain(detail: Any) -> str:
     value = detail.get("input")
     match detail["type"]:
         case "extra_forbidden":
-            near = difflib.get_close_matches(key, _known_keys(), n=1, cutoff=0.6)
-            return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else "")
+            if key in _known_keys():
+                return f"{key}: {value!r} is not allowed; {parts[-2]} has no such option"
+            near = _nearest(key)
+            return f"unknown key {key}" + (f"; did you mean {near}?" if near else "")
         case "missing":
             return f"{key} is missing"
         case "union_tag_not_found" | "union_tag_invalid":
@@ -195,6 +214,8 @@ def _explain(detail: Any) -> str:
             got = f"{context['tag']!r} is not known" if "tag" in context else "is missing"
             allowed = context.get("expected_tags") or ", ".join(_tags(key))
             return f"{key}.{tag}: {got}; allowed: {allowed}"
+        case "model_type" | "model_attributes_type":
+            return f"{key}: {value!r} is not allowed; give a mapping of keys: {', '.join(_keys_below(key))}"
         case _:
             message = detail["msg"].removeprefix("Value error, ")
             return f"{key}: {value!r} is not allowed; {message[0].lower()}{message[1:]}"
@@ -211,12 +232,32 @@ def _without_tags(parts: list[str]) -> list[str]:
         if skip_tag or (kept[-2:] == ["labels", "clustering"] and part in ("kmeans", "dbscan")):
             skip_tag = False
             continue
+        if part in ("float", "int", "str") or part.startswith("literal["):
+            continue
         kept.append(part)
     return kept
 
 
 def _tags(key: str) -> list[str]:
-    return sorted(name for name in _known_keys() if name.startswith(f"{key}."))
+    """The names that tell the alternatives of a union apart."""
+    properties = ExperimentEntry.model_json_schema()["$defs"]["DatasetEntry"]["properties"]["config"]
+    return list(properties["discriminator"]["mapping"]) if key == "dataset" else []
+
+
+def _keys_below(key: str) -> list[str]:
+    inner = (name.removeprefix(f"{key}.") for name in _known_keys() if name.startswith(f"{key}."))
+    return [name for name in inner if "." not in name]
+
+
+def _nearest(key: str) -> str | None:
+    """The known key that is spelt most alike, or ends most alike: a key is often right but in the wrong place."""
+    known = _known_keys()
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if near:
+        return near[0]
+    ends = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    end = difflib.get_close_matches(key.rsplit(".", 1)[-1], ends, n=1, cutoff=0.6)
+    return ends[end[0]] if end else None
 
 
 def _known_keys() -> list[str]:
