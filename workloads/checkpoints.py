@@ -111,9 +111,7 @@ def _read_safely(path: Path) -> Any:
                 f"weights: {path} holds more than tensors and plain values, and is refused because "
                 f"reading it could run code ({reason})"
             ) from None
-        raise InputError(
-            f"weights: {path} is not a checkpoint written by torch.save, or is damaged"
-        ) from None
+        raise InputError(f"weights: {path} is not a checkpoint written by torch.save, or is damaged") from None
     except Exception as error:
         # torch.load raises many types for a damaged file (RuntimeError, EOFError, KeyError, ValueError, ...).
         first_line = (str(error).splitlines() or [""])[0][:200]
@@ -185,8 +183,7 @@ def _by_keys(tensors: dict[str, torch.Tensor], path: Path) -> Checkpoint:
         kept, skipped, format_name = plain, (), "torchvision"
     else:
         raise InputError(
-            f"weights: {path} is of no known format; its first keys are {_first(tensors)}. "
-            f"Known formats: {FORMATS}"
+            f"weights: {path} is of no known format; its first keys are {_first(tensors)}. Known formats: {FORMATS}"
         )
     return Checkpoint(_float32(kept), format_name, file_sha256(path), skipped)
 
@@ -201,8 +198,7 @@ def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
 
 def _float32(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {
-        name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
+        name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
     }
 
 

@@ -67,9 +67,7 @@ def dilate(module: nn.Module, output_stride: int) -> nn.Module:
         InputError: another output stride, or a network that strides by something that cannot be dilated.
     """
     if output_stride not in OUTPUT_STRIDES:
-        raise InputError(
-            f"output_stride: {output_stride} is not possible; allowed are {list(OUTPUT_STRIDES)}"
-        )
+        raise InputError(f"output_stride: {output_stride} is not possible; allowed are {list(OUTPUT_STRIDES)}")
     strides = _input_strides(module)
     names = {layer: name for name, layer in module.named_modules()}
     for layer, input_stride in strides.items():
@@ -109,9 +107,7 @@ def run_probe(module: nn.Module, hooks: dict[nn.Module, Hook]) -> None:
         stack.enter_context(torch.no_grad())
         for layer, hook in hooks.items():
             stack.callback(layer.register_forward_hook(hook).remove)
-        torch.func.functional_call(
-            module, tensors, (torch.empty(1, 3, PROBE_SIZE, PROBE_SIZE, device="meta"),)
-        )
+        torch.func.functional_call(module, tensors, (torch.empty(1, 3, PROBE_SIZE, PROBE_SIZE, device="meta"),))
 
 
 def stride_of(map_size: int) -> int:
@@ -145,9 +141,7 @@ def _input_strides(module: nn.Module) -> dict[Windowed, int]:
         assert isinstance(layer, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d)
         stride = stride_of(inputs[0].shape[-1])
         if strides.setdefault(layer, stride) != stride:
-            raise InputError(
-                f"{layer}: used at strides {strides[layer]} and {stride}, so it cannot be dilated"
-            )
+            raise InputError(f"{layer}: used at strides {strides[layer]} and {stride}, so it cannot be dilated")
 
     run_probe(module, {layer: note for layer in module.modules() if isinstance(layer, Windowed)})
     return strides

@@ -119,9 +119,7 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
     path = _file(arch, given)
     checkpoint = read_checkpoint(path)
     if checkpoint.format == "lookbeyond backbone" and checkpoint.arch != arch:
-        raise InputError(
-            f"weights: {given} is a backbone of {checkpoint.arch}; the architecture asked for is {arch}"
-        )
+        raise InputError(f"weights: {given} is a backbone of {checkpoint.arch}; the architecture asked for is {arch}")
     tensors, set_aside = _for_architecture(checkpoint, arch)
 
     own = module.state_dict()
@@ -148,11 +146,7 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
 
     # Files written before batch normalisation counted its batches have no such tensor; nothing here depends
     # on it.
-    counters = {
-        name: torch.zeros_like(tensor)
-        for name, tensor in own.items()
-        if name.endswith(".num_batches_tracked")
-    }
+    counters = {name: torch.zeros_like(tensor) for name, tensor in own.items() if name.endswith(".num_batches_tracked")}
     loaded = {name: tensor for name, tensor in tensors.items() if name in own and name not in surplus}
     module.load_state_dict({**own, **counters, **loaded})
     logger.info("weights %s: %s", given, report)
@@ -162,8 +156,7 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
 def _given(arch: str, weights: str | None) -> str:
     if weights is None or not weights.strip() or weights == NONE:
         raise InputError(
-            f"weights: {arch} needs 'random', a torchvision weights name ({_torchvision_names(arch)}), "
-            "a path or a URL"
+            f"weights: {arch} needs 'random', a torchvision weights name ({_torchvision_names(arch)}), a path or a URL"
         )
     return weights.strip()
 
@@ -174,16 +167,10 @@ def _for_architecture(checkpoint: Checkpoint, arch: str) -> tuple[dict[str, torc
     if arch in SEGMENTATION or not any(name.startswith("backbone.") for name in tensors):
         return tensors, checkpoint.skipped
     backbone = {
-        name.removeprefix("backbone."): tensor
-        for name, tensor in tensors.items()
-        if name.startswith("backbone.")
+        name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")
     }
     heads = tuple(name for name in tensors if not name.startswith("backbone.") and name.startswith(HEADS))
-    other = {
-        name: tensor
-        for name, tensor in tensors.items()
-        if not name.startswith("backbone.") and name not in heads
-    }
+    other = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.") and name not in heads}
     return {**backbone, **other}, (*checkpoint.skipped, *heads)
 
 
@@ -290,9 +277,7 @@ def _file(arch: str, weights: str) -> Path:
         # Read where it lies: a cached copy would go stale when the file changes.
         path = Path(urllib.request.url2pathname(parsed.path))
     elif "://" in weights:
-        raise InputError(
-            f"weights: {weights!r} has a scheme that cannot be read; allowed are https, http and file"
-        )
+        raise InputError(f"weights: {weights!r} has a scheme that cannot be read; allowed are https, http and file")
     else:
         path = Path(weights).expanduser()
     if path.is_dir():

@@ -51,9 +51,7 @@ def test_dense_features_contain_the_strided_ones(arch, output_stride):
     assert not torch.allclose(dense[..., 1::step, 1::step][..., :2, :1], strided[..., :2, :1])
 
 
-@pytest.mark.parametrize(
-    ("output_stride", "replaced"), [(8, [False, True, True]), (16, [False, False, True])]
-)
+@pytest.mark.parametrize(("output_stride", "replaced"), [(8, [False, True, True]), (16, [False, False, True])])
 @torch.inference_mode()
 def test_resnet50_equals_torchvisions_own_dilation(output_stride, replaced):
     with torch.random.fork_rng(devices=[]):
@@ -64,9 +62,7 @@ def test_resnet50_equals_torchvisions_own_dilation(output_stride, replaced):
     dilate(ours, output_stride)
     for (name, our), their in zip(ours.named_modules(), theirs.modules(), strict=True):
         if isinstance(our, nn.Conv2d):
-            assert (our.stride, our.dilation, our.padding) == (their.stride, their.dilation, their.padding), (
-                name
-            )
+            assert (our.stride, our.dilation, our.padding) == (their.stride, their.dilation, their.padding), name
     images = torch.randn(1, 3, 65, 65, generator=torch.Generator().manual_seed(1))
     assert torch.equal(ours(images), theirs(images))
 

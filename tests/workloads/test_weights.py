@@ -221,16 +221,12 @@ class TestRefusals:
     def test_a_shallower_resnet_asked_for(self, tmp_path, module):
         path = written(tmp_path / "a.pth", network("resnet34", seed=1).state_dict())
         # Every tensor of a ResNet-18 is in a ResNet-34's file, so what is left over must fail.
-        self.refuse(
-            module, path, r"100 of 100 tensors matched, 0 missing.*unexpected \(layer1\.2.*like a resnet34"
-        )
+        self.refuse(module, path, r"100 of 100 tensors matched, 0 missing.*unexpected \(layer1\.2.*like a resnet34")
 
     def test_another_kind_of_resnet(self, tmp_path, module):
         with torch.device("meta"):
             shapes = torchvision.models.resnet50(weights=None).state_dict()
-        path = written(
-            tmp_path / "a.pth", {name: torch.zeros(()).expand(t.shape) for name, t in shapes.items()}
-        )
+        path = written(tmp_path / "a.pth", {name: torch.zeros(()).expand(t.shape) for name, t in shapes.items()})
         self.refuse(
             module,
             path,
@@ -239,9 +235,7 @@ class TestRefusals:
 
     def test_one_missing_tensor(self, tmp_path, module, published):
         path = written(tmp_path / "a.pth", without(published, "layer4.1.bn2.bias"))
-        self.refuse(
-            module, path, r"99 of 100 tensors matched, 1 missing or of another shape \(layer4\.1\.bn2\.bias\)"
-        )
+        self.refuse(module, path, r"99 of 100 tensors matched, 1 missing or of another shape \(layer4\.1\.bn2\.bias\)")
 
     def test_a_quantised_tensor(self, tmp_path, module, published):
         weights = {**published, "conv1.weight": published["conv1.weight"].to(torch.int8)}
@@ -257,9 +251,7 @@ class TestRefusals:
 
     def test_unknown_keys(self, tmp_path, module, published):
         path = written(tmp_path / "a.pth", prefixed("trunk.", published))
-        self.refuse(
-            module, path, r"no known format; its first keys are \['trunk\.conv1\.weight'.*MoCo v2, PixPro"
-        )
+        self.refuse(module, path, r"no known format; its first keys are \['trunk\.conv1\.weight'.*MoCo v2, PixPro")
 
     def test_momentum_encoder_alone(self, tmp_path, module, published):
         path = written(tmp_path / "a.pth", {"state_dict": prefixed("module.encoder_k.", published)})
@@ -299,9 +291,7 @@ class TestRefusals:
 
     def test_own_file_of_another_architecture(self, tmp_path, module, published):
         save_checkpoint(tmp_path / "a.pth", "resnet50", "backbone", published, {})
-        self.refuse(
-            module, tmp_path / "a.pth", "is a backbone of resnet50; the architecture asked for is resnet18"
-        )
+        self.refuse(module, tmp_path / "a.pth", "is a backbone of resnet50; the architecture asked for is resnet18")
 
     def test_own_file_of_a_later_version(self, tmp_path, module, published):
         content = {"format": "lookbeyond", "version": 2, "kind": "backbone", "arch": "resnet18"}
@@ -311,13 +301,9 @@ class TestRefusals:
     def test_missing_file_and_misspelt_name(self, tmp_path, module):
         self.refuse(module, tmp_path / "a.pth", "no file .*a.pth.*IMAGENET1K_V1")
         self.refuse(module, "imagenet1k_v1", "no file imagenet1k_v1.*IMAGENET1K_V1")
-        self.refuse(
-            module, "IMAGENET1K_V3", r"not torchvision's for resnet18.*ResNet18_Weights\.IMAGENET1K_V1"
-        )
+        self.refuse(module, "IMAGENET1K_V3", r"not torchvision's for resnet18.*ResNet18_Weights\.IMAGENET1K_V1")
         self.refuse(module, "ResNet50_Weights.IMAGENET1K_V1", "not torchvision's for resnet18")
-        self.refuse(
-            module, "s3://bucket/a.pth", "scheme that cannot be read; allowed are https, http and file"
-        )
+        self.refuse(module, "s3://bucket/a.pth", "scheme that cannot be read; allowed are https, http and file")
         self.refuse(module, "random", "drawn, not loaded")
         self.refuse(module, "", "resnet18 needs 'random', a torchvision weights name")
 
@@ -415,9 +401,7 @@ class TestDownload:
             raise torch.hub.URLError("Temporary failure in name resolution")
 
         monkeypatch.setattr(torch.hub, "urlopen", unreachable)
-        with pytest.raises(
-            InputError, match=r"resnet18-\w+\.pth could not be downloaded \(Temporary failure.*path"
-        ):
+        with pytest.raises(InputError, match=r"resnet18-\w+\.pth could not be downloaded \(Temporary failure.*path"):
             load_backbone(module, "IMAGENET1K_V1", "resnet18")
 
     def test_a_torchvision_name_reads_torchvisions_cache(self, tmp_path, module, published):
