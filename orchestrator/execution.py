@@ -1,8 +1,9 @@
 """One round of a run: the pending steps as items, and what their ends mean for the steps.
 
-The model: a step is finished when its last item is; a step fails when one of its items fails for good, and with it every
-step computed from it, while all others go on. Shards that several steps share are one item; labellings that share an
-extractor are one item per shard, so that each image is passed through the network once. Nothing here knows Ray.
+The model: a step is finished when its last item is; a step fails when one of its items fails for good, and with it
+every step computed from it, while all others go on. Shards that several steps share are one item; labellings that
+share an extractor are one item per shard, so that each image is passed through the network once. Nothing here knows
+Ray.
 """
 
 import math
@@ -77,7 +78,8 @@ class Execution:
         self._add_scores(items, score_groups)
         self.schedule = Schedule.of(items.values())
         for step in self._steps.values():
-            if not self._outstanding[step.key]:
+            # Finishing one step may fail it (too many broken images) and all that are computed from it.
+            if not self._outstanding[step.key] and step.key not in self.failed:
                 self._finish(step, {})
 
     def live_steps(self, task: Task) -> tuple[Step, ...]:
@@ -90,7 +92,12 @@ class Execution:
             self._started.setdefault(step.key, time.time())
 
     def completed(
-        self, item: Item[Task], steps: Iterable[Step], records: Iterable[ShardRecord], device: str, results: dict[str, Any]
+        self,
+        item: Item[Task],
+        steps: Iterable[Step],
+        records: Iterable[ShardRecord],
+        device: str,
+        results: dict[str, Any],
     ) -> None:
         """An item is done for the given steps. `results` maps a step's key to its results (steps without shards)."""
         shard = item.payload.shard
@@ -132,8 +139,8 @@ class Execution:
             items[name] = Item(name, pool, frozenset(), Task(step.kind, sharing, shard))
 
     def _add_labels(self, items: dict[str, Item[Task]]) -> None:
-        groups: dict[tuple[str, str], list[Step]] = defaultdict(list)
-        shards: dict[str, ShardRange] = {}
+        # A shard with its place in the listing: two pools may hold images of the same names at other places.
+        groups: dict[tuple[str, ShardRange], list[Step]] = defaultdict(list)
         finished: dict[str, set[str]] = {}
         for step in self._steps.values():
             if step.kind is not StepKind.LABEL:
@@ -144,27 +151,27 @@ class Execution:
             extractor = digest({name: step.meaning[name] for name in ("dataset", "pool", "extractor", "weights")})
             for shard in step.images.shards:
                 if shard_name(shard.digest) not in finished[step.stream]:
-                    groups[extractor, shard.digest].append(step)
-                    shards[shard.digest] = shard
-        for (extractor, shard_digest), steps in groups.items():
-            shard = shards[shard_digest]
+                    groups[extractor, shard].append(step)
+        for (extractor, shard), steps in groups.items():
             after = {self._item_name(StepKind.CLUSTER, step.inputs["cluster"]) for step in steps}
             for step in steps:
                 segments = self._steps.get(step.inputs.get("superpixels", ""))
                 if segments is not None:
                     after.add(_shard_item(segments, shard))
-            name = f"label/{extractor[:16]}/{shard_name(shard_digest)}"
+            name = f"label/{extractor[:16]}/{shard_name(shard.digest)}"
             items[name] = Item(name, EXTRACT, frozenset(after), Task(StepKind.LABEL, tuple(steps), shard))
             for step in steps:
                 self._outstanding[step.key].add(name)
 
     def _add_scores(self, items: dict[str, Item[Task]], groups: int) -> None:
-        """Scores of one image set are computed together, in as many tasks as there are cores to run them."""
-        by_images: dict[str, list[Step]] = defaultdict(list)
+        """Scores against one ground truth are computed together, in as many tasks as there are cores to run them."""
+        by_truth: dict[str, list[Step]] = defaultdict(list)
         for step in self._steps.values():
             if step.kind is StepKind.SCORE:
-                by_images[step.images.digest].append(step)
-        for steps in by_images.values():
+                # Images of the same names are not the same images: generated scenes are numbered for every seed.
+                truth = {"images": step.images.digest} | {name: step.meaning[name] for name in ("dataset", "pool")}
+                by_truth[digest(truth)].append(step)
+        for steps in by_truth.values():
             size = math.ceil(len(steps) / max(groups, 1))
             for first in range(0, len(steps), size):
                 chunk = tuple(steps[first : first + size])
@@ -197,8 +204,8 @@ class Execution:
             more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
             self._fail(
                 step.key,
-                f"{len(broken)} of {step.images.count} images of pool {step.images.pool} are broken, allowed are {allowed} "
-                f"(compute.quarantine_limit={self.compute.quarantine_limit:g}): {named}{more}",
+                f"{len(broken)} of {step.images.count} images of pool {step.images.pool} are broken, "
+                f"allowed are {allowed} (compute.quarantine_limit={self.compute.quarantine_limit:g}): {named}{more}",
                 user=True,
             )
             return
@@ -259,5 +266,15 @@ def _shard_item(step: Step, shard: ShardRange) -> str:
 @lru_cache(maxsize=1)
 def installed_versions() -> dict[str, str]:
     """Python and the packages that numbers depend on."""
-    names = ("torch", "torchvision", "numpy", "scikit-image", "scikit-learn", "scipy", "pyarrow", "pillow", "ray")
+    names = (
+        "torch",
+        "torchvision",
+        "numpy",
+        "scikit-image",
+        "scikit-learn",
+        "scipy",
+        "pyarrow",
+        "pillow",
+        "ray",
+    )
     return {"python": platform.python_version()} | {name: version(name) for name in names}
