@@ -14,7 +14,9 @@ everything unseen.
 
 Ester et al. 1996 for DBSCAN, Campello et al. 2013 for mutual reachability. eps, min_samples and what becomes
 of noise
-are not in the paper: ours.
+are not in the paper: ours. On CamVid (MobileNetV2 features, 20 000 pixels, a target of 16) the most even
+radius of those that give 16 clusters scores a PmIoU of 17, the largest such radius 4: one cluster holds 97 %
+of the pixels there.
 """
 
 import math
@@ -41,8 +43,8 @@ class DbscanConfig(What):
     method: Literal["dbscan"] = "dbscan"
     eps: float | Literal["knee", "target_k"] = Field(
         default="target_k",
-        description="radius; 'knee': the knee of the sorted core distances; 'target_k': the largest radius "
-        "whose number of clusters is nearest to k_per_class x M",
+        description="radius; 'knee': the knee of the sorted core distances; 'target_k': the radius whose number "
+        "of clusters is nearest to k_per_class x M, of several the one with the most even clusters",
     )
     min_samples: int = Field(
         default=10, ge=1, description="samples within eps, itself included, that make a core sample"
@@ -51,12 +53,8 @@ class DbscanConfig(What):
         default="nearest",
         description="a pixel beyond eps of all core samples takes the nearest one's cluster, or is noise",
     )
-    k_per_class: float = Field(
-        default=1.5, gt=0, description="clusters per class that eps 'target_k' aims at"
-    )
-    max_pixels: int = Field(
-        default=20_000, ge=2, description="largest number of sampled pixels to fit on (footnote 1)"
-    )
+    k_per_class: float = Field(default=1.5, gt=0, description="clusters per class that eps 'target_k' aims at")
+    max_pixels: int = Field(default=20_000, ge=2, description="largest number of sampled pixels to fit on (footnote 1)")
 
     def clusters(self, num_classes: int) -> int:
         """The number of clusters that `eps="target_k"` aims at for a data set of `num_classes` classes."""
@@ -84,6 +82,43 @@ class Density:
         cores = np.searchsorted(np.sort(self.core), radii, side="right")
         joins = np.searchsorted(np.sort(self.weights), radii, side="right")
         return radii, cores - joins
+
+    def evenness(self, radii: np.ndarray) -> np.ndarray:
+        """Entropy in nats of the core samples' distribution over the clusters at each of the ascending radii.
+
+        At most of the radii that give some number of clusters one of them holds nearly everything; the
+        entropy tells those radii from useful ones.
+        """
+        parent = list(range(len(self.core)))
+        size = [0] * len(self.core)
+
+        def root(sample: int) -> int:
+            while parent[sample] != sample:
+                parent[sample] = parent[parent[sample]]
+                sample = parent[sample]
+            return sample
+
+        # Samples become core (False) before edges of the same length join them (True).
+        events = [(float(radius), False, sample) for sample, radius in enumerate(self.core)]
+        events += [(float(radius), True, edge) for edge, radius in enumerate(self.weights)]
+        events.sort()
+        entropies = np.zeros(len(radii))
+        cores, size_log_size, place = 0, 0.0, 0
+        for event, (_, joins, index) in enumerate(events):
+            if joins:
+                first, second = (root(int(sample)) for sample in self.edges[index])
+                size_log_size -= size[first] * math.log(size[first]) + size[second] * math.log(size[second])
+                parent[second] = first
+                size[first] += size[second]
+                size_log_size += size[first] * math.log(size[first])
+            else:
+                size[index] = 1
+                cores += 1
+            if event + 1 == len(events) or events[event + 1][0] > radii[place]:
+                entropies[place] = math.log(cores) - size_log_size / cores
+                place += 1
+        assert place == len(radii)
+        return entropies
 
     def labels(self, eps_square: float) -> np.ndarray:
         """int64 (n,): the cluster of each core sample, numbered by first appearance; -1 for samples that are
@@ -137,7 +172,8 @@ def choose_eps(dense: Density, config: DbscanConfig, target_k: int | None) -> fl
         assert target_k is not None, 'eps "target_k" needs target_k'
         radii, clusters = dense.radii()
         distance = np.where(clusters > 0, np.abs(clusters - target_k), np.iinfo(np.int64).max)
-        best = int(np.flatnonzero(distance == distance.min())[-1])
+        nearest = np.flatnonzero(distance == distance.min())
+        best = int(nearest[dense.evenness(radii)[nearest].argmax()])
         # Between two radii nothing changes; the middle keeps clear of rounding at either.
         following = radii[best + 1] if best + 1 < len(radii) else radii[best]
         return (float(radii[best]) + float(following)) / 2

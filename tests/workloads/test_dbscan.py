@@ -55,18 +55,32 @@ def test_the_knee_separates_the_shapes_from_the_noise() -> None:
     assert model.K == 3
 
 
-def test_target_k_takes_the_largest_radius_that_gives_the_number() -> None:
+def test_target_k_takes_the_most_even_radius_that_gives_the_number() -> None:
     features = rings_and_blobs()
     config = DbscanConfig(eps="target_k", min_samples=8)
     for target in (1, 2, 3):
         model = fit_dbscan(features, config, 0, target_k=target)
-        assert target == model.K
+        assert model.K == target
         theirs = DBSCAN(eps=model.eps, min_samples=8).fit(features.astype(np.float64))
         assert theirs.labels_.max() + 1 == target
         assert len(model.points) == len(theirs.core_sample_indices_)
+    assert np.bincount(model.sample_label).min() > 130  # the three shapes, not one shape and two crumbs
     # No radius gives 500 clusters: the nearest number is taken.
     assert 3 <= fit_dbscan(features, config, 0, target_k=500).K < 500
     assert config.clusters(19) == 29
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 6))
+def test_evenness_is_the_entropy_of_the_clusters_at_every_radius(seed: int, min_samples: int) -> None:
+    features = np.random.default_rng(seed).integers(0, 6, (25, 2)).astype(np.float32)  # many equal distances
+    dense = density(((features[:, None] - features) ** 2).sum(2), min_samples)
+    radii, clusters = dense.radii()
+    for radius, number, entropy in zip(radii, clusters, dense.evenness(radii), strict=True):
+        labels = dense.labels(radius)
+        share = np.bincount(labels[labels >= 0]) / (labels >= 0).sum()
+        assert len(share) == number
+        assert entropy == pytest.approx(-(share * np.log(share)).sum(), abs=1e-9)
 
 
 def test_samples_take_the_cluster_and_distance_of_the_nearest_other_core_sample() -> None:
