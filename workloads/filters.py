@@ -11,7 +11,8 @@ alone.
 Energies of quadrature pairs as in Malik and Perona, "Preattentive texture discrimination with early vision
 mechanisms" (1990); exposure and white balance are taken out by dividing by the image's own mean colour (von
 Kries). The families, constants and weights are ours: the constants are means and standard deviations over
-100 generated street scenes (`datasets.scenes`), the weights were chosen on those scenes too.
+100 generated street scenes (`datasets.scenes`), the weights were chosen on those scenes too. K-means on them, K = 15,
+stride 8, 200 pixels of each of the 100: mIoU 24.7 under the best matching on 100 scenes used for neither.
 """
 
 import math
