@@ -60,7 +60,7 @@ def test_target_k_takes_the_most_even_radius_that_gives_the_number() -> None:
     config = DbscanConfig(eps="target_k", min_samples=8)
     for target in (1, 2, 3):
         model = fit_dbscan(features, config, 0, target_k=target)
-        assert model.K == target
+        assert target == model.K
         theirs = DBSCAN(eps=model.eps, min_samples=8).fit(features.astype(np.float64))
         assert theirs.labels_.max() + 1 == target
         assert len(model.points) == len(theirs.core_sample_indices_)
