@@ -1,8 +1,9 @@
 """Jobs: what travels to a worker, and what it does there.
 
-The model: a job is small and picklable, reads what it needs through the ledger, computes, and commits its shard itself; only
-records and a few numbers go back. A job that is done twice (its worker died after the commit) finds the record and returns
-it. The failure this guards against: features or maps passing through the driver or the object store.
+The model: a job is small and picklable, reads what it needs through the ledger, computes, and commits its shard
+itself; only records and a few numbers go back. A job that is done twice (its worker died after the commit) finds the
+record and returns it. The failure this guards against: features or maps passing through the driver or the object
+store.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import torch
 
 from orchestrator.images import ShardRange, read_listing
 from orchestrator.ledger import Ledger, attempt_path
-from orchestrator.shards import ShardRecord, read_arrays, read_maps, read_samples, write_arrays
+from orchestrator.shards import ShardRecord, read_arrays, read_judged_labels, read_samples, write_arrays
 from orchestrator.steps import ClusterStep, LabelStep, SampleStep, ScoreStep, Step, StepKind
 from orchestrator.storage import Storage
 from orchestrator.work import (
@@ -33,7 +34,7 @@ from workloads.clustering import ClusterModel, KMeansConfig, KMeansState, fit_km
 from workloads.dbscan import DbscanConfig, fit_dbscan
 from workloads.errors import InputError
 from workloads.extractors import Extractor
-from workloads.metrics import IGNORE_LABEL, Confusion, proxy_mean_iou
+from workloads.metrics import IGNORE_LABEL, Confusion, pixel_condition, proxy_mean_iou
 
 
 @dataclass
@@ -116,12 +117,13 @@ class SuperpixelJob:
 
 @dataclass(frozen=True)
 class LabelTarget:
-    """One labelling of a shard: where it goes and what it is made from."""
+    """One labelling of a shard: where it goes and what it is made from; of superpixels (if any) the stream and key."""
 
     stream: str
     cluster: str
     outliers: float
-    superpixel_stream: str | None
+    judged: bool
+    superpixels: tuple[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -150,16 +152,32 @@ class LabelJob:
                 workshop.extractor(self.extractor),
                 self.extractor.config.batch_size,
             )
-            for target, record in zip(missing, fresh, strict=True):
-                records[target.stream] = ledger.commit_shard(target.stream, self.digest, record)
+            for target, made in zip(missing, fresh, strict=True):
+                records[target.stream] = ledger.commit_shard(target.stream, self.digest, made)
         done = [record for target in self.targets if (record := records[target.stream]) is not None]
         return Outcome(done, device=self.extractor.device)
 
     def _work(self, ledger: Ledger, target: LabelTarget) -> LabelWork:
         model = ledger.manifest(StepKind.CLUSTER, target.cluster)
         assert model is not None, "labels wait for their clusters"
-        segments = ledger.shard(target.superpixel_stream, self.digest) if target.superpixel_stream else None
-        return LabelWork(model.shards[0].path, target.outliers, segments.path if segments else None)
+        paths = self._superpixel_paths(ledger, *target.superpixels) if target.superpixels else ()
+        return LabelWork(model.shards[0].path, target.outliers, paths, target.judged)
+
+    def _superpixel_paths(self, ledger: Ledger, stream: str, key: str) -> tuple[str, ...]:
+        """The shards that hold the superpixels of the job's images."""
+        record = ledger.shard(stream, self.digest)
+        if record is not None:
+            return (record.path,)
+        # A run with another compute.shard_images has cut the same images at other places.
+        manifest = ledger.manifest(StepKind.SUPERPIXELS, key)
+        assert manifest is not None, "labels wait for their superpixels"
+        paths, start = [], 0
+        for other in manifest.shards:
+            stop = start + other.images + len(other.quarantined)
+            if start < self.images.stop and stop > self.images.start:
+                paths.append(other.path)
+            start = stop
+        return tuple(paths)
 
 
 @dataclass(frozen=True)
@@ -182,7 +200,7 @@ class ClusterJob:
             model = self._fit_kmeans(config, features)
         else:
             assert isinstance(config, DbscanConfig)
-            model = fit_dbscan(features, self.work.clusters, config, self.work.seed)
+            model = fit_dbscan(features, config, self.work.seed, self.work.clusters, self.device)
         arrays = model.to_arrays()
         path = f"models/{self.key[:32]}.arrow"
         data = write_arrays(arrays)
@@ -247,20 +265,15 @@ class ScoreJob:
         dataset = self.source.open()
         confusions = {target.key: Confusion(target.work.num_classes) for target in self.targets}
         maps = {target.key: _Maps(self.storage, *target.labels) for target in self.targets if target.labels}
-        for index, image_id in enumerate(read_listing(self.storage, self.images.listing, 0, self.images.stop)):
-            truth = None
+        for image_id in read_listing(self.storage, self.images.listing, 0, self.images.stop):
+            truth: np.ndarray | None = None
             for target in self.targets:
-                labels = maps[target.key].take(image_id) if target.labels else None
-                if target.labels and labels is None:
+                judged = maps[target.key].take(image_id) if target.labels else None
+                if target.labels and judged is None:
                     continue
                 if truth is None:
                     truth = dataset.read_ground_truth(self.source.pool, image_id)
-                if labels is not None and labels.shape != truth.shape:
-                    raise InputError(
-                        f"{image_id}: labels are {labels.shape[0]}x{labels.shape[1]}, ground truth is "
-                        f"{truth.shape[0]}x{truth.shape[1]} pixels; both must be of the image's size"
-                    )
-                _count(confusions[target.key], target.work.condition, labels, truth, index)
+                _count(confusions[target.key], target.work.condition, judged, truth)
         return Outcome(results={target.key: _judge(confusions[target.key], target) for target in self.targets})
 
 
@@ -294,8 +307,8 @@ def make_job(storage: Storage, kind: StepKind, steps: tuple[Step, ...], shard: S
 def load_matrix(storage: Storage, sample: str, limit: int) -> np.ndarray:
     """The sampled features (n, d) float32 of a finished sample step, at most `limit` rows.
 
-    Every image gives the same number of its first sampled pixels (at least one), so that a limit thins the pixels and not
-    the images; with more images than the limit, the first `limit` images give one each.
+    Every image gives the same number of its first sampled pixels (at least one), so that a limit thins the pixels and
+    not the images; with more images than the limit, the first `limit` images give one each.
     """
     manifest = Ledger(storage).manifest(StepKind.SAMPLE, sample)
     assert manifest is not None, "clusters wait for their sample"
@@ -316,6 +329,43 @@ def load_matrix(storage: Storage, sample: str, limit: int) -> np.ndarray:
     return matrix[:filled]
 
 
+_Judged = tuple[np.ndarray, np.ndarray | None]
+
+
+def _count(confusion: Confusion, condition: str, judged: _Judged | None, truth: np.ndarray) -> None:
+    """Count one image under a condition of Table 1."""
+    if judged is None:
+        # Condition #1: every pixel is a label of its own, so the classes' pixel counts are all there is to count.
+        confusion.update(np.full(truth.shape, IGNORE_LABEL, dtype=np.uint16), truth)
+        return
+    labels, removed = judged
+    if condition == "superpixel":
+        confusion.append(labels, truth)
+    elif removed is None or not removed.size:
+        confusion.update(labels, truth)
+    else:
+        before = labels.copy()
+        before[labels == IGNORE_LABEL] = removed
+        confusion.update(labels, truth, before)
+
+
+def _judge(confusion: Confusion, target: ScoreTarget) -> dict[str, Any]:
+    """The results of a score step, in plain JSON types; IoUs in percent."""
+    if target.work.condition == "pixel":
+        return {"pmiou": pixel_condition(confusion.class_totals), "coverage": 1.0}
+    score = proxy_mean_iou(confusion, target.work.num_classes)
+    return {
+        "pmiou": score.pmiou,
+        "coverage": score.coverage,
+        "per_class_iou": [None if np.isnan(value) else float(value) for value in score.per_class_iou],
+        "matching": {str(label): index for label, index in score.matching.items()},
+        "classes_present": score.present,
+        "classes_absent": score.absent,
+        "many_to_one": score.many_to_one,
+        "class_best": score.class_best,
+    }
+
+
 class _Maps:
     """The maps of a finished step in the order of its images, some of which may be missing."""
 
@@ -323,25 +373,26 @@ class _Maps:
         self._iterator = self._read(storage, kind, key)
         self._next = next(self._iterator, None)
 
-    def take(self, image_id: str) -> np.ndarray | None:
-        """The image's map, or None when the image was set aside. Images must be asked for in order."""
+    def take(self, image_id: str) -> _Judged | None:
+        """The image's labels and former labels, or None when it was set aside. Images must be asked for in order."""
         if self._next is None or self._next[0] != image_id:
             return None
-        labels = self._next[1]
+        _, labels, removed = self._next
         self._next = next(self._iterator, None)
-        return labels
+        return labels, removed
 
     @staticmethod
-    def _read(storage: Storage, kind: str, key: str) -> Iterator[tuple[str, np.ndarray]]:
+    def _read(storage: Storage, kind: str, key: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
         manifest = Ledger(storage).manifest(kind, key)
         assert manifest is not None, "scores wait for their labels"
         for record in manifest.shards:
-            yield from read_maps(storage, record.path)
+            yield from read_judged_labels(storage, record.path)
 
 
 def _label_target(step: Step) -> LabelTarget:
     assert isinstance(step.work, LabelStep)
-    return LabelTarget(step.stream, step.inputs["cluster"], step.work.outliers, step.segment_stream)
+    superpixels = (step.segment_stream, step.inputs["superpixels"]) if step.segment_stream else None
+    return LabelTarget(step.stream, step.inputs["cluster"], step.work.outliers, step.work.judged, superpixels)
 
 
 def _score_target(step: Step) -> ScoreTarget:

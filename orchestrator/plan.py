@@ -1,7 +1,7 @@
 """The plan: the cells of an experiment, the distinct steps behind them, and which of them are done.
 
-The model: every cell expands into steps; equal steps are one. A cell that cannot be planned (weights missing for one row)
-carries its error and leaves the others alone. The plan reads the data set's listing and the ledger, and starts nothing.
+The model: every cell expands into steps; equal steps are one. A cell that cannot be planned (weights missing for one
+row) carries its error and leaves the others alone. The plan reads listings and the ledger, and starts nothing.
 """
 
 from collections import Counter
@@ -162,12 +162,18 @@ class _Planner:
         planned.roles["cluster"] = factory.cluster(work, planned.roles["sample"])
 
     def _label(
-        self, planned: PlannedCell, factory: StepFactory, source: Source, images: ImageSet, weights: str, role: str
+        self,
+        planned: PlannedCell,
+        factory: StepFactory,
+        source: Source,
+        images: ImageSet,
+        weights: str,
+        role: str,
     ) -> Step:
         labels = planned.cell.entry.labels
         if labels.superpixels is not None:
             planned.roles[role] = factory.superpixels(source, labels.superpixels, images)
-        work = LabelStep(source, labels.extractor, labels.outliers)
+        work = LabelStep(source, labels.extractor, labels.outliers, judged=role == "superpixels_val")
         return factory.label(work, images, weights, planned.roles["cluster"], planned.roles.get(role))
 
     def _dataset(self, planned: PlannedCell) -> Dataset:

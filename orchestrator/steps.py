@@ -1,8 +1,9 @@
 """The steps of a cell, and what makes two of them one.
 
-The model: a step's key is the digest of its kind, its code version, its meaning, its images and the keys of the steps it is
-computed from. A step over images also belongs to a stream (the same without the images), whose shards are shared by all
-image counts. The failure this guards against: doing equal work twice because two cells came to it by different roads.
+The model: a step's key is the digest of its kind, its code version, its meaning, its images and the keys of the steps
+it is computed from. A step over images also belongs to a stream (the same without the images), whose shards are
+shared by all image counts. The failure this guards against: doing equal work twice because two cells came to it by
+different roads.
 """
 
 from dataclasses import dataclass, replace
@@ -60,11 +61,12 @@ class ClusterStep:
 
 @dataclass(frozen=True)
 class LabelStep:
-    """Auxiliary labels of an image set."""
+    """Auxiliary labels of an image set; `judged` where a score step reads them."""
 
     source: Source
     extractor: ExtractorEntry
     outliers: float
+    judged: bool
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class StepFactory:
             "extractor": work.extractor.config,
             "weights": weights,
             "outliers": work.outliers,
+            "judged": work.judged,
         }
         inputs = {"cluster": cluster.key} | ({"superpixels": segments.stream} if segments else {})
         step = self._over_images(StepKind.LABEL, meaning, inputs, images, work)

@@ -1,8 +1,9 @@
 """The work of one task: a run of images in, one Arrow shard out. Ray-free, so that it can be called from anywhere.
 
-The model: a work description is frozen, small and picklable; the functions here join workloads (what is computed) with
-shards (how it is stored). Numbers are computed on one thread and in batches that are part of the definition, because the
-last bits of a convolution depend on both: that is what makes results independent of the number of workers.
+The model: a work description is frozen, small and picklable; the functions here join workloads (what is computed)
+with shards (how it is stored). Numbers are computed on one thread and in batches that are part of the definition,
+because the last bits of a convolution depend on both: that is what makes results independent of the number of
+workers.
 """
 
 import time
@@ -15,9 +16,11 @@ import torch
 
 from orchestrator.images import read_listing
 from orchestrator.shards import (
+    LABEL_SCHEMA,
     MAP_SCHEMA,
     ShardRecord,
     ShardWriter,
+    label_batch,
     map_batch,
     read_arrays,
     read_maps,
@@ -25,7 +28,7 @@ from orchestrator.shards import (
     sample_schema,
 )
 from orchestrator.storage import Storage
-from workloads.auxiliary import assign, score_maps, vote, without_outliers
+from workloads.auxiliary import IGNORE_LABEL, Scorer, assign, scorer, vote, without_outliers
 from workloads.clustering import ClusterModel
 from workloads.datasets import Dataset, DatasetConfig, open_dataset
 from workloads.errors import BrokenImage
@@ -87,11 +90,15 @@ class SuperpixelWork:
 
 @dataclass(frozen=True)
 class LabelWork:
-    """One labelling: a fitted cluster model, the share of outliers, and a superpixel shard to vote with (or none)."""
+    """One labelling: a fitted cluster model, the share of outliers, and superpixel shards to vote with (or none).
+
+    Labels that are to be judged keep the former labels of the pixels that were taken out.
+    """
 
     model_path: str
     outliers: float
-    superpixel_path: str | None
+    superpixel_paths: tuple[str, ...]
+    judged: bool
 
 
 def load_extractor(source: ExtractorSource) -> Extractor:
@@ -109,7 +116,8 @@ def sample_shard(
 ) -> ShardRecord:
     """Features of a seeded sample of pixels of every image.
 
-    The sample of an image depends on the seed, the pool and the image's id alone; a smaller sample is a prefix of a larger.
+    The sample of an image depends on the seed, the pool and the image's id alone; a smaller sample is a prefix of a
+    larger.
     """
     begun = time.perf_counter()
     writer = ShardWriter(sample_schema(extractor.channels), compression=None)
@@ -136,7 +144,7 @@ def superpixel_shard(storage: Storage, path: str, images: ImageSlice, work: Supe
     return writer.write(storage, path, time.perf_counter() - begun)
 
 
-def label_shard(  # noqa: PLR0913 - what is read, what is written, and what is computed are separate things
+def label_shard(
     storage: Storage,
     paths: Sequence[str],
     images: ImageSlice,
@@ -147,19 +155,20 @@ def label_shard(  # noqa: PLR0913 - what is read, what is written, and what is c
 ) -> list[ShardRecord]:
     """Label maps of every image for several labellings, from one forward pass.
 
-    Each cluster model is multiplied with the features by itself: in one product over all of them the last bits of a cell
-    would depend on which other cells happen to be computed beside it.
+    Each cluster model is multiplied with the features by itself: in one product over all of them the last bits of a
+    cell would depend on which other cells happen to be computed beside it.
     """
     begun = time.perf_counter()
-    writers = [ShardWriter(MAP_SCHEMA, compression=_MAP_COMPRESSION) for _ in works]
+    writers = [ShardWriter(LABEL_SCHEMA, compression=_MAP_COMPRESSION) for _ in works]
     segments = {
-        path: dict(read_maps(storage, path)) for path in {work.superpixel_path for work in works} if path is not None
+        paths: {image_id: ids for path in paths for image_id, ids in read_maps(storage, path)}
+        for paths in {work.superpixel_paths for work in works}
     }
     for image_id, picture, features in _features(storage, images, source, extractor, batch_size, *writers):
         size = picture.shape[:2]
         for model_path in dict.fromkeys(work.model_path for work in works):
-            model = _load_model(storage, model_path)
-            labels, distance = assign(score_maps(features, model), size)
+            clusters = _scorer(storage, model_path, str(features.device))
+            labels, distance = assign(clusters.maps(features), size)
             kept: dict[float, np.ndarray] = {}
             for work, writer in zip(works, writers, strict=True):
                 if work.model_path != model_path:
@@ -167,15 +176,18 @@ def label_shard(  # noqa: PLR0913 - what is read, what is written, and what is c
                 if work.outliers not in kept:
                     thresholds = _thresholds(storage, model_path, work.outliers)
                     kept[work.outliers] = without_outliers(labels, distance, thresholds)
-                result = kept[work.outliers]
-                if work.superpixel_path is not None:
-                    result = vote(result, segments[work.superpixel_path][image_id], model.num_clusters)
-                writer.add(map_batch(image_id, result))
+                result, former = kept[work.outliers], labels
+                if work.superpixel_paths:
+                    segment = segments[work.superpixel_paths][image_id]
+                    result = vote(result, segment, clusters.num_clusters)
+                    former = vote(labels, segment, clusters.num_clusters) if work.judged else former
+                removed = former[result == IGNORE_LABEL] if work.judged else labels[:0]
+                writer.add(label_batch(image_id, result, removed))
     seconds = (time.perf_counter() - begun) / len(works)
     return [writer.write(storage, path, seconds) for writer, path in zip(writers, paths, strict=True)]
 
 
-def _features(  # noqa: PLR0913
+def _features(
     storage: Storage,
     images: ImageSlice,
     source: Source,
@@ -194,7 +206,8 @@ def _features(  # noqa: PLR0913
                 if min(picture.shape[:2]) < extractor.minimum_size:
                     height, width = picture.shape[:2]
                     raise BrokenImage(
-                        image_id, f"{height}x{width} pixels; the extractor needs {extractor.minimum_size} on each side"
+                        image_id,
+                        f"{height}x{width} pixels; the extractor needs {extractor.minimum_size} on each side",
                     )
                 pictures[image_id] = picture
             except BrokenImage as error:
@@ -215,6 +228,11 @@ def _open_dataset(config: DatasetConfig, root: str | None) -> Dataset:
 @lru_cache(maxsize=64)
 def _load_model(storage: Storage, path: str) -> ClusterModel:
     return ClusterModel.from_arrays(read_arrays(storage, path))
+
+
+@lru_cache(maxsize=64)
+def _scorer(storage: Storage, path: str, device: str) -> Scorer:
+    return scorer(_load_model(storage, path), device)
 
 
 @lru_cache(maxsize=256)
