@@ -42,9 +42,7 @@ class KMeansConfig(What):
         gt=0,
         description="clusters per class, K = this x M rounded half up; 1.5 when k is not given either",
     )
-    k: int | None = Field(
-        default=None, ge=1, le=MAX_CLUSTERS, description="number of clusters, instead of k_per_class"
-    )
+    k: int | None = Field(default=None, ge=1, le=MAX_CLUSTERS, description="number of clusters, instead of k_per_class")
     init: Literal["k-means++", "random"] = Field(
         default="k-means++", description="first centres: greedy k-means++ or distinct random samples"
     )
@@ -188,9 +186,7 @@ def require_distinct(matrix: SampleMatrix, k: int) -> None:
     """InputError unless the rows hold at least k distinct samples; looks at no more rows than it takes to
     know."""
     if k > matrix.rows:
-        raise InputError(
-            f"k {k} is larger than the number of samples {matrix.rows}; allowed: 1 to {matrix.rows}"
-        )
+        raise InputError(f"k {k} is larger than the number of samples {matrix.rows}; allowed: 1 to {matrix.rows}")
     distinct: set[bytes] = set()
     for start in range(0, matrix.rows, 4096):
         block = (matrix.features[start : start + 4096] + 0.0).cpu().numpy()  # + 0.0 turns -0.0 into 0.0
@@ -274,9 +270,7 @@ class _Fit:
         )
         if before is None:
             return fresh
-        return replace(
-            fresh, **{name: value for name, value in vars(before).items() if name.startswith("best_")}
-        )
+        return replace(fresh, **{name: value for name, value in vars(before).items() if name.startswith("best_")})
 
     def _iterate(self, state: KMeansState) -> KMeansState:
         limit = self.config.tolerance * self.matrix.mean_variance
@@ -348,9 +342,7 @@ def greedy_plus_plus(matrix: SampleMatrix, k: int, rng: np.random.Generator) -> 
             candidates = np.minimum(drawn, np.flatnonzero(closest.cpu().numpy())[-1])
         else:  # distinct rows so close that float32 sees no distance between them
             candidates = np.setdiff1d(np.arange(matrix.rows), chosen)[:1]
-        after, sums = matrix.nearest_after(
-            closest, matrix.features[torch.from_numpy(candidates).to(matrix.device)]
-        )
+        after, sums = matrix.nearest_after(closest, matrix.features[torch.from_numpy(candidates).to(matrix.device)])
         best = int(sums.argmin())
         closest = after[best].clone()
         chosen.append(int(candidates[best]))

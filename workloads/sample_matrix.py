@@ -27,9 +27,7 @@ from torch import Tensor
 
 from workloads.errors import InputError
 
-ROWS_CPU = (
-    2048  # 2.6 MB at 320 dimensions: the fastest of 256..4096 there; part of the definition of the result
-)
+ROWS_CPU = 2048  # 2.6 MB at 320 dimensions: the fastest of 256..4096 there; part of the definition of the result
 ROWS_CUDA = 65536
 POINTS_BLOCK = 4096  # points compared with one chunk at a time
 
@@ -182,9 +180,7 @@ class SampleMatrix:
         after = torch.empty(len(candidates), self.rows, device=self.device)
 
         def chunk(x: Tensor, rows: slice) -> Tensor:
-            distance = (
-                torch.addmm(constant, offset, x.t(), alpha=-2).add_(self.row_square[rows]).clamp_(min=0)
-            )
+            distance = torch.addmm(constant, offset, x.t(), alpha=-2).add_(self.row_square[rows]).clamp_(min=0)
             after[:, rows] = torch.minimum(distance, closest[rows], out=distance)
             return distance.sum(1, dtype=torch.float64)
 
@@ -213,9 +209,7 @@ def _sum(parts: list[Tensor]) -> Tensor:
 
 
 @contextmanager
-def sample_matrix(
-    features: np.ndarray | Tensor, device: str | torch.device = "cpu"
-) -> Iterator[SampleMatrix]:
+def sample_matrix(features: np.ndarray | Tensor, device: str | torch.device = "cpu") -> Iterator[SampleMatrix]:
     """A `SampleMatrix` over the features for the length of a `with` block.
 
     On the CPU as many chunks are in flight as torch has threads (`torch.set_num_threads`); each is computed
@@ -229,15 +223,12 @@ def sample_matrix(
         InputError: when the features are not a non-empty float32 matrix of finite values.
     """
     if isinstance(features, np.ndarray):
-        with (
-            warnings.catch_warnings()
-        ):  # Arrow hands out read-only memory, and nothing here writes to the features
+        with warnings.catch_warnings():  # Arrow hands out read-only memory, and nothing here writes to the features
             warnings.filterwarnings("ignore", message=".*not writable.*")
             features = torch.from_numpy(features)
     if features.ndim != 2 or 0 in features.shape or features.dtype != torch.float32:
         raise InputError(
-            f"features: shape {tuple(features.shape)}, {features.dtype}; "
-            "a non-empty float32 (n, d) matrix is needed"
+            f"features: shape {tuple(features.shape)}, {features.dtype}; a non-empty float32 (n, d) matrix is needed"
         )
     features = features.detach().to(device).contiguous()
     threads = torch.get_num_threads()
