@@ -45,7 +45,9 @@ class CheckReport:
         for style, lines in ((None, self.facts), ("yellow", self.warnings), ("red", self.problems)):
             for line in lines:
                 console.print(line, style=style, markup=False, soft_wrap=True)
-        console.print("nothing wrong was found" if not self.problems else f"{len(self.problems)} problems", markup=False)
+        console.print(
+            "nothing wrong was found" if not self.problems else f"{len(self.problems)} problems", markup=False
+        )
 
 
 def check_experiment(document: dict[str, Any], storage: Storage, images: int) -> CheckReport:

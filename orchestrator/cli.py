@@ -1,8 +1,9 @@
 """The command line.
 
-The model: every command reads an experiment file (or a storage), says what it found on standard output and what it is doing
-on standard error. With --json, standard output holds one JSON document and nothing else. Exit codes: 0 done (all cached
-included), 1 some cell failed, 2 the user's input is wrong, 130 interrupted. A wrong input is a message, never a traceback.
+The model: every command reads an experiment file (or a storage), says what it found on standard output and what it is
+doing on standard error. With --json, standard output holds one JSON document and nothing else. Exit codes: 0 done
+(all cached included), 1 some cell failed, 2 the user's input is wrong, 130 interrupted. A wrong input is a message,
+never a traceback.
 """
 
 import argparse
@@ -13,9 +14,9 @@ from collections.abc import Sequence
 from orchestrator import __version__
 from workloads.errors import InputError
 
-_DESCRIPTION = """\
-Auxiliary labels for semantic segmentation, found across images: features of an existing network are clustered over all
-images of a data set, superpixels smooth the clusters into label maps, and PmIoU says how well they match true classes."""
+_DESCRIPTION = r"""\ Auxiliary labels for semantic segmentation, found across images: features of an existing network
+are clustered over all images of a data set, superpixels smooth the clusters into label maps, and PmIoU says how well
+they match true classes."""
 
 _EXAMPLES = """\
 examples:
@@ -71,7 +72,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_storage(check)
     _add_json(check)
     check.add_argument(
-        "--images", type=int, default=200, metavar="N", help="decode at most N images of each pool (default 200)"
+        "--images",
+        type=int,
+        default=200,
+        metavar="N",
+        help="decode at most N images of each pool (default 200)",
     )
 
     plan = _command(commands, "plan", "cells, distinct steps, cached and to run, estimated time and bytes")
@@ -84,7 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_storage(run)
     _add_cluster(run)
     _add_json(run)
-    run.add_argument("--until", choices=["labels"], default="labels", help="last stage to run (default: the last there is)")
+    run.add_argument(
+        "--until", choices=["labels"], default="labels", help="last stage to run (default: the last there is)"
+    )
 
     explain = _command(commands, "explain", "why each step would run again")
     _add_experiment(explain)
@@ -92,24 +99,34 @@ def _parser() -> argparse.ArgumentParser:
 
     export = _command(commands, "export", "take results away in common formats")
     what = export.add_subparsers(required=True, metavar="WHAT")
-    labels = _command(what, "labels", "label maps as indexed PNGs with a palette, and a legend", handler="export_labels")
+    labels = _command(
+        what, "labels", "label maps as indexed PNGs with a palette, and a legend", handler="export_labels"
+    )
     labels.add_argument("experiment", help="experiment file (YAML)")
     labels.add_argument("output", help="folder to write to; made if it does not exist")
     _add_overrides(labels)
     _add_storage(labels)
-    labels.add_argument("--cell", type=int, default=0, metavar="N", help="which cell of the grid, counted from 0 (default 0)")
-    labels.add_argument("--pool", choices=["train", "val"], default="train", help="labels of which images (default train)")
+    labels.add_argument(
+        "--cell", type=int, default=0, metavar="N", help="which cell of the grid, counted from 0 (default 0)"
+    )
+    labels.add_argument(
+        "--pool", choices=["train", "val"], default="train", help="labels of which images (default train)"
+    )
 
     verify = _command(commands, "verify", "check the SHA-256 of every shard of a storage")
     verify.add_argument("storage", help="path or URI of the storage")
     verify.add_argument(
-        "--repair", action="store_true", help="forget what is damaged, so that `run` computes it again, and sweep leftovers"
+        "--repair",
+        action="store_true",
+        help="forget what is damaged, so that `run` computes it again, and sweep leftovers",
     )
     _add_json(verify)
     return parser
 
 
-def _command(commands: "argparse._SubParsersAction", name: str, text: str, handler: str = "") -> argparse.ArgumentParser:
+def _command(
+    commands: "argparse._SubParsersAction", name: str, text: str, handler: str = ""
+) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(handler=handler or name)
     return command
@@ -122,7 +139,10 @@ def _add_experiment(command: argparse.ArgumentParser) -> None:
 
 def _add_overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="set a key of the experiment, e.g. labels.images=100"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="set a key of the experiment, e.g. labels.images=100",
     )
 
 
@@ -131,13 +151,15 @@ def _add_storage(command: argparse.ArgumentParser) -> None:
         "--storage",
         default=os.environ.get("LOOKBEYOND_STORAGE", "storage"),
         metavar="URI",
-        help="where shards, manifests and results lie: a path, s3:// or gs:// (default: $LOOKBEYOND_STORAGE or ./storage)",
+        help="where shards and results lie: a path, s3:// or gs:// (default: $LOOKBEYOND_STORAGE or ./storage)",
     )
 
 
 def _add_cluster(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--address", metavar="ADDRESS", help="Ray cluster to use, 'auto' for the one on this machine (default: start one)"
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster to use, 'auto' for the one on this machine (default: start one)",
     )
     command.add_argument(
         "--dashboard", action="store_true", help="with a cluster of its own: Ray's dashboard on localhost"

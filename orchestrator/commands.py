@@ -16,7 +16,7 @@ from orchestrator.checking import check_experiment
 from orchestrator.estimating import estimate
 from orchestrator.explaining import explain as explain_plan
 from orchestrator.exporting import export_label_maps
-from orchestrator.pictures import write_sheet
+from orchestrator.pictures import write_sheets
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Progress
 from orchestrator.results import collect, write_results
@@ -46,7 +46,9 @@ def plan(options: Namespace) -> int:
     if options.json:
         document = {
             "experiment": made.name,
-            "cells": [{"cell": cell.cell.values, "error": cell.error, "steps": _keys(cell.roles)} for cell in made.cells],
+            "cells": [
+                {"cell": cell.cell.values, "error": cell.error, "steps": _keys(cell.roles)} for cell in made.cells
+            ],
             "steps": made.counts(),
             "estimate": asdict(costs),
         }
@@ -58,11 +60,14 @@ def plan(options: Namespace) -> int:
         table.add_column(heading, justify="left" if heading == "step" else "right")
     for kind, counts in made.counts().items():
         table.add_row(
-            kind, *(str(counts[name]) for name in ("named", "distinct", "cached", "to_run")),
+            kind,
+            *(str(counts[name]) for name in ("named", "distinct", "cached", "to_run")),
             _duration(costs.seconds_by_kind.get(kind, 0.0)),
         )
     console.print(table)
-    basis = "rates measured on this storage" if costs.measured else "assumed rates: nothing comparable was done here yet"
+    basis = (
+        "rates measured on this storage" if costs.measured else "assumed rates: nothing comparable was done here yet"
+    )
     console.print(
         f"to run: {_duration(costs.core_seconds)} of one core, {_size(costs.bytes)} to write, "
         f"{_size(costs.sample_matrix_bytes)} of memory for the largest sample matrix ({basis})"
@@ -129,9 +134,13 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
     made = make_plan(document, storage, write_listings=True)
     cached = set(made.done)
     with Progress() as progress:
-        progress.say(f"{made.name}: {len(made.cells)} cells, {len(made.steps)} distinct steps, {len(made.pending)} to run")
+        progress.say(
+            f"{made.name}: {len(made.cells)} cells, {len(made.steps)} distinct steps, {len(made.pending)} to run"
+        )
         for requested, available, pool in _short_pools(made):
-            progress.note(f"labels.images: {requested} requested, {available} available in pool {pool}; using {available}")
+            progress.note(
+                f"labels.images: {requested} requested, {available} available in pool {pool}; using {available}"
+            )
         if made.pending:
             # Ray is imported only where something is run: an all-cached run answers at once.
             from orchestrator.cluster.rounds import run_plan
@@ -142,13 +151,13 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
             failed, input_errors, machines = {}, set(), []
     cells = collect(made, cached, failed)
     results = write_results(made, cells, storage, started=started, machines=machines)
-    sheet = write_sheet(made, storage)
+    sheets = write_sheets(made, storage)
     if options.json:
         print(storage.read(f"results/{made.name}.json").decode())
     else:
         _print_cells(made, cells, Console(highlight=False))
         print(f"results  {results}")
-        if sheet:
+        for sheet in sheets:
             print(f"picture  {sheet}")
     bad = [cell for cell in cells if cell["status"] == "failed"]
     for cell in bad:

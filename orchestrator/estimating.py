@@ -1,7 +1,7 @@
 """How long the pending steps will take and how many bytes they will write, before they do.
 
-The model: seconds and bytes per image, per kind of step and extractor, from the steps already done on this storage; where
-nothing comparable was done, a stated assumption. An estimate says which of the two it is.
+The model: seconds and bytes per image, per kind of step and extractor, from the steps already done on this storage;
+where nothing comparable was done, a stated assumption. An estimate says which of the two it is.
 """
 
 from collections import defaultdict
@@ -48,7 +48,10 @@ def estimate(plan: Plan, storage: Storage) -> Estimate:
         images = step.images.count - finished_images(step, ledger)
         if step.stream:
             fresh = {(step.stream, shard.digest) for shard in step.images.shards} - counted
-            images = min(images, sum(shard.stop - shard.start for shard in step.images.shards if (step.stream, shard.digest) in fresh))
+            images = min(
+                images,
+                sum(shard.stop - shard.start for shard in step.images.shards if (step.stream, shard.digest) in fresh),
+            )
             counted |= fresh
         name = _comparable(step.kind, step.meaning)
         rate = rates.get(name)
@@ -74,7 +77,7 @@ def _measured_rates(manifests: Iterable[Manifest]) -> dict[str, tuple[float, flo
             entry = sums[_comparable(StepKind(manifest.kind), manifest.meaning)]
             entry[0] += images
             entry[1] += spent
-            entry[2] += manifest.bytes
+            entry[2] += manifest.size
     return {name: (spent / images, size / images) for name, (images, spent, size) in sums.items()}
 
 

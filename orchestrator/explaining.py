@@ -1,7 +1,7 @@
 """Why a step would run again: what differs from the most alike step that is done.
 
-The model: a step runs when there is no manifest under its key; the reason is found by comparing its meaning with those of
-finished steps of the same kind and naming the fields that differ.
+The model: a step runs when there is no manifest under its key; the reason is found by comparing its meaning with
+those of finished steps of the same kind and naming the fields that differ.
 """
 
 from typing import Any

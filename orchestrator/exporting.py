@@ -19,7 +19,7 @@ from orchestrator.storage import Storage
 from workloads.auxiliary import IGNORE_LABEL
 from workloads.datasets import open_dataset
 from workloads.errors import InputError
-from workloads.figures import label_legend, label_palette
+from workloads.figures import distinct_colours, sheet
 
 _EIGHT_BIT_IGNORE = 255
 
@@ -43,7 +43,7 @@ def export_label_maps(
     if output.exists() and any(output.iterdir()) and not (output / "legend.json").exists():
         raise InputError(f"folder {output} holds other files; give an empty or a new one")
     output.mkdir(parents=True, exist_ok=True)
-    palette = label_palette(clusters)
+    palette = distinct_colours(clusters)
     progress.expect("label", step.images.count)
     count = 0
     for record in manifest.shards:
@@ -55,9 +55,7 @@ def export_label_maps(
         progress.advance("label", record.images)
     legend = _legend(plan, planned, palette, clusters)
     (output / "legend.json").write_text(json.dumps(legend, indent=1))
-    Image.fromarray(label_legend([f"{entry['label']} {entry['class'] or ''}" for entry in legend["labels"]], palette)).save(
-        output / "legend.png"
-    )
+    _legend_picture(legend).save(output / "legend.png")
     return count
 
 
@@ -70,6 +68,12 @@ def _picture(labels: np.ndarray, palette: np.ndarray, clusters: int) -> Image.Im
     colours[:clusters] = palette[:clusters]
     picture.putpalette(colours.reshape(-1).tolist())
     return picture
+
+
+def _legend_picture(legend: dict[str, Any]) -> Image.Image:
+    swatches = [[np.full((24, 96, 3), entry["colour"], dtype=np.uint8)] for entry in legend["labels"]]
+    names = [f"{entry['label']} {entry['class'] or ''}" for entry in legend["labels"]]
+    return Image.fromarray(sheet(swatches, ["label"], names, cell_width=192))
 
 
 def _legend(plan: Plan, planned: PlannedCell, palette: np.ndarray, clusters: int) -> dict[str, Any]:

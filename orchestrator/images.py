@@ -1,8 +1,9 @@
 """Image sets: the first n images of one seeded order of a pool, cut into shards.
 
-The model: a pool has one order; n images are its first n, so 500 lie inside 2 000 inside 5 000. Shards are cut at fixed
-multiples, and a shard is identified by the images in it alone: a longer prefix reuses every full shard of a shorter one.
-The list itself lies on the storage as an Arrow file, so that a worker reads its slice and a task carries two integers.
+The model: a pool has one order; n images are its first n, so 500 lie inside 2 000 inside 5 000. Shards are cut at
+fixed multiples, and a shard is identified by the images in it alone: a longer prefix reuses every full shard of a
+shorter one. The list itself lies on the storage as an Arrow file, so that a worker reads its slice and a task carries
+two integers.
 """
 
 import hashlib
@@ -43,7 +44,13 @@ class ImageSet:
 
 
 def build_image_set(
-    dataset: Dataset, pool: str, requested: int | None, *, order_seed: int, shard_images: int, storage: Storage | None
+    dataset: Dataset,
+    pool: str,
+    requested: int | None,
+    *,
+    order_seed: int,
+    shard_images: int,
+    storage: Storage | None,
 ) -> ImageSet:
     """List a pool, put it in its seeded order, take the prefix and write the listing to the storage (when given).
 

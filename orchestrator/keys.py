@@ -1,8 +1,9 @@
 """Keys: what makes two pieces of work the same.
 
-The model: a key is the SHA-256 of canonical JSON of what is computed, the keys of what it is computed from, and a code
-version bumped by hand when the meaning of a step changes. The failures this guards against: a path, host or worker count
-in a key (the same work done twice), and a value without a stable form in a key (different work taken for the same).
+The model: a key is the SHA-256 of canonical JSON of what is computed, the keys of what it is computed from, and a
+code version bumped by hand when the meaning of a step changes. The failures this guards against: a path, host or
+worker count in a key (the same work done twice), and a value without a stable form in a key (different work taken for
+the same).
 """
 
 import hashlib

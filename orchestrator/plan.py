@@ -19,7 +19,7 @@ from orchestrator.work import Source
 from workloads.clustering import KMeansConfig
 from workloads.datasets import Dataset, open_dataset
 from workloads.errors import InputError
-from workloads.extractors import weights_identity
+from workloads.weights import weights_identity
 
 
 @dataclass

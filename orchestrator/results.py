@@ -1,7 +1,7 @@
 """The results file: every cell with its status, metrics, steps and cost, and where the numbers come from.
 
-The model: results are read off the ledger, so a run that finds everything cached writes the same numbers as the run that
-computed them. A failed cell carries its error and never hides the others.
+The model: results are read off the ledger, so a run that finds everything cached writes the same numbers as the run
+that computed them. A failed cell carries its error and never hides the others.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 
 from orchestrator.execution import installed_versions
 from orchestrator.plan import Plan, PlannedCell
-from orchestrator.steps import StepKind
+from orchestrator.steps import ScoreStep
 from orchestrator.storage import Storage
 
 
@@ -23,7 +23,12 @@ def collect(plan: Plan, cached: set[str], failed: dict[str, str]) -> list[dict[s
 
 
 def write_results(
-    plan: Plan, cells: list[dict[str, Any]], storage: Storage, *, started: float, machines: list[dict[str, Any]]
+    plan: Plan,
+    cells: list[dict[str, Any]],
+    storage: Storage,
+    *,
+    started: float,
+    machines: list[dict[str, Any]],
 ) -> str:
     """Write ``results/NAME.json`` and return its place."""
     path = f"results/{plan.name}.json"
@@ -93,14 +98,10 @@ def _metrics(manifests: dict[str, Any], planned: PlannedCell) -> dict[str, Any]:
     if "score" in manifests:
         metrics |= manifests["score"].results
     if "cluster" in manifests:
-        metrics |= {name: manifests["cluster"].results[name] for name in ("clusters", "inertia", "iterations", "emptied")}
-    metrics["protocol"] = {
-        "classes": planned.roles["score"].work.num_classes if "score" in planned.roles else None,  # type: ignore[union-attr]
-        "split": planned.cell.entry.dataset.config.val,
-    }
+        metrics |= {
+            name: manifests["cluster"].results[name] for name in ("clusters", "inertia", "iterations", "emptied")
+        }
+    score = planned.roles.get("score")
+    if score is not None and isinstance(score.work, ScoreStep):
+        metrics["protocol"] = {"classes": score.work.num_classes, "split": score.work.source.pool}
     return metrics
-
-
-def score_role(planned: PlannedCell) -> bool:
-    """Whether the cell has a PmIoU."""
-    return any(step.kind is StepKind.SCORE for step in planned.roles.values())

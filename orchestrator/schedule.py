@@ -5,7 +5,7 @@ The schedule knows nothing of Ray, time or storage. The failure this guards agai
 behind it waiting for ever; settling always releases, and who takes an item decides what of it is still worth doing.
 """
 
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -31,6 +31,7 @@ class Schedule(Generic[Payload]):
     _items: dict[str, Item[Payload]] = field(default_factory=dict)
     _behind: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
     _ready: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
+    _unsettled: Counter[str] = field(default_factory=Counter)
 
     @staticmethod
     def of(items: Iterable[Item[Payload]]) -> "Schedule[Payload]":
@@ -41,6 +42,7 @@ class Schedule(Generic[Payload]):
         assert len(names) == len(given), "every item has a name of its own"
         for item in given:
             schedule._items[item.name] = item
+            schedule._unsettled[item.pool] += 1
             pending = item.after & names
             schedule._waiting_for[item.name] = len(pending)
             for other in pending:
@@ -72,7 +74,11 @@ class Schedule(Generic[Payload]):
             self._waiting_for[follower] -= 1
             if not self._waiting_for[follower]:
                 self._ready[self._items[follower].pool].append(follower)
-        del self._items[name]
+        self._unsettled[self._items.pop(name).pool] -= 1
+
+    def unsettled(self, pool: str) -> int:
+        """How many items of the pool are not settled yet, whether they wait, are ready or run."""
+        return self._unsettled[pool]
 
     def __len__(self) -> int:
         """Items not yet settled."""

@@ -1,8 +1,8 @@
 """A run: rounds of steps until nothing is pending, sharing the storage with whoever else works on it.
 
-The model: in each round this run leases every pending step that nobody alive holds and whose inputs are done or leased too,
-runs them, and gives the leases back. What others hold is waited for, and taken over when they die. The failure this guards
-against: two runs doing one step twice, or waiting for each other.
+The model: in each round this run leases every pending step that nobody alive holds and whose inputs are done or
+leased too, runs them, and gives the leases back. What others hold is waited for, and taken over when they die. The
+failure this guards against: two runs doing one step twice, or waiting for each other.
 """
 
 import time

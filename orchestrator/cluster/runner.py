@@ -1,8 +1,9 @@
 """Hands the jobs of an execution to Ray and brings their ends back.
 
-The model: three pools (extraction actors, plain tasks, one clustering actor), each with a bound on what is in flight. A job
-whose worker or machine was lost goes back to the front of its queue, up to a high budget; one that failed in its own work is
-tried again a low number of times; what the user has to mend is not tried again. Work in flight holds no data in the driver.
+The model: three pools (extraction actors, plain tasks, one clustering actor), each with a bound on what is in flight.
+A job whose worker or machine was lost goes back to the front of its queue, up to a high budget; one that failed in
+its own work is tried again a low number of times; what the user has to mend is not tried again. Work in flight holds
+no data in the driver.
 """
 
 import os
@@ -26,7 +27,7 @@ from orchestrator.cluster.workers import (
 from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, Execution, Task
 from orchestrator.jobs import make_job
 from orchestrator.progress import Progress
-from orchestrator.schedule import Item
+from orchestrator.schedule import Item, Schedule
 from orchestrator.spec import Compute
 from orchestrator.steps import Step
 from orchestrator.storage import Storage
@@ -86,6 +87,7 @@ class Runner:
     def _launch(self, execution: Execution) -> None:
         schedule = execution.schedule
         self._drop_skipped(execution)
+        self._end_idle(schedule)
         workers = self._wanted_extractors(schedule.ready(EXTRACT))
         while len(self._extractors) < workers:
             self._extractors.append(start_extraction(self._device, self.compute.gpus_per_worker))
@@ -104,6 +106,16 @@ class Runner:
         if self._clusterer is not None:
             while self._load(self._clusterer) < _QUEUED_PER_ACTOR and (item := schedule.take(CLUSTER)):
                 self._send(execution, item, self._clusterer)
+
+    def _end_idle(self, schedule: Schedule[Task]) -> None:
+        """End the actors of a pool that has nothing left to do: what they hold is what the tasks after them need."""
+        if self._extractors and not schedule.unsettled(EXTRACT):
+            for actor in self._extractors:
+                ray.kill(actor)
+            self._extractors = []
+        if self._clusterer is not None and not schedule.unsettled(CLUSTER):
+            ray.kill(self._clusterer)
+            self._clusterer = None
 
     def _drop_skipped(self, execution: Execution) -> None:
         """Settle what is ready but only serves steps that have failed already."""

@@ -1,14 +1,15 @@
 """The one connection to Ray.
 
-The model: a run connects once, to the cluster it is told of or else to one it starts for itself on this machine, and leaves
-what it did not start as it found it. The failure this guards against: a second `ray.init` or a `ray stop` that takes down
-somebody else's cluster, and a dashboard open to the network.
+The model: a run connects once, to the cluster it is told of or else to one it starts for itself on this machine, and
+leaves what it did not start as it found it. The failure this guards against: a second `ray.init` or a `ray stop` that
+takes down somebody else's cluster, and a dashboard open to the network.
 """
 
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -32,7 +33,7 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
     # Ray would hide the GPUs from tasks that ask for none; devices are chosen by torch, see `device_of`.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS") or None
-    common = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "lookbeyond"}
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "lookbeyond"}
     try:
         if address:
             ray.init(address=address, **common)

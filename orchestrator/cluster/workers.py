@@ -14,8 +14,8 @@ import torch
 
 from orchestrator.jobs import ClusterJob, Job, LabelJob, Outcome, SampleJob, Workshop
 
-# Half a core each, so that on a machine without a GPU extraction and superpixels can run side by side; the runner bounds
-# how many of each are in flight, so one kind alone does not crowd the cores either.
+# Half a core each, so that on a machine without a GPU extraction and superpixels can run side by side; the runner
+# bounds how many of each are in flight, so one kind alone does not crowd the cores either.
 SHARE = 0.5
 
 
@@ -65,8 +65,8 @@ def start_extraction(device: str, gpus_per_worker: float) -> Any:
 
 
 def start_clustering(device: str, threads: int) -> Any:
-    """A new clustering actor; it reserves one core and uses as many threads as it is given."""
-    wants = {"num_cpus": 1, "num_gpus": 1 if device == "cuda" else 0}
+    """A new clustering actor; its result does not depend on the number of threads."""
+    wants = {"num_cpus": SHARE, "num_gpus": 1 if device == "cuda" else 0}
     return ClusteringWorker.options(**wants).remote(threads)
 
 

@@ -1,0 +1,131 @@
+"""Picture sheets of an experiment, as in the paper's Figures 1 to 3: what the labels look like, beside what is true.
+
+The model: a few images of the validation pool (or of the labelled pool, where nothing is judged); for each of them the
+image above its ground truth, superpixel borders above the truth laid over, then a column per cell with its labels above the classes they were
+matched to. Everything is read through the ledger, so a sheet can be made long after the run.
+"""
+
+import io
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from orchestrator.ledger import Manifest
+from orchestrator.plan import Plan, PlannedCell
+from orchestrator.shards import read_maps
+from orchestrator.storage import Storage
+from workloads.auxiliary import IGNORE_LABEL
+from workloads.datasets import IGNORE, Dataset, open_dataset
+from workloads.figures import colourise, distinct_colours, matched_palette, overlay, sheet, with_borders
+
+_IMAGES = 3
+_CELLS_PER_SHEET = 6
+_CELL_WIDTH = 256
+
+
+def write_sheets(plan: Plan, storage: Storage) -> list[str]:
+    """Write ``figures/NAME.png`` (and NAME-2.png ... for more than six cells); the places of the files."""
+    cells = [cell for cell in plan.cells if _label_manifest(cell, plan) is not None]
+    written = []
+    for number in range(0, len(cells), _CELLS_PER_SHEET):
+        page = number // _CELLS_PER_SHEET + 1
+        path = f"figures/{plan.name}{'' if page == 1 else f'-{page}'}.png"
+        picture = _sheet(plan, cells[number : number + _CELLS_PER_SHEET], storage)
+        buffer = io.BytesIO()
+        Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+        storage.replace(path, buffer.getvalue())
+        written.append(storage.locate(path))
+    return written
+
+
+def _sheet(plan: Plan, cells: list[PlannedCell], storage: Storage) -> np.ndarray:
+    first = cells[0]
+    entry = first.cell.entry.dataset
+    dataset = open_dataset(entry.config, entry.root)
+    role = _label_role(first)
+    pool = first.roles[role].images.pool
+    maps = [_first_maps(_label_manifest(cell, plan), storage) for cell in cells]
+    segments = _first_maps(_segment_manifest(cells, role, plan), storage)
+    names = list(maps[0])[:_IMAGES]
+    rows: list[list[np.ndarray | None]] = []
+    for name in names:
+        picture = dataset.read_image(pool, name)
+        borders = with_borders(picture, segments[name]) if name in segments else None
+        truth = laid_over = None
+        if dataset.labelled(pool):
+            truth = colourise(dataset.read_ground_truth(pool, name), dataset.palette, IGNORE)
+            laid_over = overlay(picture, truth)
+        labels = [_labels(cell, plan, found.get(name)) for cell, found in zip(cells, maps, strict=True)]
+        matched = [_matched(cell, plan, dataset, found.get(name)) for cell, found in zip(cells, maps, strict=True)]
+        rows.append([picture, borders, *labels])
+        if truth is not None:
+            rows.append([truth, laid_over, *matched])
+    titles = ["image and ground truth", "superpixels and truth", *(_title(cell, plan) for cell in cells)]
+    captions = [line for name in names for line in _captions(name, len(rows) // len(names))]
+    legend = [
+        (text, (int(colour[0]), int(colour[1]), int(colour[2])))
+        for text, colour in zip(dataset.classes, dataset.palette, strict=True)
+    ]
+    return sheet(rows, titles, captions, legend, cell_width=_CELL_WIDTH)
+
+
+def _captions(name: str, lines: int) -> list[str]:
+    return [name.rsplit("/", 1)[-1], *([""] * (lines - 1))]
+
+
+def _title(cell: PlannedCell, plan: Plan) -> str:
+    values = [f"{key.rsplit('.', 1)[-1]} {_short(value)}" for key, value in cell.cell.values.items()]
+    score = plan.done.get(cell.roles["score"].key) if "score" in cell.roles else None
+    result = f"PmIoU {score.results['pmiou']:.1f}" if score else ""
+    return ", ".join(filter(None, [*values, result])) or "labels"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return " ".join(_short(inner) for inner in value.values())
+    return "none" if value is None else str(value).rsplit("/", 1)[-1]
+
+
+def _labels(cell: PlannedCell, plan: Plan, labels: np.ndarray | None) -> np.ndarray | None:
+    if labels is None:
+        return None
+    return colourise(labels, distinct_colours(_clusters(cell, plan)), IGNORE_LABEL)
+
+
+def _matched(cell: PlannedCell, plan: Plan, dataset: Dataset, labels: np.ndarray | None) -> np.ndarray | None:
+    score = plan.done.get(cell.roles["score"].key) if "score" in cell.roles else None
+    if labels is None or score is None:
+        return None
+    matching = {int(label): index for label, index in score.results["matching"].items()}
+    return colourise(labels, matched_palette(matching, dataset.palette, _clusters(cell, plan)), IGNORE_LABEL)
+
+
+def _clusters(cell: PlannedCell, plan: Plan) -> int:
+    return int(plan.done[cell.roles["cluster"].key].results["clusters"])
+
+
+def _label_role(cell: PlannedCell) -> str:
+    return "label_val" if "label_val" in cell.roles else "label"
+
+
+def _label_manifest(cell: PlannedCell, plan: Plan) -> Manifest | None:
+    step = cell.roles.get(_label_role(cell))
+    return plan.done.get(step.key) if step else None
+
+
+def _segment_manifest(cells: list[PlannedCell], role: str, plan: Plan) -> Manifest | None:
+    name = "superpixels_val" if role == "label_val" else "superpixels"
+    steps = [cell.roles[name] for cell in cells if name in cell.roles]
+    return plan.done.get(steps[0].key) if steps else None
+
+
+def _first_maps(manifest: Manifest | None, storage: Storage) -> dict[str, np.ndarray]:
+    if manifest is None:
+        return {}
+    every: Iterator[tuple[str, np.ndarray]] = itertools.chain.from_iterable(
+        read_maps(storage, record.path) for record in manifest.shards
+    )
+    return dict(itertools.islice(every, _IMAGES))

@@ -1,0 +1,78 @@
+"""What several tests share: one Ray for the whole session, a tiny experiment, and the command line as a process."""
+
+import copy
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+TINY = {
+    "name": "tiny",
+    "dataset": {"name": "scenes", "image_size": [64, 96], "num_train": 24, "num_val": 8},
+    "labels": {
+        "extractor": {"arch": "filters", "output_stride": 8, "batch_size": 2},
+        "sampling": {"pixels_per_image": 40},
+        "superpixels": {"n_segments": 40},
+        "outliers": 0.05,
+    },
+    "compute": {"shard_images": 4},
+    "grid": {"labels.clustering.k_per_class": [1.0, 1.5], "labels.superpixels": [None, {"n_segments": 40}]},
+}
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    """A small experiment on generated scenes: four cells, six train shards and two val shards."""
+    return copy.deepcopy(TINY)
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """Ray on this machine with two cores, started once."""
+    import ray
+
+    os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def lookbeyond(tmp_path: Path) -> "CommandLine":
+    """The command line, run as a user would, in a folder of its own."""
+    return CommandLine(tmp_path)
+
+
+class CommandLine:
+    """Runs ``python -m orchestrator`` in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def start(self, *arguments: str) -> "subprocess.Popen[str]":
+        """Start a command and return at once."""
+        repository = str(Path(__file__).resolve().parents[1])
+        path = os.pathsep.join(filter(None, [repository, os.environ.get("PYTHONPATH")]))
+        environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+        environment.pop("RAY_ADDRESS", None)
+        return subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", *arguments],
+            cwd=self.folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def __call__(self, *arguments: str, timeout: float = 240) -> "subprocess.CompletedProcess[str]":
+        """Run a command to its end."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=timeout)
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
