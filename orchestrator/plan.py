@@ -134,6 +134,11 @@ class _Planner:
             images = self._image_set(planned, train.pool, labels.images)
             roles["superpixels"] = factory.superpixels(train, labels.superpixels, images)
         if not scored:
+            if not roles:
+                raise InputError(
+                    f"labels.source: 'pixel' is a score and nothing else, and data set {config.name} has no ground truth "
+                    f"in pool {config.val!r}"
+                )
             return
         val = Source(config, root, config.val)
         val_images = self._image_set(planned, val.pool, None)
