@@ -136,8 +136,8 @@ class _Planner:
         if not scored:
             if not roles:
                 raise InputError(
-                    f"labels.source: 'pixel' is a score and nothing else, and data set {config.name} has no ground truth "
-                    f"in pool {config.val!r}"
+                    f"labels.source: 'pixel' is a score and nothing else, and data set {config.name} has no ground "
+                    f"truth in pool {config.val!r}"
                 )
             return
         val = Source(config, root, config.val)
