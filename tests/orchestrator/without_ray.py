@@ -71,7 +71,7 @@ def run(document: dict[str, Any], storage: Storage) -> Ended:
     def perform(task: Task, steps: tuple[Step, ...]) -> Outcome:
         return make_job(storage, task.kind, steps, task.shard, "cpu").run(workshop)
 
-    return execute(plan, storage, perform)
+    return execute(plan, storage, perform, score_groups=1)
 
 
 class FakeWorker:
