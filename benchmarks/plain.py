@@ -47,15 +47,15 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--root", type=Path, required=True, help="holds train, val and valannot")
+    parser.add_argument("--weights", type=Path, required=True, help="a MobileNetV2 in torchvision's names")
     parser.add_argument("--images", type=int, default=None, help="train images (default all)")
     parser.add_argument("--val-images", type=int, default=None, help="val images (default all)")
-    parser.add_argument("--pixels", type=int, default=200)
-    parser.add_argument("--clusters", type=int, nargs="+", default=[16])
-    parser.add_argument("--outliers", type=float, nargs="+", default=[0.0])
-    parser.add_argument("--superpixels", type=int, nargs="+", default=[500], help="0 for none")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pixels", type=int, default=200, help="feature pixels sampled of an image")
+    parser.add_argument("--clusters", type=int, nargs="+", default=[16], help="cells: numbers of clusters")
+    parser.add_argument("--outliers", type=float, nargs="+", default=[0.0], help="cells: outlier shares")
+    parser.add_argument("--superpixels", type=int, nargs="+", default=[500], help="cells: SLIC segments, 0 for none")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample and the first centres")
     parser.add_argument("--initial-centres", type=Path, help="a folder of K.npy files to start K-means from")
     return parser.parse_args()
 
@@ -79,19 +79,21 @@ def run_cell(network, train, val, clusters, share, segments, options) -> float:
         if dropped:
             thresholds[cluster] = own[-dropped - 1]
     for features, path in extract(network, train):
-        label_image(features, path, model.cluster_centers_, thresholds, segments)
+        label_image(features, path, model.cluster_centers_, thresholds, segments)  # as a user would keep them
     confusion = np.zeros((clusters, CLASSES), dtype=np.int64)
     truth_count = np.zeros(CLASSES, dtype=np.int64)
     label_count = np.zeros(clusters, dtype=np.int64)
     for features, path in extract(network, val):
-        labels = label_image(features, path, model.cluster_centers_, thresholds, segments)
+        labels, former = label_image(features, path, model.cluster_centers_, thresholds, segments)
         truth = np.array(Image.open(path.parents[1] / "valannot" / f"{path.stem}.png"))
         valid = truth != UNLABELLED
         truth_count += np.bincount(truth[valid], minlength=CLASSES)
+        # A pixel taken out as an outlier is right for no class, but still part of the label it had: no removal can
+        # raise an IoU.
+        label_count += np.bincount(former[valid], minlength=clusters)
         valid &= labels != IGNORE
         pairs = labels[valid].astype(np.int64) * CLASSES + truth[valid]
         confusion += np.bincount(pairs, minlength=clusters * CLASSES).reshape(clusters, CLASSES)
-        label_count += np.bincount(labels[valid], minlength=clusters)
     iou = confusion / np.maximum(label_count[:, None] + truth_count[None] - confusion, 1)
     rows, columns = linear_sum_assignment(iou, maximize=True)
     return 100 * iou[rows, columns].sum() / CLASSES
@@ -122,7 +124,8 @@ def extract(network, paths):
             yield features.numpy(), path
 
 
-def label_image(features, path, centres, thresholds, segments) -> np.ndarray:
+def label_image(features, path, centres, thresholds, segments) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (H, W), IGNORE where outliers were taken out, and the labels there would be without taking any out."""
     image = np.array(Image.open(path).convert("RGB"))
     flat = torch.from_numpy(features).reshape(features.shape[0], -1)
     weights = torch.from_numpy(centres.astype(np.float32))
@@ -130,18 +133,20 @@ def label_image(features, path, centres, thresholds, segments) -> np.ndarray:
     maps = F.interpolate(
         distance.reshape(1, len(centres), *features.shape[1:]), image.shape[:2], mode="bilinear", align_corners=True
     )[0]
-    nearest, labels = maps.min(0)
-    labels = labels.numpy()
-    kept = np.where(nearest.numpy() > thresholds[labels], IGNORE, labels)
+    nearest, labels = (tensor.numpy() for tensor in maps.min(0))
+    outlier = nearest > thresholds[labels]
     if not segments:
-        return kept
+        return np.where(outlier, IGNORE, labels), labels
     superpixels = slic(image, n_segments=segments, compactness=10, start_label=0)
+    voted = vote(superpixels, labels, ~outlier, len(centres))
+    return voted, vote(superpixels, labels, np.ones_like(outlier), len(centres)) if outlier.any() else voted
+
+
+def vote(superpixels, labels, valid, clusters) -> np.ndarray:
     count = superpixels.max() + 1
-    valid = kept != IGNORE
-    votes = np.bincount(superpixels[valid] * len(centres) + kept[valid], minlength=count * len(centres))
-    votes = votes.reshape(count, len(centres))
-    winner = np.where(votes.sum(1) > 0, votes.argmax(1), IGNORE)
-    return winner[superpixels]
+    votes = np.bincount(superpixels[valid] * clusters + labels[valid], minlength=count * clusters)
+    votes = votes.reshape(count, clusters)
+    return np.where(votes.sum(1) > 0, votes.argmax(1), IGNORE)[superpixels]
 
 
 if __name__ == "__main__":

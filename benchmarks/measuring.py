@@ -1,0 +1,80 @@
+"""What the benchmarks share: where the data lies, one run of the project in a storage of its own, and how figures are
+printed.
+
+The model: a figure is a JSON line as soon as it is known, and a row of the table at the end; beside it stands the load
+of the machine, without which no time means anything. The failure this guards against: a time that was measured from a
+storage that held half of the answer already.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+WEIGHTS = {
+    "imagenet": "weights/mobilenet_v2_imagenet_fp16.pth",
+    "voc": "weights/deeplabv3_mobilenet_v2_voc_fp16.pth",
+}
+INPUT_SIZE = "[353, 481]"
+
+
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    """The option --data: a folder that holds camvid/ and weights/."""
+    place = os.environ.get("LOOKBEYOND_DATA")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(place) if place else None,
+        required=place is None,
+        help="folder with camvid/ (SegNet layout) and weights/ (MobileNetV2 in torchvision's names: "
+        f"{', '.join(Path(path).name for path in WEIGHTS.values())}); default: $LOOKBEYOND_DATA",
+    )
+
+
+@dataclass(frozen=True)
+class ProjectRun:
+    """One `lookbeyond run`: its results document, its wall time, and how long until the first job was handed out
+    (interpreter, plan and start of Ray)."""
+
+    document: dict[str, Any]
+    seconds: float
+    start_seconds: float
+
+    @property
+    def cells(self) -> list[dict[str, Any]]:
+        """The cells of the results file."""
+        return self.document["cells"]
+
+
+def run_project(experiment: Path, overrides: Sequence[str], storage: Path) -> ProjectRun:
+    """Run an experiment as a user would, in a process of its own."""
+    command = [sys.executable, "-m", "orchestrator", "run", str(experiment), *overrides]
+    command += ["--storage", str(storage), "--json"]
+    begun, clock = time.time(), time.perf_counter()
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    seconds = time.perf_counter() - clock
+    if done.returncode:
+        sys.exit(f"`lookbeyond run` ended with code {done.returncode}")
+    manifests = [json.loads(path.read_text()) for path in (storage / "steps").rglob("*.json")]
+    first = min(manifest["provenance"]["started"] for manifest in manifests)
+    return ProjectRun(json.loads(done.stdout), seconds, first - begun)
+
+
+def put(figure: Mapping[str, Any]) -> None:
+    """Print one figure as a JSON line, with the load of the machine over the last minute."""
+    print(json.dumps(dict(figure) | {"load": round(os.getloadavg()[0], 2)}), flush=True)
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A Markdown table, aligned so that it can be read as it is."""
+    lines = [list(map(str, row)) for row in [headings, *rows]]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    padded = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
+    padded.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(padded)
