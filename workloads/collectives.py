@@ -71,10 +71,7 @@ class _Gather(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, tensor: Tensor) -> Tensor:
         ctx.share = tensor.shape[0]
-        parts = [
-            torch.empty_like(tensor, memory_format=torch.contiguous_format)
-            for _ in range(dist.get_world_size())
-        ]
+        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
@@ -101,6 +98,11 @@ class _Sum(torch.autograd.Function):
         return whole
 
 
+def at_least_float32(tensor: Tensor) -> Tensor:
+    """Half precision widened to float32; float32 and float64 as they are."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
+
+
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the batches of all workers, on any device; `nn.SyncBatchNorm` knows GPUs only.
 
@@ -117,7 +119,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None
         assert self.num_batches_tracked is not None and self.momentum is not None
-        full = x.float()
+        full = at_least_float32(x)
         count = full.numel() // full.shape[1] * self.workers.size
         mean = self.workers.sum(full.sum(dim=(0, 2, 3))) / count
         centred = full - mean[:, None, None]

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from workloads.collectives import at_least_float32
 from workloads.config import What
 from workloads.errors import InputError
 
@@ -184,7 +185,7 @@ def contrastive_loss(anchors: Keys, keys: Keys, first_column: int, config: Contr
     Anchor i is itself key `first_column + i`, which is neither its positive nor its negative.
     """
     with torch.autocast(anchors.vectors.device.type, enabled=False):
-        cosines = anchors.vectors.float() @ keys.vectors.float().T
+        cosines = at_least_float32(anchors.vectors) @ at_least_float32(keys.vectors).T
         logits = cosines / config.temperature
         rows = torch.arange(logits.shape[0], device=logits.device)
         other = torch.ones_like(logits, dtype=torch.bool)
@@ -248,7 +249,7 @@ class LabelMemory(nn.Module):
         """Remember the step's keys, at most `update_per_label` of a label, in their order, over the oldest
         entries."""
         held = keys.labels >= 0
-        vectors, labels = keys.vectors[held].detach().float(), keys.labels[held]
+        vectors, labels = keys.vectors[held].detach().to(self.vectors.dtype), keys.labels[held]
         num_labels = self.vectors.shape[0]
         if labels.numel() == 0:
             return

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from workloads.collectives import Alone, Workers
+from workloads.collectives import Alone, Workers, at_least_float32
 from workloads.config import What
 from workloads.errors import InputError
 from workloads.networks import Logits, Segmentor, SegmentorConfig
@@ -129,7 +129,7 @@ class Finetuning(Objective):
 
 
 def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), labels, ignore_index=-1, reduction="sum")
+    return F.cross_entropy(at_least_float32(logits), labels, ignore_index=-1, reduction="sum")
 
 
 def finetuning_loop(

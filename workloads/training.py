@@ -60,7 +60,9 @@ class TrainingConfig(What):
     steps: int | None = Field(None, ge=1, description="optimiser steps; this or epochs")
     batch_size: int = Field(8, ge=1, description="images of a batch, over all workers")
     optimiser: OptimiserConfig = Field(OptimiserConfig(), description="optimiser and schedule")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="bfloat16: by autocast")
+    precision: Literal["float32", "bfloat16", "float64"] = Field(
+        "float32", description="bfloat16: by autocast; float64: to tell rounding from mistakes"
+    )
     seed: int = Field(0, ge=0, description="decides weights, order, augmentation and dropout")
 
     @model_validator(mode="after")
@@ -297,6 +299,8 @@ class Loop:
         self.total_steps = config.total_steps(len(source.ids))
         self.step = 0
         objective = objective.to(self.machine.device)
+        if config.precision == "float64":
+            objective = objective.double()
         if self.machine.channels_last:
             objective = objective.to(memory_format=torch.channels_last)
         shared = share_batch_norm(objective, self.workers, self.machine.device)
@@ -410,12 +414,16 @@ class Loop:
         # Dropout is the only thing drawn here; a function of the step, it needs no place in the state.
         torch.manual_seed(stable_hash(self.config.seed, "step", self.step, self.workers.rank) % 2**63)
         tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        if self.config.precision == "float64":
+            tensors = {
+                name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+            }
         half = self.config.precision == "bfloat16"
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
             loss = self._forward(tensors)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        whole = self.workers.sum(loss.detach().float()) / self.workers.size
+        whole = self.workers.sum(loss.detach()) / self.workers.size
         # On a GPU the check waits one step, so that the host need not wait for the device; states are
         # always checked.
         self._check()

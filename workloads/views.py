@@ -181,7 +181,8 @@ def resize_image(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     the size."""
     if size is None or image.shape[:2] == tuple(size):
         return image
-    planes = torch.from_numpy(image).permute(2, 0, 1)
+    # A copy: decoded images are read-only, which torch warns about.
+    planes = torch.from_numpy(image.copy()).permute(2, 0, 1)
     return F.resize(planes, list(size), antialias=True).permute(1, 2, 0).contiguous().numpy()
 
 

@@ -13,10 +13,10 @@ from workloads.views import ViewsConfig
 
 torch.set_num_threads(1)
 NETWORK = SegmentorConfig(
-    backbone="mobilenet_v2", output_stride=8, head_channels=16, atrous_rates=(2, 4, 6), dropout=0.0
+    backbone="mobilenet_v2", output_stride=16, head_channels=16, atrous_rates=(1, 2, 3), dropout=0.0
 )
 CONFIG = FinetuneConfig(
-    steps=50,
+    steps=110,
     batch_size=4,
     segmentor=NETWORK,
     augmentation=ViewsConfig(
@@ -28,7 +28,7 @@ CONFIG = FinetuneConfig(
         grayscale=0,
         cutout=(0, 0),
     ),
-    optimiser=OptimiserConfig(learning_rate=0.05, head_factor=2.0),
+    optimiser=OptimiserConfig(learning_rate=0.02),
 )
 
 
@@ -54,6 +54,7 @@ def test_a_few_images_are_learnt():
     before = mean_iou(class_counts(network, Blocks(), EvaluationConfig())).miou
     losses = [report.loss for report in finetuning_loop(network, Blocks(), CONFIG).run()]
     after = mean_iou(class_counts(network, Blocks(), EvaluationConfig())).miou
+    # Fewer steps than this leave the running statistics of batch normalisation behind the weights.
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
     assert after > max(60.0, before + 20)
 

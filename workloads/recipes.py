@@ -1,0 +1,108 @@
+"""Named presets of pre-training and fine-tuning.
+
+The model: a recipe is a complete configuration; whoever wants another value overrides that field and the
+key changes. Fine-tuning follows hszhao/semseg's PSPNet-50, whose multi-scale numbers the paper's ImageNet
+rows repeat: SGD 0.01 with new layers at ten times that, momentum 0.9, weight decay 1e-4, poly 0.9 to zero,
+auxiliary loss 0.4, scale 0.5-2, rotation +-10 degrees and blur with probability 0.5, crop with mean
+padding, sliding window, scales 0.5-1.75 and flip.
+
+    recipe      crop   epochs  batch   origin
+    cityscapes  713    200     16      semseg
+    ade20k      473    100     16      semseg
+    nyuv2       473    200     16      ours, after semseg; neither semseg nor mmsegmentation has one
+    camvid      353    200     16      ours, after semseg, for images of 360x480
+    small       161    300 steps 8     ours, for two cores: mobilenet_v2 at 180x240
+
+The failure this guards against: numbers that nobody can produce again because a table's settings were never
+written down.
+"""
+
+from typing import Literal
+
+from workloads.contrast import ContrastConfig
+from workloads.finetuning import AUGMENTATION, EvaluationConfig, FinetuneConfig
+from workloads.moco import MocoConfig
+from workloads.networks import SegmentorConfig
+from workloads.pixpro import PixproConfig
+from workloads.pretraining import PretrainConfig
+from workloads.training import OptimiserConfig
+from workloads.views import ViewsConfig
+
+Recipe = Literal["cityscapes", "ade20k", "nyuv2", "camvid", "small"]
+MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+SMALL_SIZE = (180, 240)
+# Deliberately narrow: with 256 channels the head alone costs as much as the backbone.
+SMALL_NETWORK = SegmentorConfig(
+    head="deeplabv3", backbone="mobilenet_v2", output_stride=8, head_channels=64, atrous_rates=(3, 6, 12)
+)
+
+
+def finetuning_recipe(name: Recipe) -> FinetuneConfig:
+    """The fine-tuning configuration of that name."""
+    match name:
+        case "cityscapes":
+            return _semseg(crop=713, epochs=200)
+        case "ade20k":
+            return _semseg(crop=473, epochs=100)
+        case "nyuv2":
+            return _semseg(crop=473, epochs=200)
+        case "camvid":
+            return _semseg(crop=353, epochs=200)
+        case "small":
+            return FinetuneConfig(
+                steps=300,
+                batch_size=8,
+                segmentor=SMALL_NETWORK,
+                augmentation=ViewsConfig(
+                    image_size=SMALL_SIZE,
+                    crop_mode="fixed",
+                    crop=(161, 217),
+                    scale=(0.7, 1.5),
+                    rotation=(0.0, 0.0),
+                    jitter=(0.3, 0.3, 0.3, 0.0),
+                    grayscale=0.0,
+                    cutout=(0, 0),
+                ),
+                optimiser=OptimiserConfig(learning_rate=0.02, head_factor=5.0, warmup_steps=20),
+                evaluation=EvaluationConfig(image_size=SMALL_SIZE, batch_size=8),
+                evaluation_multi_scale=EvaluationConfig(
+                    image_size=SMALL_SIZE, scales=(0.75, 1.0, 1.25), flip=True, batch_size=8
+                ),
+            )
+
+
+def _semseg(crop: int, epochs: int) -> FinetuneConfig:
+    window = (crop, crop)
+    return FinetuneConfig(
+        epochs=epochs,
+        batch_size=16,
+        augmentation=AUGMENTATION.model_copy(update={"crop": window}),
+        optimiser=OptimiserConfig(learning_rate=0.01, head_factor=10.0, momentum=0.9, weight_decay=1e-4, power=0.9),
+        evaluation=EvaluationConfig(window=window),
+        evaluation_multi_scale=EvaluationConfig(scales=MULTI_SCALE, flip=True, window=window),
+    )
+
+
+def pretraining_recipe(name: Recipe) -> PretrainConfig:
+    """The pre-training configuration of that name; Table 8's views, all else ours."""
+    if name == "small":
+        return PretrainConfig(
+            epochs=20,
+            batch_size=8,
+            segmentor=SMALL_NETWORK,
+            views=ViewsConfig(image_size=SMALL_SIZE, crop_mode="fixed", crop=(161, 217), cutout=(0, 20)),
+            optimiser=OptimiserConfig(learning_rate=0.05, schedule="cosine", warmup_steps=40),
+            contrast=ContrastConfig(anchors_per_image=128),
+            moco=MocoConfig(queue=1024, momentum=0.99),
+            pixpro=PixproConfig(hidden_channels=512, embedding_dim=128),
+        )
+    epochs = {"cityscapes": 100, "ade20k": 20, "nyuv2": 200, "camvid": 200}[name]
+    views = ViewsConfig(crop=(257, 289)) if name == "camvid" else ViewsConfig()
+    return PretrainConfig(
+        epochs=epochs,
+        batch_size=16,
+        views=views,
+        optimiser=OptimiserConfig(learning_rate=0.05, schedule="cosine", warmup_steps=200),
+        moco=MocoConfig(queue=4096 if name == "camvid" else 65_536),
+        precision="bfloat16",
+    )
