@@ -29,17 +29,29 @@ def _reason(step: Step, plan: Plan, ledger: Ledger, finished: list[Manifest]) ->
     if not alike:
         return f"{partly}no {step.kind} step has been done on this storage"
     mine = _flatten(step.meaning)
-    nearest = min(alike, key=lambda manifest: len(_differences(_flatten(manifest.meaning), mine)))
+    distances = [
+        (len(_differences(_flatten(manifest.meaning), mine)), len(_differences(manifest.inputs, step.inputs)), number)
+        for number, manifest in enumerate(alike)
+    ]
+    nearest = alike[min(distances)[-1]]
     differences = _differences(_flatten(nearest.meaning), mine)
     if differences:
         changes = ", ".join(f"{name}: {old} -> {new}" for name, (old, new) in list(differences.items())[:4])
         return f"{partly}differs from {nearest.key[:12]} in {changes}"
+    return partly + _reason_outside_meaning(step, nearest, behind)
+
+
+def _reason_outside_meaning(step: Step, nearest: Manifest, behind: list[str]) -> str:
+    """Why a step that means the same as a finished one is not that one. `behind` are its inputs that are not done."""
     used = nearest.provenance.get("images", {}).get("used")
     if used is not None and used != step.images.count:
-        return f"{partly}images: {used} -> {step.images.count}"
+        return f"images: {used} -> {step.images.count}"
     if behind:
-        return f"{partly}is computed from {', '.join(behind)}, which runs again"
-    return f"{partly}the images or the code of this step are not those of {nearest.key[:12]}"
+        return f"is computed from {', '.join(behind)}, which runs again"
+    others = _differences(nearest.inputs, step.inputs)
+    if others:
+        return f"is computed from another {' and another '.join(others)} than {nearest.key[:12]}"
+    return f"the images or the code of this step are not those of {nearest.key[:12]}"
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -65,7 +65,7 @@ def build_image_set(
         ShardRange(start, min(start + shard_images, count), _digest(chosen[start : start + shard_images]))
         for start in range(0, count, shard_images)
     )
-    listing = f"images/{whole[:32]}.arrow"
+    listing = _listing_path(whole)
     if storage is not None and not storage.exists(listing):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, _SCHEMA) as writer:
@@ -78,6 +78,23 @@ def build_image_set(
 def read_listing(storage: Storage, listing: str, start: int, stop: int) -> list[str]:
     """The ids of images start to stop (exclusive) of a listing."""
     return _open_listing(storage, listing).slice(start, stop - start).to_pylist()
+
+
+def listing_problem(storage: Storage, listing: str) -> str | None:
+    """What is wrong with a listing's file, or None: it is named by the digest of what is in it."""
+    try:
+        with pa.ipc.open_file(pa.BufferReader(storage.read(listing))) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+        columns = (table.column(name).to_pylist() for name in _SCHEMA.names)
+        whole = _digest([ImageEntry(*row) for row in zip(*columns, strict=True)])
+    except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError, OverflowError) as error:
+        return f"cannot be read ({error})"
+    return None if _listing_path(whole) == listing else "lists other images than those it is named after"
+
+
+def _listing_path(digest: str) -> str:
+    return f"images/{digest[:32]}.arrow"
 
 
 @lru_cache(maxsize=8)

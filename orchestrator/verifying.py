@@ -1,14 +1,15 @@
 """Checking and mending a storage.
 
-The model: what a manifest or a record names must be there with the bytes it had; whatever is not named by any of them
-is a leftover of a killed attempt. Repairing forgets what is damaged (the next run computes it again) and sweeps the
-leftovers.
+The model: what a manifest or a record names must be there with the bytes it had, and a listing of images must be the
+one it is named after; whatever is not named by any of them is a leftover of a killed attempt. Repairing forgets what
+is damaged (the next run computes it again) and sweeps the leftovers.
 """
 
 import hashlib
 import time
 from dataclasses import dataclass, field
 
+from orchestrator.images import listing_problem
 from orchestrator.ledger import Manifest, read_record
 from orchestrator.shards import ShardRecord
 from orchestrator.storage import Storage
@@ -30,9 +31,12 @@ class Verification:
 
 
 def verify(storage: Storage, *, repair: bool) -> Verification:
-    """Check every manifest, every record and every shard they name, by size and SHA-256."""
+    """Check every manifest, every record, every shard they name (by size and SHA-256) and every listing of images."""
     found = Verification()
     named = _read_named(storage, found)
+    for file in storage.files("images"):
+        if file.path.endswith(".arrow") and (problem := listing_problem(storage, file.path)):
+            found.damaged[file.path] = problem
     forget = set(found.damaged)
     for path, mention in sorted(named.items()):
         found.shards += 1

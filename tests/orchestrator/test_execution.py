@@ -227,6 +227,7 @@ def test_a_real_run_is_the_same_however_it_is_cut(tiny: dict[str, Any], tmp_path
 
 
 def test_data_sets_whose_images_share_names_are_judged_by_their_own_truth(tiny: dict[str, Any], tmp_path: Path) -> None:
+    tiny["dataset"] |= {"num_train": 4, "num_val": 4}
     tiny["grid"] = {"dataset.seed": [0, 1]}
     together = run(tiny, Storage(str(tmp_path / "together")))
     assert together.failed == []
