@@ -32,11 +32,11 @@ exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wro
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parser().parse_args(arguments)
-    # The commands import torch and read data; parsing and --help must not wait for that.
-    from orchestrator import commands
-
+    options = _parse(arguments)
     try:
+        # The commands import torch and read data; parsing and --help must not wait for that.
+        from orchestrator import commands
+
         return int(getattr(commands, options.handler)(options))
     except InputError as error:
         for line in str(error).splitlines():
@@ -49,6 +49,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of a pipe went away (`lookbeyond plan ... | head`): nothing more to say to it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        # What the machine refuses (no permission, no such folder, no room) is for the user to mend.
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"lookbeyond: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; key=value pairs may stand anywhere, also behind options, where argparse alone refuses them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    if len(overrides) < len(rest) or (overrides and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if overrides:
+        options.overrides = [*options.overrides, *overrides]
+    return options
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_json(check)
     check.add_argument(
         "--images",
-        type=int,
+        type=_count,
         default=200,
         metavar="N",
         help="decode at most N images of each pool (default 200)",
@@ -149,10 +166,17 @@ def _add_overrides(command: argparse.ArgumentParser) -> None:
 def _add_storage(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--storage",
-        default=os.environ.get("LOOKBEYOND_STORAGE", "storage"),
+        default=os.environ.get("LOOKBEYOND_STORAGE") or "storage",
         metavar="URI",
         help="where shards and results lie: a path, s3:// or gs:// (default: $LOOKBEYOND_STORAGE or ./storage)",
     )
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give a whole number of 1 or more")
+    return number
 
 
 def _add_cluster(command: argparse.ArgumentParser) -> None:

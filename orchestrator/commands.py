@@ -111,6 +111,7 @@ def export_labels(options: Namespace) -> int:
 def verify(options: Namespace) -> int:
     """Check every shard of a storage."""
     storage = Storage(options.storage)
+    storage.require_folder()
     found = verify_storage(storage, repair=options.repair)
     if options.json:
         print(json.dumps(asdict(found), indent=1))
@@ -141,6 +142,8 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
             progress.note(
                 f"labels.images: {requested} requested, {available} available in pool {pool}; using {available}"
             )
+        for name, pool in _unjudged(made):
+            progress.note(f"{name} has no labelled pool {pool!r}: labels are made, PmIoU is not")
         if made.pending:
             # Ray is imported only where something is run: an all-cached run answers at once.
             from orchestrator.cluster.rounds import run_plan
@@ -180,6 +183,12 @@ def _short_pools(made: Plan) -> set[tuple[int, int, str]]:
         for step in made.steps.values()
         if step.images.requested is not None and step.images.requested > step.images.available
     }
+
+
+def _unjudged(made: Plan) -> set[tuple[str, str]]:
+    """Data set and pool of the cells whose labels cannot be judged."""
+    configs = [cell.cell.entry.dataset.config for cell in made.cells if not cell.error and "score" not in cell.roles]
+    return {(config.name, config.val) for config in configs}
 
 
 def _print_cells(made: Plan, cells: list[dict[str, Any]], console: Console) -> None:

@@ -40,8 +40,7 @@ def export_label_maps(
     if manifest is None:
         raise InputError(f"the labels of this cell are not done on {storage.uri}; `lookbeyond run` makes them")
     clusters = int(plan.done[planned.roles["cluster"].key].results["clusters"])
-    if output.exists() and any(output.iterdir()) and not (output / "legend.json").exists():
-        raise InputError(f"folder {output} holds other files; give an empty or a new one")
+    _require_own_folder(output, step.key)
     output.mkdir(parents=True, exist_ok=True)
     palette = distinct_colours(clusters)
     progress.expect("label", step.images.count)
@@ -53,10 +52,26 @@ def export_label_maps(
             _picture(labels, palette, clusters).save(target)
             count += 1
         progress.advance("label", record.images)
-    legend = _legend(plan, planned, palette, clusters)
+    legend = _legend(plan, planned, step.key, palette, clusters)
     (output / "legend.json").write_text(json.dumps(legend, indent=1))
     _legend_picture(legend).save(output / "legend.png")
     return count
+
+
+def _require_own_folder(output: Path, key: str) -> None:
+    """Refuse a folder that holds anything but an earlier export of the same step: images of pools share names."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"{output} is a file; give a folder")
+    if not any(output.iterdir()):
+        return
+    try:
+        exported = json.loads((output / "legend.json").read_text())["step"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        raise InputError(f"folder {output} holds other files; give an empty or a new one") from None
+    if exported != key:
+        raise InputError(f"folder {output} holds the labels of another cell or pool; give an empty or a new one")
 
 
 def _picture(labels: np.ndarray, palette: np.ndarray, clusters: int) -> Image.Image:
@@ -76,7 +91,7 @@ def _legend_picture(legend: dict[str, Any]) -> Image.Image:
     return Image.fromarray(sheet(swatches, ["label"], names, cell_width=192))
 
 
-def _legend(plan: Plan, planned: PlannedCell, palette: np.ndarray, clusters: int) -> dict[str, Any]:
+def _legend(plan: Plan, planned: PlannedCell, key: str, palette: np.ndarray, clusters: int) -> dict[str, Any]:
     entry = planned.cell.entry.dataset
     score: Manifest | None = plan.done.get(planned.roles["score"].key) if "score" in planned.roles else None
     matched: dict[int, str] = {}
@@ -86,7 +101,7 @@ def _legend(plan: Plan, planned: PlannedCell, palette: np.ndarray, clusters: int
     ignore = _EIGHT_BIT_IGNORE if clusters <= _EIGHT_BIT_IGNORE else IGNORE_LABEL
     return {
         "cell": planned.cell.values,
-        "step": planned.roles["label"].key,
+        "step": key,
         "ignore": ignore,
         "labels": [
             {"label": label, "colour": [int(value) for value in palette[label]], "class": matched.get(label)}

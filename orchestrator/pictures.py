@@ -1,8 +1,9 @@
 """Picture sheets of an experiment, as in the paper's Figures 1 to 3: what the labels look like, beside what is true.
 
 The model: a few images of the validation pool (or of the labelled pool, where nothing is judged); for each of them the
-image above its ground truth, superpixel borders above the truth laid over, then a column per cell with its labels above the classes they were
-matched to. Everything is read through the ledger, so a sheet can be made long after the run.
+image above its ground truth, superpixel borders above the truth laid over the image, then a column per cell with its
+labels above the classes they were matched to. Everything is read through the ledger, so a sheet can be made long after
+the run.
 """
 
 import io
@@ -19,6 +20,7 @@ from orchestrator.shards import read_maps
 from orchestrator.storage import Storage
 from workloads.auxiliary import IGNORE_LABEL
 from workloads.datasets import IGNORE, Dataset, open_dataset
+from workloads.errors import InputError
 from workloads.figures import colourise, distinct_colours, matched_palette, overlay, sheet, with_borders
 
 _IMAGES = 3
@@ -56,12 +58,12 @@ def _sheet(plan: Plan, cells: list[PlannedCell], storage: Storage) -> np.ndarray
         borders = with_borders(picture, segments[name]) if name in segments else None
         truth = laid_over = None
         if dataset.labelled(pool):
-            truth = colourise(dataset.read_ground_truth(pool, name), dataset.palette, IGNORE)
-            laid_over = overlay(picture, truth)
+            truth = _truth(dataset, pool, name)
+            laid_over = None if truth is None else overlay(picture, truth)
         labels = [_labels(cell, plan, found.get(name)) for cell, found in zip(cells, maps, strict=True)]
         matched = [_matched(cell, plan, dataset, found.get(name)) for cell, found in zip(cells, maps, strict=True)]
         rows.append([picture, borders, *labels])
-        if truth is not None:
+        if dataset.labelled(pool):
             rows.append([truth, laid_over, *matched])
     titles = ["image and ground truth", "superpixels and truth", *(_title(cell, plan) for cell in cells)]
     captions = [line for name in names for line in _captions(name, len(rows) // len(names))]
@@ -70,6 +72,14 @@ def _sheet(plan: Plan, cells: list[PlannedCell], storage: Storage) -> np.ndarray
         for text, colour in zip(dataset.classes, dataset.palette, strict=True)
     ]
     return sheet(rows, titles, captions, legend, cell_width=_CELL_WIDTH)
+
+
+def _truth(dataset: Dataset, pool: str, name: str) -> np.ndarray | None:
+    """The ground truth in colours; None where it cannot be used, which the score step has reported."""
+    try:
+        return colourise(dataset.read_ground_truth(pool, name), dataset.palette, IGNORE)
+    except InputError:
+        return None
 
 
 def _captions(name: str, lines: int) -> list[str]:

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from orchestrator.storage import Storage
+from workloads.errors import InputError
 
 MAP_SCHEMA = pa.schema(
     [
@@ -152,10 +153,18 @@ def _list_of(values: np.ndarray) -> pa.ListArray:
 
 
 def read_batches(storage: Storage, path: str) -> Iterator[pa.RecordBatch]:
-    """The record batches of a shard, one at a time; memory-mapped on a local path."""
-    with pa.ipc.open_file(storage.open(path)) as reader:
+    """The record batches of a shard, one at a time; memory-mapped on a local path.
+
+    Raises:
+        InputError: the shard is missing or damaged.
+    """
+    with _open_arrow(storage, path) as reader:
         for index in range(reader.num_record_batches):
-            yield reader.get_batch(index)
+            try:
+                batch = reader.get_batch(index)
+            except (pa.ArrowInvalid, OSError) as error:
+                raise _damaged(storage, path, error) from None
+            yield batch
 
 
 def read_maps(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -169,6 +178,21 @@ def read_judged_labels(storage: Storage, path: str) -> Iterator[tuple[str, np.nd
     for batch in read_batches(storage, path):
         removed = batch.column("removed").flatten().to_numpy() if "removed" in batch.schema.names else None
         yield batch.column("image")[0].as_py(), _map_of(batch), removed
+
+
+def _open_arrow(storage: Storage, path: str) -> pa.ipc.RecordBatchFileReader:
+    try:
+        return pa.ipc.open_file(storage.open(path))
+    except (pa.ArrowInvalid, OSError) as error:
+        raise _damaged(storage, path, error) from None
+
+
+def _damaged(storage: Storage, path: str, error: Exception) -> InputError:
+    what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
+    return InputError(
+        f"{storage.locate(path)} {what}; `lookbeyond verify {storage.uri} --repair` forgets it, so that `run` makes it "
+        "again"
+    )
 
 
 def _map_of(batch: pa.RecordBatch) -> np.ndarray:
@@ -204,8 +228,12 @@ def write_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
 
 
 def read_arrays(storage: Storage, path: str) -> dict[str, np.ndarray]:
-    """The arrays that `write_arrays` wrote; read-only views of the file on a local path."""
-    with pa.ipc.open_file(storage.open(path)) as reader:
+    """The arrays that `write_arrays` wrote; read-only views of the file on a local path.
+
+    Raises:
+        InputError: the file is missing or damaged.
+    """
+    with _open_arrow(storage, path) as reader:
         batch = reader.get_batch(0)
         arrays = {}
         for index, column_field in enumerate(reader.schema):

@@ -34,6 +34,13 @@ class Storage:
     """A tree of files. Paths given to it are relative to its root and use forward slashes."""
 
     def __init__(self, uri: str) -> None:
+        """Nothing is written or made yet.
+
+        Raises:
+            InputError: the URI is empty, of a kind that is not known, or a file.
+        """
+        if not uri:
+            raise InputError("storage '' is empty; give a path, s3:// or gs://")
         if "://" in uri:
             self.uri = uri
             try:
@@ -44,6 +51,8 @@ class Storage:
             self.uri = str(Path(uri).expanduser().absolute())
             self._filesystem, self._root = fs.LocalFileSystem(), self.uri
         self.is_local = isinstance(self._filesystem, fs.LocalFileSystem)
+        if self.is_local and self._filesystem.get_file_info(str(self._root)).type == fs.FileType.File:
+            raise InputError(f"storage {self.uri} is a file; give a folder, s3:// or gs://")
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
         return Storage, (self.uri,)
@@ -74,6 +83,15 @@ class Storage:
             raise InputError(
                 f"storage {self.uri} cannot be written ({error.strerror or error}); give a writable one with --storage"
             ) from None
+
+    def require_folder(self) -> None:
+        """Refuse a storage that is not there: a misspelt path must not pass for an empty, faultless storage.
+
+        Raises:
+            InputError: there is no such folder.
+        """
+        if self._filesystem.get_file_info(str(self._root)).type != fs.FileType.Directory:
+            raise InputError(f"storage {self.uri} does not exist; give the folder that a run has written to")
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at the path."""

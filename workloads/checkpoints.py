@@ -19,6 +19,7 @@ import argparse
 import hashlib
 import json
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +103,9 @@ def _read_safely(path: Path) -> Any:
     # PixPro's files carry their command line as an argparse.Namespace, which holds plain values and runs no
     # code.
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # A warning about the pickle's protocol would stand beside the message about the file.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
@@ -111,7 +114,10 @@ def _read_safely(path: Path) -> Any:
                 f"weights: {path} holds more than tensors and plain values, and is refused because "
                 f"reading it could run code ({reason})"
             ) from None
-        raise InputError(f"weights: {path} is not a checkpoint written by torch.save, or is damaged") from None
+        raise InputError(
+            f"weights: {path} is not a checkpoint written by torch.save (other pickles are refused, because reading "
+            "one could run code), or is damaged"
+        ) from None
     except Exception as error:
         # torch.load raises many types for a damaged file (RuntimeError, EOFError, KeyError, ValueError, ...).
         first_line = (str(error).splitlines() or [""])[0][:200]

@@ -111,6 +111,7 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
 
     Raises:
         InputError: anything but a complete match, with the counts, the first names and the file's SHA-256;
+            weights that are not finite;
             and everything that `weights_identity` and `read_checkpoint` raise.
     """
     given = _given(arch, weights)
@@ -148,6 +149,12 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
     # on it.
     counters = {name: torch.zeros_like(tensor) for name, tensor in own.items() if name.endswith(".num_batches_tracked")}
     loaded = {name: tensor for name, tensor in tensors.items() if name in own and name not in surplus}
+    spoilt = tuple(name for name, tensor in loaded.items() if not torch.isfinite(tensor).all())
+    if spoilt:
+        raise InputError(
+            f"weights: {given} holds NaN or infinity in {len(spoilt)} of {len(loaded)} tensors{_named(spoilt)}; "
+            "every weight must be finite"
+        )
     module.load_state_dict({**own, **counters, **loaded})
     logger.info("weights %s: %s", given, report)
     return report

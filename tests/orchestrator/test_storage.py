@@ -176,8 +176,8 @@ def test_a_writable_storage_is_left_as_it_was(storage: Storage) -> None:
 
 def test_a_storage_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a folder")
-    with pytest.raises(InputError, match=r"notes\.txt cannot be written.*--storage"):
-        Storage(str(tmp_path / "notes.txt")).check_writable()
+    with pytest.raises(InputError, match=r"notes\.txt is a file; give a folder"):
+        Storage(str(tmp_path / "notes.txt"))
 
 
 def test_a_read_only_storage_is_refused(read_only_disk: Path) -> None:
