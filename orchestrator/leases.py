@@ -79,6 +79,13 @@ class Leases:
             self._thread.start()
         return True
 
+    def watch(self, key: str) -> None:
+        """Begin to measure the silence of a lease that will be wanted later."""
+        with self._lock:
+            latest = self._latest(key)
+            if latest is not None and key not in self._held:
+                self._is_dead(f"{key}/{latest[0]}", latest[1])
+
     def holder_of(self, key: str) -> Holder | None:
         """Who holds the lease of a step."""
         latest = self._latest(key)

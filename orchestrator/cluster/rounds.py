@@ -64,7 +64,7 @@ def _run_rounds(
 ) -> None:
     waited_for: set[str] = set()
     while pending := [step for step in plan.pending if step.key not in report.failed]:
-        mine = _lease(pending, plan, leases, ledger, report)
+        mine = _lease(pending, plan, leases, ledger)
         if not mine:
             _announce(pending, leases, progress, waited_for)
             time.sleep(_POLL_SECONDS)
@@ -87,14 +87,30 @@ def _run_rounds(
         runner.run(execution)
         report.failed |= execution.failed
         report.input_errors |= execution.input_errors
+        _fail_followers(plan, report)
 
 
-def _lease(pending: list[Step], plan: Plan, leases: Leases, ledger: Ledger, report: RunReport) -> list[Step]:
+def _fail_followers(plan: Plan, report: RunReport) -> None:
+    """Fail what is computed from a failed step and was not part of its round, or it would be waited for in vain."""
+    # In plan order inputs come before what needs them, so that one pass reaches the last of them.
+    for step in plan.pending:
+        behind = next((key for key in step.inputs.values() if key in report.failed), None)
+        if behind is not None and step.key not in report.failed:
+            report.failed[step.key] = report.failed[behind]
+            if behind in report.input_errors:
+                report.input_errors.add(step.key)
+
+
+def _lease(pending: list[Step], plan: Plan, leases: Leases, ledger: Ledger) -> list[Step]:
     """The pending steps that this run may work on now, in plan order (inputs come before what needs them)."""
     mine: dict[str, Step] = {}
     for step in pending:
         ready = all(key in plan.done or key in mine for key in step.inputs.values())
-        if not ready or not leases.acquire(step.key):
+        if not ready:
+            # The dead are silent on all their steps at once: measured from now on, not from when the step is ready.
+            leases.watch(step.key)
+            continue
+        if not leases.acquire(step.key):
             continue
         # Another run may have finished the step between our plan and our lease.
         manifest = ledger.manifest(step.kind, step.key)
@@ -103,11 +119,6 @@ def _lease(pending: list[Step], plan: Plan, leases: Leases, ledger: Ledger, repo
             leases.release(step.key)
         else:
             mine[step.key] = step
-    for key, error in list(report.failed.items()):
-        for step in list(mine.values()):
-            if key in step.inputs.values():
-                report.failed[step.key] = error
-                leases.release(mine.pop(step.key).key)
     return list(mine.values())
 
 

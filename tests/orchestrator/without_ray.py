@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, Execution, Task
-from orchestrator.jobs import Outcome, Workshop, make_job
+from orchestrator.jobs.common import Outcome, Workshop
+from orchestrator.jobs.making import make_job
 from orchestrator.ledger import Ledger, Manifest, attempt_path
 from orchestrator.plan import Plan, make_plan
 from orchestrator.shards import Quarantined, ShardRecord
@@ -44,6 +45,13 @@ def execute(plan: Plan, storage: Storage, perform: Perform, *, score_groups: int
     execution = Execution(Ledger(storage), plan.compute, plan.done, on_step)
     ended = Ended(plan, execution)
     execution.begin(plan.pending, score_groups)
+    ended.tasks = drive(execution, perform)
+    return ended
+
+
+def drive(execution: Execution, perform: Perform) -> list[Task]:
+    """Run every item of an execution that has begun; returns those that were worth running."""
+    tasks = []
     while len(execution.schedule):
         items = [item for pool in (PROCESS, CLUSTER, EXTRACT) if (item := execution.schedule.take(pool))]
         assert items, "items are left, and none of them may start"
@@ -53,14 +61,14 @@ def execute(plan: Plan, storage: Storage, perform: Perform, *, score_groups: int
                 execution.skip(item)
                 continue
             execution.started(steps)
-            ended.tasks.append(item.payload)
+            tasks.append(item.payload)
             try:
                 outcome = perform(item.payload, steps)
             except Exception as error:
                 execution.fail(item, steps, error, user=isinstance(error, InputError))
             else:
                 execution.completed(item, steps, outcome.records, outcome.device, outcome.results)
-    return ended
+    return tasks
 
 
 def run(document: dict[str, Any], storage: Storage) -> Ended:
