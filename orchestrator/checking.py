@@ -4,6 +4,8 @@ The model: a check reads a sample of every pool that the experiment uses, loads 
 image, and collects everything that is wrong instead of stopping at the first. Nothing is computed or written for good.
 """
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,10 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.grid import expand
-from orchestrator.plan import PlannedCell, make_plan
+from orchestrator.jobs.features import ExtractorSource, load_extractor
+from orchestrator.plan import PlannedCell, make_plan, of_pool
 from orchestrator.spec import ExtractorEntry
 from orchestrator.storage import Storage
-from orchestrator.work import ExtractorSource, load_extractor
 from workloads.datasets import Dataset, Survey, open_dataset, survey
 from workloads.errors import BrokenImage, InputError
 
@@ -70,7 +72,10 @@ def check_experiment(document: dict[str, Any], storage: Storage, images: int) ->
             continue
         try:
             datasets[entry.config, entry.root] = open_dataset(entry.config, Path(entry.root) if entry.root else None)
-            _survey_pools(datasets[entry.config, entry.root], (entry.config.pool, entry.config.val), images, report)
+            limit = cell.entry.compute.quarantine_limit
+            _survey_pools(
+                datasets[entry.config, entry.root], (entry.config.pool, entry.config.val), images, limit, report
+            )
         except InputError as error:
             report.problems.append(str(error))
     if report.problems:
@@ -85,12 +90,17 @@ def check_experiment(document: dict[str, Any], storage: Storage, images: int) ->
     return report
 
 
-def _survey_pools(dataset: Dataset, pools: tuple[str, str], images: int, report: CheckReport) -> None:
+def _survey_pools(
+    dataset: Dataset, pools: tuple[str, str], images: int, quarantine_limit: float, report: CheckReport
+) -> None:
     for index, pool in enumerate(dict.fromkeys(pools)):
         if index and (pool not in dataset.pools or not dataset.labelled(pool)):
             report.warnings.append(f"{dataset.name} has no labelled pool {pool!r}: labels are made, PmIoU is not")
             continue
-        found = survey(dataset, pool, limit=images)
+        try:
+            found = survey(dataset, pool, limit=images)
+        except InputError as error:
+            raise of_pool(error, "val" if index else "pool") from None
         report.surveys.append(found)
         sizes = ", ".join(f"{height}x{width}" for (height, width), _ in found.sizes.most_common(3))
         more = f" and {len(found.sizes) - 3} other sizes" if len(found.sizes) > 3 else ""
@@ -98,6 +108,12 @@ def _survey_pools(dataset: Dataset, pools: tuple[str, str], images: int, report:
         for note, count in found.conversions.items():
             report.warnings.append(f"{pool}: {count} images are {note}; they are converted to 8-bit RGB")
         report.warnings.extend(f"{pool}: {image_id} is broken: {reason}" for image_id, reason in found.broken[:10])
+        allowed = math.ceil(quarantine_limit * found.available)
+        if len(found.broken) > allowed:
+            report.problems.append(
+                f"{pool}: {len(found.broken)} of {found.available} images are broken, allowed are {allowed} "
+                f"(compute.quarantine_limit={quarantine_limit:g})"
+            )
         report.problems.extend(f"{pool}: {message}" for _, message in found.label_errors[:10])
         if found.labelled:
             report.facts.append(f"{pool}: {dataset.num_classes} classes, {found.ignored_share:.1%} of pixels ignored")
@@ -115,7 +131,7 @@ def _try_extractors(cells: list[PlannedCell], datasets: dict[Any, Dataset], repo
         entry = planned.cell.entry.dataset
         try:
             loaded = load_extractor(ExtractorSource(extractor.config, extractor.weights, "cpu"))
-            picture = _first_image(datasets[entry.config, entry.root], entry.config.pool)
+            picture = _first_image(datasets[entry.config, entry.root], entry.config.pool, loaded.minimum_size)
             shape = loaded.features([picture]).shape
             report.facts.append(
                 f"{extractor.config.arch}, {loaded.identity[:24]}: image {picture.shape[0]}x{picture.shape[1]} gives "
@@ -123,14 +139,29 @@ def _try_extractors(cells: list[PlannedCell], datasets: dict[Any, Dataset], repo
             )
             if loaded.report is not None:
                 report.facts.append(f"  {loaded.report}")
+            report.warnings.extend(_too_small(report.surveys, loaded.minimum_size, extractor.config.arch))
         except InputError as error:
             report.problems.append(str(error))
 
 
-def _first_image(dataset: Dataset, pool: str) -> Any:
+def _too_small(surveys: list[Survey], minimum: int, arch: str) -> Iterator[str]:
+    """One line for every pool with images below the size that an extractor needs."""
+    for found in surveys:
+        small = {size: count for size, count in found.sizes.items() if min(size) < minimum}
+        if small:
+            shown = ", ".join(f"{height}x{width}" for height, width in list(small)[:3])
+            yield (
+                f"{found.pool}: {sum(small.values())} images are smaller than {minimum}x{minimum}, which {arch} needs "
+                f"({shown}); they are set aside"
+            )
+
+
+def _first_image(dataset: Dataset, pool: str, minimum: int) -> Any:
     for entry in dataset.entries(pool):
         try:
-            return dataset.read_image(pool, entry.id)
+            picture = dataset.read_image(pool, entry.id)
         except BrokenImage:
             continue
-    raise InputError(f"pool {pool} has no image that can be read")
+        if min(picture.shape[:2]) >= minimum:
+            return picture
+    raise InputError(f"dataset.pool: {pool!r} has no image that can be read and is {minimum}x{minimum} or larger")

@@ -11,11 +11,11 @@ from typing import Any
 
 from orchestrator.grid import Cell, expand
 from orchestrator.images import ImageSet, build_image_set
+from orchestrator.jobs.common import Source, below
 from orchestrator.ledger import Ledger, Manifest, shard_name
 from orchestrator.spec import Compute, LabelsEntry
 from orchestrator.steps import ClusterStep, LabelStep, SampleStep, ScoreStep, Step, StepFactory, StepKind
 from orchestrator.storage import Storage
-from orchestrator.work import Source
 from workloads.clustering import KMeansConfig
 from workloads.datasets import Dataset, open_dataset
 from workloads.errors import InputError
@@ -96,6 +96,12 @@ def finished_images(step: Step, ledger: Ledger) -> int:
     return sum(shard.stop - shard.start for shard in step.images.shards if shard_name(shard.digest) in names)
 
 
+def of_pool(error: InputError, key: str) -> InputError:
+    """The error, with the key of the experiment file that named the pool where it is about a pool."""
+    text = str(error)
+    return InputError(f"dataset.{key}: {text.removeprefix('pool: ')}") if text.startswith("pool: ") else error
+
+
 class _Planner:
     """Plans cells one after the other, listing every data set and hashing every weights file once."""
 
@@ -120,6 +126,12 @@ class _Planner:
         dataset = self._dataset(planned)
         factory = StepFactory(dataset, entry.dataset.order_seed)
         config, root = entry.dataset.config, entry.dataset.root
+        if config.val not in dataset.pools and "val" in config.model_fields_set:
+            # Left at its default, a missing pool means that nothing is scored; named, it is a mistake.
+            raise InputError(
+                f"dataset.val: {config.val!r} is not a pool of {dataset.name} here; pools: {', '.join(dataset.pools)}"
+            )
+        root = str(Path(root).expanduser().absolute()) if root is not None else None
         train = Source(config, root, config.pool)
         scored = config.val in dataset.pools and dataset.labelled(config.val)
         roles = planned.roles
@@ -163,6 +175,7 @@ class _Planner:
         sample = SampleStep(train, labels.extractor, labels.sampling, entry.seed)
         planned.roles["sample"] = factory.sample(sample, images, weights)
         clusters = _clusters(labels, self._dataset(planned).num_classes, entry.dataset.config.name)
+        _require_samples(labels, clusters, images.count)
         work = ClusterStep(labels.clustering, clusters, entry.seed)
         planned.roles["cluster"] = factory.cluster(work, planned.roles["sample"])
 
@@ -193,20 +206,26 @@ class _Planner:
         shard_images = entry.compute.shard_images
         name = (entry.dataset, pool, requested, shard_images)
         if name not in self._images:
-            self._images[name] = build_image_set(
-                self._dataset(planned),
-                pool,
-                requested,
-                order_seed=entry.dataset.order_seed,
-                shard_images=shard_images,
-                storage=self._storage,
-            )
+            try:
+                self._images[name] = build_image_set(
+                    self._dataset(planned),
+                    pool,
+                    requested,
+                    order_seed=entry.dataset.order_seed,
+                    shard_images=shard_images,
+                    storage=self._storage,
+                )
+            except InputError as error:
+                raise of_pool(error, "pool" if pool == entry.dataset.config.pool else "val") from None
         return self._images[name]
 
     def _weights_identity(self, labels: LabelsEntry) -> str:
         name = (labels.extractor.config.arch, labels.extractor.weights)
         if name not in self._weights:
-            self._weights[name] = weights_identity(*name)
+            try:
+                self._weights[name] = weights_identity(*name)
+            except InputError as error:
+                raise below("labels.extractor", error) from None
         return self._weights[name]
 
 
@@ -220,3 +239,19 @@ def _clusters(labels: LabelsEntry, num_classes: int | None, dataset: str) -> int
             "give labels.clustering.k instead, or dataset.num_classes"
         )
     return config.clusters(num_classes)
+
+
+def _require_samples(labels: LabelsEntry, clusters: int, images: int) -> None:
+    """Refuse more clusters than there can be samples, before anything is computed."""
+    config = labels.clustering
+    if not isinstance(config, KMeansConfig):
+        return
+    pixels = labels.sampling.pixels_per_image
+    samples = min(images * pixels, config.max_pixels)
+    if clusters > samples:
+        key, value = ("k_per_class", config.k_per_class) if config.k is None else ("k", config.k)
+        raise InputError(
+            f"labels.clustering.{key}: {value} gives K = {clusters}, larger than the sample of {samples} pixels "
+            f"({images} images, labels.sampling.pixels_per_image={pixels}, "
+            f"labels.clustering.max_pixels={config.max_pixels}); allowed: K of 1 to {samples}"
+        )

@@ -11,9 +11,10 @@ from enum import StrEnum
 from typing import Any
 
 from orchestrator.images import ImageSet
+from orchestrator.jobs.common import Source
+from orchestrator.jobs.superpixels import SuperpixelWork
 from orchestrator.keys import canonical, digest
 from orchestrator.spec import ExtractorEntry, SamplingConfig
-from orchestrator.work import Source, SuperpixelWork
 from workloads.clustering import KMeansConfig
 from workloads.datasets import Dataset
 from workloads.dbscan import DbscanConfig

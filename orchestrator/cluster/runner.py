@@ -18,14 +18,13 @@ from orchestrator.cluster import session
 from orchestrator.cluster.workers import (
     SHARE,
     Report,
-    describe,
     device_of,
     run_job,
     start_clustering,
     start_extraction,
 )
 from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, Execution, Task
-from orchestrator.jobs import make_job
+from orchestrator.jobs.making import make_job
 from orchestrator.progress import Progress
 from orchestrator.schedule import Item, Schedule
 from orchestrator.spec import Compute
@@ -148,9 +147,9 @@ class Runner:
         execution.started(steps)
         job = make_job(self.storage, item.payload.kind, steps, item.payload.shard, self._device)
         if actor is None:
-            reference = run_job.options(num_cpus=share, name=describe(job)).remote(job)
+            reference = run_job.options(num_cpus=share, name=job.title).remote(job)
         else:
-            reference = actor.run.options(name=describe(job)).remote(job)
+            reference = actor.run.options(name=job.title).remote(job)
         self._flights[reference] = _Flight(item, steps, actor)
 
     def _land(self, execution: Execution) -> None:

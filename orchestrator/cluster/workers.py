@@ -7,12 +7,14 @@ retries are off: the runner tells lost machines from errors in the work and has 
 import os
 import resource
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
-from orchestrator.jobs import ClusterJob, Job, LabelJob, Outcome, SampleJob, Workshop
+from orchestrator.jobs.common import Outcome, Workshop
+
+if TYPE_CHECKING:
+    from orchestrator.jobs.making import Job
 
 # Half a core each, so that on a machine without a GPU extraction and superpixels can run side by side; the runner
 # bounds how many of each are in flight, so one kind alone does not crowd the cores either.
@@ -32,10 +34,12 @@ class _Worker:
     """An actor that runs jobs one after the other and keeps its workshop between them."""
 
     def __init__(self, threads: int) -> None:
+        import torch
+
         torch.set_num_threads(threads)
         self._workshop = Workshop()
 
-    def run(self, job: Job) -> Report:
+    def run(self, job: "Job") -> Report:
         """Run one job."""
         return _report(job.run(self._workshop))
 
@@ -45,9 +49,8 @@ ClusteringWorker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
 
 
 @ray.remote(max_retries=0)
-def run_job(job: Job) -> Report:
-    """Run one job in a process that keeps nothing."""
-    torch.set_num_threads(1)
+def run_job(job: "Job") -> Report:
+    """Run one job in a process that keeps nothing, and that imports no torch unless the job does."""
     return _report(job.run(Workshop()))
 
 
@@ -68,17 +71,6 @@ def start_clustering(device: str, threads: int) -> Any:
     """A new clustering actor; its result does not depend on the number of threads."""
     wants = {"num_cpus": SHARE, "num_gpus": 1 if device == "cuda" else 0}
     return ClusteringWorker.options(**wants).remote(threads)
-
-
-def describe(job: Job) -> str:
-    """The name a job has on Ray's dashboard."""
-    match job:
-        case SampleJob() | LabelJob():
-            return f"{type(job).__name__} {job.images.start}-{job.images.stop}"
-        case ClusterJob():
-            return f"ClusterJob K={job.work.clusters}"
-        case _:
-            return type(job).__name__
 
 
 def _report(outcome: Outcome) -> Report:

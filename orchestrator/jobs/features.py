@@ -1,9 +1,7 @@
-"""The work of one task: a run of images in, one Arrow shard out. Ray-free, so that it can be called from anywhere.
+"""Features of a shard of images: sampled for clustering, or turned into label maps.
 
-The model: a work description is frozen, small and picklable; the functions here join workloads (what is computed)
-with shards (how it is stored). Numbers are computed on one thread and in batches that are part of the definition,
-because the last bits of a convolution depend on both: that is what makes results independent of the number of
-workers.
+The model: numbers are computed on one thread and in batches that are part of the definition, because the last bits of a
+convolution depend on both: that is what makes results independent of the number of workers.
 """
 
 import time
@@ -15,51 +13,25 @@ import numpy as np
 import torch
 
 from orchestrator.images import read_listing
+from orchestrator.jobs.common import MAP_COMPRESSION, ImageSlice, Outcome, Source, Workshop, below
+from orchestrator.ledger import Ledger, attempt_path
 from orchestrator.shards import (
     LABEL_SCHEMA,
-    MAP_SCHEMA,
     ShardRecord,
     ShardWriter,
     label_batch,
-    map_batch,
     read_arrays,
     read_maps,
     sample_batch,
     sample_schema,
 )
+from orchestrator.steps import StepKind
 from orchestrator.storage import Storage
 from workloads.auxiliary import IGNORE_LABEL, Scorer, assign, scorer, vote, without_outliers
-from workloads.clustering import ClusterModel
-from workloads.datasets import Dataset, DatasetConfig, open_dataset
-from workloads.errors import BrokenImage
+from workloads.cluster_model import ClusterModel
+from workloads.errors import BrokenImage, InputError
 from workloads.extractors import Extractor, ExtractorConfig, build_extractor
 from workloads.seeding import generator
-from workloads.superpixels import SuperpixelConfig, superpixels
-
-# Maps compress by a factor of ten or more at several GB/s; features are noise to a compressor.
-_MAP_COMPRESSION = "lz4"
-
-
-@dataclass(frozen=True)
-class Source:
-    """A pool of a data set, and where the data set lies."""
-
-    config: DatasetConfig
-    root: str | None
-    pool: str
-
-    def open(self) -> Dataset:
-        """The data set; opened once per process."""
-        return _open_dataset(self.config, self.root)
-
-
-@dataclass(frozen=True)
-class ImageSlice:
-    """Images start to stop (exclusive) of a listing on the storage."""
-
-    listing: str
-    start: int
-    stop: int
 
 
 @dataclass(frozen=True)
@@ -81,14 +53,6 @@ class SampleWork:
 
 
 @dataclass(frozen=True)
-class SuperpixelWork:
-    """Which superpixels to compute of every image."""
-
-    source: Source
-    config: SuperpixelConfig
-
-
-@dataclass(frozen=True)
 class LabelWork:
     """One labelling: a fitted cluster model, the share of outliers, and superpixel shards to vote with (or none).
 
@@ -101,6 +65,105 @@ class LabelWork:
     judged: bool
 
 
+@dataclass(frozen=True)
+class SampleJob:
+    """Sample the features of one shard of images."""
+
+    storage: Storage
+    images: ImageSlice
+    stream: str
+    digest: str
+    work: SampleWork
+    extractor: ExtractorSource
+
+    @property
+    def title(self) -> str:
+        """The job's name on Ray's dashboard."""
+        return f"SampleJob {self.images.start}-{self.images.stop}"
+
+    def run(self, workshop: Workshop) -> Outcome:
+        """Compute and commit the shard."""
+        ledger = Ledger(self.storage)
+        record = ledger.shard(self.stream, self.digest)
+        if record is None:
+            extractor = workshop.keep("extractor", self.extractor, lambda: load_extractor(self.extractor))
+            path = attempt_path(self.stream, self.digest)
+            batch_size = self.extractor.config.batch_size
+            record = sample_shard(self.storage, path, self.images, self.work, extractor, batch_size)
+            record = ledger.commit_shard(self.stream, self.digest, record)
+        return Outcome([record], device=self.extractor.device)
+
+
+@dataclass(frozen=True)
+class LabelTarget:
+    """One labelling of a shard: where it goes and what it is made from; of superpixels (if any) the stream and key."""
+
+    stream: str
+    cluster: str
+    outliers: float
+    judged: bool
+    superpixels: tuple[str, str] | None
+
+
+@dataclass(frozen=True)
+class LabelJob:
+    """Label one shard of images for several labellings, from one forward pass."""
+
+    storage: Storage
+    images: ImageSlice
+    digest: str
+    source: Source
+    extractor: ExtractorSource
+    targets: tuple[LabelTarget, ...]
+
+    @property
+    def title(self) -> str:
+        """The job's name on Ray's dashboard."""
+        return f"LabelJob {self.images.start}-{self.images.stop} x {len(self.targets)}"
+
+    def run(self, workshop: Workshop) -> Outcome:
+        """Compute and commit the shards that are not there yet."""
+        ledger = Ledger(self.storage)
+        records = {target.stream: ledger.shard(target.stream, self.digest) for target in self.targets}
+        missing = [target for target in self.targets if records[target.stream] is None]
+        if missing:
+            fresh = label_shard(
+                self.storage,
+                [attempt_path(target.stream, self.digest) for target in missing],
+                self.images,
+                self.source,
+                [self._work(ledger, target) for target in missing],
+                workshop.keep("extractor", self.extractor, lambda: load_extractor(self.extractor)),
+                self.extractor.config.batch_size,
+            )
+            for target, made in zip(missing, fresh, strict=True):
+                records[target.stream] = ledger.commit_shard(target.stream, self.digest, made)
+        done = [record for target in self.targets if (record := records[target.stream]) is not None]
+        return Outcome(done, device=self.extractor.device)
+
+    def _work(self, ledger: Ledger, target: LabelTarget) -> LabelWork:
+        model = ledger.manifest(StepKind.CLUSTER, target.cluster)
+        assert model is not None, "labels wait for their clusters"
+        paths = self._superpixel_paths(ledger, *target.superpixels) if target.superpixels else ()
+        return LabelWork(model.shards[0].path, target.outliers, paths, target.judged)
+
+    def _superpixel_paths(self, ledger: Ledger, stream: str, key: str) -> tuple[str, ...]:
+        """The shards that hold the superpixels of the job's images."""
+        record = ledger.shard(stream, self.digest)
+        if record is not None:
+            return (record.path,)
+        # A run with another compute.shard_images has cut the same images at other places.
+        manifest = ledger.manifest(StepKind.SUPERPIXELS, key)
+        assert manifest is not None, "labels wait for their superpixels"
+        paths, start = [], 0
+        for other in manifest.shards:
+            stop = start + other.images + len(other.quarantined)
+            if start < self.images.stop and stop > self.images.start:
+                paths.append(other.path)
+            start = stop
+        return tuple(paths)
+
+
 def load_extractor(source: ExtractorSource) -> Extractor:
     """The extractor, ready to run on one thread.
 
@@ -108,7 +171,10 @@ def load_extractor(source: ExtractorSource) -> Extractor:
         InputError: the weights do not fit or cannot be read.
     """
     torch.set_num_threads(1)
-    return build_extractor(source.config, source.weights, torch.device(source.device))
+    try:
+        return build_extractor(source.config, source.weights, torch.device(source.device))
+    except InputError as error:
+        raise below("labels.extractor", error) from None
 
 
 def sample_shard(
@@ -131,19 +197,6 @@ def sample_shard(
     return writer.write(storage, path, time.perf_counter() - begun)
 
 
-def superpixel_shard(storage: Storage, path: str, images: ImageSlice, work: SuperpixelWork) -> ShardRecord:
-    """Superpixel ids of every pixel of every image."""
-    begun = time.perf_counter()
-    writer = ShardWriter(MAP_SCHEMA, compression=_MAP_COMPRESSION)
-    dataset = work.source.open()
-    for image_id in read_listing(storage, images.listing, images.start, images.stop):
-        try:
-            writer.add(map_batch(image_id, superpixels(dataset.read_image(work.source.pool, image_id), work.config)))
-        except BrokenImage as error:
-            writer.set_aside(image_id, error.reason)
-    return writer.write(storage, path, time.perf_counter() - begun)
-
-
 def label_shard(
     storage: Storage,
     paths: Sequence[str],
@@ -159,7 +212,7 @@ def label_shard(
     cell would depend on which other cells happen to be computed beside it.
     """
     begun = time.perf_counter()
-    writers = [ShardWriter(LABEL_SCHEMA, compression=_MAP_COMPRESSION) for _ in works]
+    writers = [ShardWriter(LABEL_SCHEMA, compression=MAP_COMPRESSION) for _ in works]
     segments = {
         paths: {image_id: ids for path in paths for image_id, ids in read_maps(storage, path)}
         for paths in {work.superpixel_paths for work in works}
@@ -218,11 +271,6 @@ def _features(
             batch = extractor.features([pictures[image_id] for image_id in group])
             for image_id, features in zip(group, batch, strict=True):
                 yield image_id, pictures[image_id], features
-
-
-@lru_cache(maxsize=4)
-def _open_dataset(config: DatasetConfig, root: str | None) -> Dataset:
-    return open_dataset(config, root)
 
 
 @lru_cache(maxsize=64)

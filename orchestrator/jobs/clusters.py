@@ -1,0 +1,116 @@
+"""A cluster model fitted on a sample of features."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from orchestrator.jobs.common import Outcome, Workshop
+from orchestrator.ledger import Ledger
+from orchestrator.shards import ShardRecord, read_arrays, read_samples, write_arrays
+from orchestrator.steps import ClusterStep, StepKind
+from orchestrator.storage import Storage, StorageFullError
+from workloads.clustering import ClusterModel, KMeansConfig, KMeansState, fit_kmeans
+from workloads.dbscan import DbscanConfig, fit_dbscan
+from workloads.errors import InputError
+
+
+@dataclass(frozen=True)
+class ClusterJob:
+    """Fit one cluster model on a sample. Several jobs on one sample find its matrix still loaded."""
+
+    storage: Storage
+    key: str
+    sample: str
+    work: ClusterStep
+    device: str
+
+    @property
+    def title(self) -> str:
+        """The job's name on Ray's dashboard."""
+        return f"ClusterJob K={self.work.clusters}"
+
+    def run(self, workshop: Workshop) -> Outcome:
+        """Fit, continuing from the checkpoint a killed attempt left, and write the model."""
+        config = self.work.config
+        limit = config.max_pixels
+        name = (self.storage, self.sample, limit)
+        matrix = workshop.keep("matrix", name, lambda: load_matrix(self.storage, self.sample, limit))
+        try:
+            model = self._fit(config, torch.from_numpy(matrix))
+        except StorageFullError:
+            raise
+        except InputError as error:
+            raise InputError(f"labels.clustering: {error}") from None
+        arrays = model.to_arrays()
+        path = f"models/{self.key[:32]}.arrow"
+        data = write_arrays(arrays)
+        self.storage.replace(path, data)
+        record = ShardRecord.of(path, data, rows=len(model.points), columns=sorted(arrays), images=0)
+        self.storage.delete(self._checkpoint)
+        results = {
+            "clusters": int(model.num_clusters),
+            "pixels": len(matrix),
+            "channels": int(matrix.shape[1]),
+            "inertia": float(model.inertia),
+            "iterations": int(model.iterations),
+            "converged": bool(model.converged),
+            "emptied": int(model.emptied),
+        }
+        return Outcome([record], {self.key: results}, self.device)
+
+    @property
+    def _checkpoint(self) -> str:
+        return f"checkpoints/{self.key[:32]}.arrow"
+
+    def _fit(self, config: KMeansConfig | DbscanConfig, features: torch.Tensor) -> ClusterModel:
+        if isinstance(config, KMeansConfig):
+            return self._fit_kmeans(config, features)
+        return fit_dbscan(features, config, self.work.seed, self.work.clusters, self.device)
+
+    def _fit_kmeans(self, config: KMeansConfig, features: torch.Tensor) -> ClusterModel:
+        resume = None
+        if self.storage.exists(self._checkpoint):
+            try:
+                resume = KMeansState.from_arrays(read_arrays(self.storage, self._checkpoint))
+            except InputError:
+                # A checkpoint only saves time: a damaged one is as good as none.
+                self.storage.delete(self._checkpoint)
+
+        def keep(state: KMeansState) -> None:
+            self.storage.replace(self._checkpoint, write_arrays(state.to_arrays()))
+
+        return fit_kmeans(
+            features,
+            self.work.clusters,
+            config,
+            self.work.seed,
+            torch.device(self.device),
+            resume=resume,
+            on_iteration=keep,
+        )
+
+
+def load_matrix(storage: Storage, sample: str, limit: int) -> np.ndarray:
+    """The sampled features (n, d) float32 of a finished sample step, at most `limit` rows.
+
+    Every image gives the same number of its first sampled pixels (at least one), so that a limit thins the pixels and
+    not the images; with more images than the limit, the first `limit` images give one each.
+    """
+    manifest = Ledger(storage).manifest(StepKind.SAMPLE, sample)
+    assert manifest is not None, "clusters wait for their sample"
+    images = sum(record.images for record in manifest.shards)
+    if not images:
+        raise InputError("no image of the pool could be used, so there is nothing to cluster")
+    each = max(1, limit // images)
+    matrix: np.ndarray | None = None
+    filled = 0
+    for record in manifest.shards:
+        for _, _, features in read_samples(storage, record.path):
+            taken = features[: min(each, limit - filled)]
+            if matrix is None:
+                matrix = np.empty((min(limit, each * images), features.shape[1]), dtype=np.float32)
+            matrix[filled : filled + len(taken)] = taken
+            filled += len(taken)
+    assert matrix is not None
+    return matrix[:filled]

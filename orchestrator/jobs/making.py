@@ -1,0 +1,61 @@
+"""From steps to jobs: what of a step travels to a worker, and where the worker finds the rest."""
+
+from pathlib import Path
+
+from orchestrator.images import ShardRange
+from orchestrator.jobs.clusters import ClusterJob
+from orchestrator.jobs.common import ImageSlice
+from orchestrator.jobs.features import ExtractorSource, LabelJob, LabelTarget, SampleJob, SampleWork
+from orchestrator.jobs.scores import ScoreJob, ScoreTarget
+from orchestrator.jobs.superpixels import SuperpixelJob, SuperpixelWork
+from orchestrator.spec import ExtractorEntry
+from orchestrator.steps import ClusterStep, LabelStep, SampleStep, ScoreStep, Step, StepKind
+from orchestrator.storage import Storage
+
+Job = SampleJob | SuperpixelJob | LabelJob | ClusterJob | ScoreJob
+
+
+def make_job(storage: Storage, kind: StepKind, steps: tuple[Step, ...], shard: ShardRange | None, device: str) -> Job:
+    """The job of a task: `device` is where extraction or clustering runs."""
+    step = steps[0]
+    span = shard or ShardRange(0, step.images.count, "")
+    images = ImageSlice(step.images.listing, span.start, span.stop)
+    match step.work:
+        case SampleStep() as sample:
+            work = SampleWork(sample.source, sample.sampling.pixels_per_image, sample.seed)
+            extractor = _extractor_source(sample.extractor, device)
+            return SampleJob(storage, images, step.stream, span.digest, work, extractor)
+        case SuperpixelWork() as superpixel:
+            return SuperpixelJob(storage, images, step.stream, span.digest, superpixel)
+        case ClusterStep() as cluster:
+            return ClusterJob(storage, step.key, step.inputs["sample"], cluster, device)
+        case LabelStep() as label:
+            extractor = _extractor_source(label.extractor, device)
+            targets = tuple(_label_target(step) for step in steps)
+            return LabelJob(storage, images, span.digest, label.source, extractor, targets)
+        case ScoreStep() as score:
+            scores = tuple(_score_target(step) for step in steps)
+            return ScoreJob(storage, images, score.source, scores)
+    raise AssertionError(f"{kind} has no job")
+
+
+def _extractor_source(entry: ExtractorEntry, device: str) -> ExtractorSource:
+    """The extractor for a worker, which may run in another working directory than the driver."""
+    weights = entry.weights
+    if weights is not None and Path(weights).expanduser().is_file():
+        weights = str(Path(weights).expanduser().absolute())
+    return ExtractorSource(entry.config, weights, device)
+
+
+def _label_target(step: Step) -> LabelTarget:
+    assert isinstance(step.work, LabelStep)
+    superpixels = (step.segment_stream, step.inputs["superpixels"]) if step.segment_stream else None
+    return LabelTarget(step.stream, step.inputs["cluster"], step.work.outliers, step.work.judged, superpixels)
+
+
+def _score_target(step: Step) -> ScoreTarget:
+    assert isinstance(step.work, ScoreStep)
+    kinds = {"auxiliary": StepKind.LABEL, "superpixel": StepKind.SUPERPIXELS}
+    kind = kinds.get(step.work.condition)
+    labels = (kind.value, step.inputs["labels"]) if kind else None
+    return ScoreTarget(step.key, step.work.num_classes, step.work.condition, labels)

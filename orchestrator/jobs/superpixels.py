@@ -1,0 +1,61 @@
+"""Superpixels of a shard of images."""
+
+import time
+from dataclasses import dataclass
+
+from orchestrator.images import read_listing
+from orchestrator.jobs.common import MAP_COMPRESSION, ImageSlice, Outcome, Source, Workshop
+from orchestrator.ledger import Ledger, attempt_path
+from orchestrator.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
+from orchestrator.storage import Storage
+from workloads.errors import BrokenImage
+from workloads.superpixels import SuperpixelConfig, superpixels
+
+
+@dataclass(frozen=True)
+class SuperpixelWork:
+    """Which superpixels to compute of every image."""
+
+    source: Source
+    config: SuperpixelConfig
+
+
+@dataclass(frozen=True)
+class SuperpixelJob:
+    """Compute the superpixels of one shard of images."""
+
+    storage: Storage
+    images: ImageSlice
+    stream: str
+    digest: str
+    work: SuperpixelWork
+
+    @property
+    def title(self) -> str:
+        """The job's name on Ray's dashboard."""
+        return f"SuperpixelJob {self.images.start}-{self.images.stop} N={self.work.config.n_segments}"
+
+    def run(self, workshop: Workshop) -> Outcome:
+        """Compute and commit the shard."""
+        del workshop
+        ledger = Ledger(self.storage)
+        record = ledger.shard(self.stream, self.digest)
+        if record is None:
+            path = attempt_path(self.stream, self.digest)
+            record = ledger.commit_shard(
+                self.stream, self.digest, superpixel_shard(self.storage, path, self.images, self.work)
+            )
+        return Outcome([record])
+
+
+def superpixel_shard(storage: Storage, path: str, images: ImageSlice, work: SuperpixelWork) -> ShardRecord:
+    """Superpixel ids of every pixel of every image."""
+    begun = time.perf_counter()
+    writer = ShardWriter(MAP_SCHEMA, compression=MAP_COMPRESSION)
+    dataset = work.source.open()
+    for image_id in read_listing(storage, images.listing, images.start, images.stop):
+        try:
+            writer.add(map_batch(image_id, superpixels(dataset.read_image(work.source.pool, image_id), work.config)))
+        except BrokenImage as error:
+            writer.set_aside(image_id, error.reason)
+    return writer.write(storage, path, time.perf_counter() - begun)

@@ -1,0 +1,200 @@
+"""Nothing lost, nothing changed: the same bytes with one worker, with four on three nodes, and after any kill."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+
+from orchestrator.cluster.rounds import RunReport, run_plan
+from orchestrator.ledger import Ledger
+from orchestrator.plan import make_plan
+from orchestrator.progress import Progress
+from orchestrator.storage import Storage
+from orchestrator.verifying import verify
+
+Digests = dict[str, list[str]]
+
+
+def digests(folder: Path) -> Digests:
+    """SHA-256 of every shard of every step, and the scores."""
+    found = {}
+    for manifest in Ledger(Storage(str(folder))).manifests():
+        found[f"{manifest.kind}/{manifest.key}"] = [record.sha256 for record in manifest.shards]
+        if manifest.kind == "score":
+            found[f"{manifest.kind}/{manifest.key}"] = [json.dumps(manifest.results, sort_keys=True)]
+    return found
+
+
+def run(document: dict[str, Any], folder: Path) -> RunReport:
+    storage = Storage(str(folder))
+    plan = make_plan(document, storage, write_listings=True)
+    with Progress() as progress:
+        report = run_plan(plan, storage, progress, address=None, dashboard=False)
+    assert not report.failed
+    return report
+
+
+@pytest.fixture(scope="module")
+def experiment() -> dict[str, Any]:
+    return {
+        "name": "identity",
+        "dataset": {"name": "scenes", "image_size": [96, 128], "num_train": 24, "num_val": 8},
+        "labels": {
+            "extractor": {"arch": "resnet18", "weights": "random", "output_stride": 16, "batch_size": 2},
+            "sampling": {"pixels_per_image": 30},
+            "superpixels": {"n_segments": 60},
+        },
+        "compute": {"shard_images": 2},
+        "grid": {"labels.clustering.k_per_class": [1.0, 1.5], "labels.outliers": [0.0, 0.1]},
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(experiment: dict[str, Any], ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Digests:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    run({**experiment, "compute": {"shard_images": 2, "workers": 1}}, folder)
+    found = digests(folder)
+    assert len(found) == 1 + 2 + 2 + 8 + 4, "sample, superpixels twice, two clusters, eight labellings, four scores"
+    return found
+
+
+def test_two_workers_write_what_one_worker_writes(
+    experiment: dict[str, Any], undisturbed: Digests, ray_session: None, tmp_path: Path
+) -> None:
+    run(experiment, tmp_path)
+    assert digests(tmp_path) == undisturbed
+
+
+def test_a_cell_alone_writes_what_it_writes_in_a_grid(
+    experiment: dict[str, Any], undisturbed: Digests, ray_session: None, tmp_path: Path
+) -> None:
+    alone = {**experiment, "grid": {"labels.clustering.k_per_class": [1.5], "labels.outliers": [0.1]}}
+    run(alone, tmp_path)
+    found = digests(tmp_path)
+    assert found.items() <= undisturbed.items()
+    assert len(found) == 1 + 2 + 1 + 2 + 1
+
+
+@pytest.mark.parametrize(("job", "seed"), [("SampleJob", 0), ("SuperpixelJob", 1), ("ClusterJob", 2), ("LabelJob", 3)])
+def test_killed_worker(
+    job: str, seed: int, experiment: dict[str, Any], undisturbed: Digests, ray_session: None, tmp_path: Path
+) -> None:
+    killer = Killer(job, skip=random.Random(seed).randrange(3))
+    killer.start()
+    report = run(experiment, tmp_path)
+    killer.join()
+    assert killer.victim, f"no process was seen running a {job}"
+    assert digests(tmp_path) == undisturbed
+    assert report.retries.get("lost", 0) >= 1, "the run did not notice that a worker was killed"
+    assert not verify(Storage(str(tmp_path)), repair=False).damaged
+
+
+class Killer(threading.Thread):
+    """Kills a worker process while it runs a job of a kind, after `skip` others were seen."""
+
+    def __init__(self, job: str, skip: int) -> None:
+        super().__init__(daemon=True)
+        self._title = f"ray::{job}"
+        self._skip = 0 if job == "ClusterJob" else skip
+        self.victim = 0
+
+    def run(self) -> None:
+        seen: set[str] = set()
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            for process in psutil.Process().children(recursive=True):
+                try:
+                    title = " ".join(process.cmdline())
+                except psutil.Error:
+                    continue
+                if title.startswith(self._title) and title not in seen:
+                    seen.add(title)
+                    if len(seen) > self._skip:
+                        process.send_signal(signal.SIGKILL)
+                        self.victim = process.pid
+                        return
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_killed_driver_and_the_same_command_again(
+    seed: int, experiment: dict[str, Any], undisturbed: Digests, lookbeyond: Any
+) -> None:
+    (lookbeyond.folder / "identity.yaml").write_text(yaml.safe_dump(experiment))
+    command = ("run", "identity.yaml", "--storage", "storage")
+    process = lookbeyond.start(*command)
+    storage = lookbeyond.folder / "storage"
+    wanted = random.Random(seed).randrange(3, 25)
+    while len(list(storage.glob("shards/*/*.json"))) < wanted and process.poll() is None:
+        time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.kill()
+    process.communicate()
+    assert len(digests(storage)) < len(undisturbed)
+    again = lookbeyond(*command)
+    assert again.returncode == 0, again.stderr
+    assert digests(storage) == undisturbed
+
+
+_NODES = """
+import json, random, sys, threading, time
+from pathlib import Path
+from ray.cluster_utils import Cluster
+import ray
+
+def main():
+    document, folder, seed = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    from orchestrator.cluster.rounds import run_plan
+    from orchestrator.plan import make_plan
+    from orchestrator.progress import Progress
+    from orchestrator.storage import Storage
+    beat = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
+    head = {"num_cpus": 0, "include_dashboard": False, "_system_config": beat}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
+    nodes = [cluster.add_node(num_cpus=cores) for cores in (2, 1, 1)]
+    cluster.wait_for_nodes()
+    ray.init(address=cluster.address, log_to_driver=False)
+    removed = []
+    def unplug():
+        wanted = random.Random(seed).randrange(2, 20)
+        while len(list(folder.glob("shards/*/*.json"))) < wanted:
+            time.sleep(0.01)
+        removed.append(1)
+        cluster.remove_node(nodes[0], allow_graceful=False)
+    if seed >= 0:
+        threading.Thread(target=unplug, daemon=True).start()
+    storage = Storage(str(folder))
+    plan = make_plan(document, storage, write_listings=True)
+    with Progress() as progress:
+        report = run_plan(plan, storage, progress, address=None, dashboard=False)
+    print(json.dumps({"failed": report.failed, "removed": len(removed), "machines": len(report.machines)}))
+    ray.shutdown()
+    cluster.shutdown()
+
+main()
+"""
+
+
+@pytest.mark.parametrize("seed", [-1, 0], ids=["undisturbed", "a node is lost"])
+def test_four_workers_on_three_nodes(
+    seed: int, experiment: dict[str, Any], undisturbed: Digests, tmp_path: Path
+) -> None:
+    document = {**experiment, "compute": {"shard_images": 2, "workers": 4}}
+    repository = str(Path(__file__).resolve().parents[2])
+    environment = os.environ | {"PYTHONPATH": repository, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-c", _NODES, json.dumps(document), str(tmp_path), str(seed)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert ended.returncode == 0, ended.stderr
+    outcome = json.loads(ended.stdout.strip().splitlines()[-1])
+    assert outcome == {"failed": {}, "removed": int(seed >= 0), "machines": 4}
+    assert digests(tmp_path) == undisturbed
