@@ -44,6 +44,8 @@ IMAGENET_WEIGHTS: dict[str, str] = {
     "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
     "mobilenet_v2": "MobileNet_V2_Weights.IMAGENET1K_V1",
 }
+# What a file must be for a row to be called by that name.
+PUBLISHED_FORMAT: dict[str, str] = {"moco": "MoCo v2", "pixpro": "PixPro"}
 # Per backbone: channels of the stage before last (auxiliary head) and of the last stage (head).
 STAGE_CHANNELS: dict[str, tuple[int, int]] = {
     "resnet50": (1024, 2048),
@@ -269,7 +271,13 @@ def initialise(network: Segmentor, initialisation: Initialisation, weights: str 
     source = weights or (IMAGENET_WEIGHTS[network.config.backbone] if initialisation == "imagenet" else None)
     if source is None:
         raise InputError(f"init {initialisation!r} needs weights: the path or URL of a checkpoint")
-    return load_backbone(network.backbone, source, network.config.backbone)
+    report = load_backbone(network.backbone, source, network.config.backbone)
+    published = PUBLISHED_FORMAT.get(initialisation)
+    if published is not None and report.format != published:
+        raise InputError(
+            f"init {initialisation!r} names a {report.format} file; allowed: a {published} file, or init 'file'"
+        )
+    return report
 
 
 def pretrained_state(network: Segmentor, scope: Literal["segmentor", "backbone"]) -> dict[str, Tensor]:

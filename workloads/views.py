@@ -305,3 +305,14 @@ def to_picture(view: View) -> np.ndarray:
     mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
     colours = view.image.permute(1, 2, 0) * std + mean
     return (colours.clamp(0, 1) * 255).round().to(torch.uint8).numpy()
+
+
+def sheet(views: list[View], labels: list[Tensor], palette: np.ndarray) -> np.ndarray:
+    """Views in the upper row, what they are labelled below, for looking at: uint8 (2 h, V w, 3).
+
+    `labels` are int64 (h, w) as `View.look_up` gives them, coloured by `palette` uint8 (P, 3), used
+    cyclically; ignored pixels are black. All views have one size.
+    """
+    maps = [label_map.numpy() for label_map in labels]
+    coloured = [np.where((shown >= 0)[..., None], palette[shown % len(palette)], 0).astype(np.uint8) for shown in maps]
+    return np.concatenate([np.concatenate([to_picture(view) for view in views], 1), np.concatenate(coloured, 1)], 0)

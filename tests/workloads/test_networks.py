@@ -1,3 +1,5 @@
+import argparse
+
 import pytest
 import torch
 import torchvision
@@ -157,3 +159,31 @@ def test_projection_head_is_two_1x1_convolutions():
     head = ProjectionHead(256, 128)
     assert parameters(head) == 256 * 256 + 2 * 256 + 256 * 128 + 128
     assert head(torch.randn(2, 256, 5, 7)).shape == (2, 128, 5, 7)
+
+
+def test_moco_and_pixpro_enter_from_their_official_layouts(tmp_path):
+    config = SegmentorConfig(head_channels=16)
+    source = build_segmentor(config, 3, seed=1)
+    own = dict(source.backbone.state_dict())
+    whole = torchvision_backbone(source).state
+    moco = {f"module.encoder_q.{name}": tensor for name, tensor in own.items()}
+    moco |= {f"module.encoder_q.fc.{name}": torch.zeros(2) for name in ("0.weight", "0.bias", "2.weight", "2.bias")}
+    moco |= {f"module.encoder_k.{name}": torch.zeros_like(tensor) for name, tensor in own.items()}
+    moco |= {"module.queue": torch.zeros(4, 4), "module.queue_ptr": torch.zeros(1)}
+    torch.save({"epoch": 800, "arch": "resnet50", "state_dict": moco, "optimizer": {}}, tmp_path / "moco.pth")
+    pixpro = {f"module.encoder.{name}": tensor for name, tensor in own.items()}
+    pixpro |= {"module.projector.linear1.weight": torch.zeros(2), "module.value_transform.weight": torch.zeros(2)}
+    pixpro |= {f"module.encoder_k.{name}": torch.zeros_like(tensor) for name, tensor in own.items()}
+    torch.save({"opt": argparse.Namespace(arch="resnet50"), "model": pixpro, "epoch": 400}, tmp_path / "pixpro.pth")
+    torch.save(whole, tmp_path / "plain.pth")
+    for name in ("moco", "pixpro"):
+        network = build_segmentor(config, 3, seed=2)
+        report = initialise(network, name, str(tmp_path / f"{name}.pth"))
+        assert not report.missing
+        assert torch.equal(network.backbone.layer4[2].conv3.weight, source.backbone.layer4[2].conv3.weight)
+        with pytest.raises(InputError, match=f"init '{name}'"):
+            initialise(network, name, str(tmp_path / "plain.pth"))
+    keys_only = {"state_dict": {f"module.encoder_k.{name}": tensor for name, tensor in own.items()}}
+    torch.save(keys_only, tmp_path / "keys.pth")
+    with pytest.raises(InputError):
+        initialise(build_segmentor(config, 3), "moco", str(tmp_path / "keys.pth"))

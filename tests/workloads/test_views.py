@@ -22,6 +22,7 @@ from workloads.views import (
     render,
     resize_image,
     resize_labels,
+    sheet,
     to_picture,
 )
 
@@ -252,3 +253,15 @@ def test_resizing_takes_the_label_at_each_centre():
     image = picture()
     assert resize_image(image, None) is image
     assert resize_image(image, (20, 30)).shape == (20, 30, 3)
+
+
+def test_sheet_shows_views_above_their_labels():
+    views = [render(picture(), PLAIN), render(picture(20, 20), PLAIN)]
+    palette = np.array([[250, 0, 0], [0, 250, 0]], np.uint8)
+    maps = [np.ones((40, 60), np.uint16), np.full((20, 20), 2, np.uint16)]
+    shown = sheet(views, [view.look_up(m, 65535) for view, m in zip(views, maps, strict=True)], palette)
+    assert shown.shape == (80, 120, 3)
+    assert np.array_equal(shown[:40, :60], picture())
+    assert (shown[40:, :60] == palette[1]).all()
+    assert (shown[60, 90] == palette[0]).all(), "label 2 takes the first colour again"
+    assert (shown[41, 61] == 0).all(), "outside the small image"
