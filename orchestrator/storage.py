@@ -16,6 +16,8 @@ from pyarrow import fs
 
 from workloads.errors import InputError
 
+_LISTING_ATTEMPTS = 10
+
 
 class StorageFullError(InputError):
     """The storage has no room left; what was being written is not visible to any reader."""
@@ -156,11 +158,20 @@ class Storage:
     def files(self, directory: str, *, deep: bool = False) -> Iterator[FileFacts]:
         """The files below a directory (none when it does not exist), sorted by path."""
         selector = fs.FileSelector(self._at(directory), allow_not_found=True, recursive=deep)
-        found = [info for info in self._filesystem.get_file_info(selector) if info.type == fs.FileType.File]
+        found = [info for info in self._list(selector) if info.type == fs.FileType.File]
         prefix = len(str(self._root)) + 1
         for info in sorted(found, key=lambda info: info.path):
             modified = info.mtime_ns / 1e9 if info.mtime_ns is not None else 0.0
             yield FileFacts(info.path[prefix:], info.size, modified)
+
+    def _list(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
+        for _ in range(_LISTING_ATTEMPTS):
+            try:
+                return self._filesystem.get_file_info(selector)
+            except FileNotFoundError:
+                # pyarrow looks twice; a folder that another process makes in between is an error to it.
+                continue
+        return self._filesystem.get_file_info(selector)
 
     def _at(self, path: str) -> str:
         return f"{self._root}/{path}" if path else str(self._root)

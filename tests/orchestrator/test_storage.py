@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -133,6 +134,26 @@ def test_exactly_one_of_many_creators_wins(storage: Storage) -> None:
         assert len(winners) == 1
         assert storage.read(f"turn/{turn}.json") == f"writer {winners[0]} of turn {turn}".encode() * 50
     assert all_files(Path(storage.uri)) == sorted(f"turn/{turn}.json" for turn in range(rounds))
+
+
+class MadeMeanwhile:
+    """The file system of a folder that another process makes between pyarrow's two looks at it."""
+
+    def __init__(self, inner: Any, failures: int) -> None:
+        self.inner = inner
+        self.failures = failures
+
+    def get_file_info(self, selector: Any) -> Any:
+        if self.failures:
+            self.failures -= 1
+            raise FileNotFoundError(2, "Cannot list directory")
+        return self.inner.get_file_info(selector)
+
+
+def test_a_folder_can_be_listed_while_another_process_makes_it(storage: Storage) -> None:
+    storage.replace("leases/0.json", b"mine")
+    storage._filesystem = MadeMeanwhile(storage._filesystem, failures=2)
+    assert [file.path for file in storage.files("leases")] == ["leases/0.json"]
 
 
 def test_create_leaves_what_is_there(storage: Storage) -> None:
