@@ -117,15 +117,19 @@ class Runner:
             self._clusterer = None
 
     def _drop_skipped(self, execution: Execution) -> None:
-        """Settle what is ready but only serves steps that have failed already."""
-        for pool in (EXTRACT, PROCESS, CLUSTER):
-            for _ in range(execution.schedule.ready(pool)):
-                item = execution.schedule.take(pool)
-                assert item is not None
-                if execution.live_steps(item.payload):
-                    execution.schedule.put_last(item)
-                else:
-                    execution.skip(item)
+        """Settle what is ready but only serves steps that have failed already, and what becomes ready by that."""
+        skipped = True
+        while skipped:
+            skipped = False
+            for pool in (EXTRACT, PROCESS, CLUSTER):
+                for _ in range(execution.schedule.ready(pool)):
+                    item = execution.schedule.take(pool)
+                    assert item is not None
+                    if execution.live_steps(item.payload):
+                        execution.schedule.put_last(item)
+                    else:
+                        execution.skip(item)
+                        skipped = True
 
     def _wanted_extractors(self, ready: int) -> int:
         if self.compute.workers is not None:
