@@ -18,10 +18,10 @@ import torch.nn.functional as F
 import torchvision.transforms.v2.functional as V
 from torch import Tensor
 
+from workloads.batches import Sample
 from workloads.errors import InputError
 from workloads.finetuning import IGNORE, EvaluationConfig
 from workloads.networks import Segmentor
-from workloads.training import Sample
 from workloads.views import IMAGENET_MEAN, IMAGENET_STD
 
 

@@ -18,23 +18,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from workloads.batches import Sample, Slot, Source
 from workloads.collectives import Alone, Workers, at_least_float32
 from workloads.config import What
 from workloads.errors import InputError
 from workloads.networks import Logits, Segmentor, SegmentorConfig
+from workloads.optimisation import OptimiserConfig
 from workloads.seeding import generator
-from workloads.training import (
-    Batch,
-    Loop,
-    Machine,
-    Objective,
-    OptimiserConfig,
-    Sample,
-    Slot,
-    Source,
-    TrainingConfig,
-    Wrap,
-)
+from workloads.training import Batch, Loop, Machine, Objective, TrainingConfig, Wrap
 from workloads.views import ViewsConfig, check_crop, crop_of_batch, draw, render, resize_image, resize_labels
 
 IGNORE = 255

@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from workloads.batches import Sample, Slot
 from workloads.collectives import Alone, Workers, at_least_float32
 from workloads.config import What
 from workloads.networks import STAGE_CHANNELS, Segmentor
-from workloads.training import Batch, Objective, Sample, Slot
+from workloads.training import Batch, Objective
 from workloads.views import ViewsConfig, check_crop, crop_of_batch, image_views, resize_image
 
 

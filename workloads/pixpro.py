@@ -22,11 +22,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from workloads.batches import Sample, Slot
 from workloads.collectives import at_least_float32
 from workloads.config import What
 from workloads.moco import follow, frozen_copy
 from workloads.networks import STAGE_CHANNELS, ProjectionHead, Segmentor
-from workloads.training import Batch, Objective, Sample, Slot
+from workloads.training import Batch, Objective
 from workloads.views import View, ViewsConfig, check_crop, crop_of_batch, image_views, resize_image
 
 

@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from workloads.batches import Sample, Slot, Source
 from workloads.collectives import Alone, Workers, at_least_float32
 from workloads.contrast import (
     ContrastConfig,
@@ -46,17 +47,7 @@ from workloads.networks import (
 )
 from workloads.pixpro import PixelPropagation, PixproConfig
 from workloads.seeding import generator, stable_hash
-from workloads.training import (
-    Batch,
-    Loop,
-    Machine,
-    Objective,
-    Sample,
-    Slot,
-    Source,
-    TrainingConfig,
-    Wrap,
-)
+from workloads.training import Batch, Loop, Machine, Objective, TrainingConfig, Wrap
 from workloads.views import View, ViewsConfig, check_crop, crop_of_batch, image_views, resize_image, resize_labels
 
 IGNORE_LABEL = 65535

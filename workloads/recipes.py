@@ -23,9 +23,9 @@ from workloads.contrast import ContrastConfig
 from workloads.finetuning import AUGMENTATION, EvaluationConfig, FinetuneConfig
 from workloads.moco import MocoConfig
 from workloads.networks import SegmentorConfig
+from workloads.optimisation import OptimiserConfig
 from workloads.pixpro import PixproConfig
 from workloads.pretraining import PretrainConfig
-from workloads.training import OptimiserConfig
 from workloads.views import ViewsConfig
 
 Recipe = Literal["cityscapes", "ade20k", "nyuv2", "camvid", "small"]

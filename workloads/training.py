@@ -13,44 +13,28 @@ was not finite.
 """
 
 import copy
-import queue
-import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from workloads.batches import Order, Prefetcher, Sample, Slot, Source
 from workloads.collectives import Alone, Workers, share_batch_norm
 from workloads.config import What
 from workloads.errors import InputError
 from workloads.networks import Segmentor
+from workloads.optimisation import OptimiserConfig, build_optimiser, learning_rate_factor
 from workloads.seeding import generator, stable_hash
 
 Batch = dict[str, Tensor]
 Wrap = Callable[[nn.Module], nn.Module]
-
-
-class OptimiserConfig(What):
-    """The optimiser and its schedule over the steps of the run."""
-
-    kind: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
-    learning_rate: float = Field(0.01, gt=0, description="learning rate of the backbone after warm-up")
-    head_factor: float = Field(1.0, gt=0, description="factor of the learning rate for everything but the backbone")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
-    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
-    schedule: Literal["poly", "cosine", "constant"] = Field("poly", description="decay of the learning rate")
-    power: float = Field(0.9, gt=0, description="power of the poly schedule")
-    final_share: float = Field(0.0, ge=0, le=1, description="share of the learning rate left at the end")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: any")
 
 
 class TrainingConfig(What):
@@ -92,32 +76,6 @@ class Machine:
     compile: bool = False
     prefetch: int = 3
     loader_threads: int = 1
-
-
-class Sample(NamedTuple):
-    """An image uint8 (H, W, 3) and the map (H, W) that goes with it: labels, superpixels, or None."""
-
-    image: np.ndarray
-    labels: np.ndarray | None
-
-
-class Source(Protocol):
-    """The images of a run. `load` is called from background threads and may raise `BrokenImage`."""
-
-    @property
-    def ids(self) -> Sequence[str]:
-        """Ids of all images, in an order that is the same everywhere."""
-
-    def load(self, image_id: str) -> Sample:
-        """Decode one image and its map."""
-
-
-class Slot(NamedTuple):
-    """One place in a batch: which image, in which epoch, and the crop of the batch."""
-
-    image_id: str
-    epoch: int
-    crop: tuple[int, int]
 
 
 class Objective(nn.Module, ABC):
@@ -172,100 +130,6 @@ class StepReport:
     images_per_second: float
     wait_share: float
     shown: dict[str, float]
-
-
-def learning_rate_factor(config: OptimiserConfig, step: int, total: int) -> float:
-    """What the learning rate is multiplied by at a step (from 0) of `total`."""
-    if step < config.warmup_steps:
-        return (step + 1) / (config.warmup_steps + 1)
-    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
-    match config.schedule:
-        case "poly":
-            decay = (1 - done) ** config.power
-        case "cosine":
-            decay = 0.5 * (1 + float(np.cos(np.pi * done)))
-        case "constant":
-            return 1.0
-    return config.final_share + (1 - config.final_share) * decay
-
-
-def build_optimiser(config: OptimiserConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Two groups: the backbone, and everything else at `head_factor` times its learning rate."""
-    groups: dict[bool, list[Tensor]] = {True: [], False: []}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            groups[name.startswith("segmentor.backbone.")].append(parameter)
-    parts = [
-        {"params": parameters, "lr": config.learning_rate * factor, "factor": factor}
-        for parameters, factor in ((groups[True], 1.0), (groups[False], config.head_factor))
-        if parameters
-    ]
-    match config.kind:
-        case "sgd":
-            return torch.optim.SGD(
-                parts, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
-            )
-        case "adamw":
-            return torch.optim.AdamW(parts, lr=config.learning_rate, weight_decay=config.weight_decay)
-
-
-class Order:
-    """Which images a step takes: the stream of one seeded permutation per epoch, cut into batches."""
-
-    def __init__(self, ids: Sequence[str], batch_size: int, seed: int) -> None:
-        self.ids = tuple(ids)
-        self.batch_size = batch_size
-        self.seed = seed
-        self._permutation = lru_cache(maxsize=4)(self._draw)
-
-    def _draw(self, epoch: int) -> np.ndarray:
-        return generator(self.seed, "order", epoch).permutation(len(self.ids))
-
-    def batch(self, step: int) -> list[tuple[str, int]]:
-        """(image id, epoch) of every place of the whole batch."""
-        chosen = []
-        for place in range(step * self.batch_size, (step + 1) * self.batch_size):
-            epoch, position = divmod(place, len(self.ids))
-            chosen.append((self.ids[int(self._permutation(epoch)[position])], epoch))
-        return chosen
-
-
-class Prefetcher:
-    """Batches made by a background thread, a few steps ahead; an error there is raised here, at its step."""
-
-    def __init__(self, make: Callable[[int], Any], steps: range, ahead: int) -> None:
-        self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=max(1, ahead))
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._fill, args=(make, steps), name="batches", daemon=True)
-        self._thread.start()
-
-    def _fill(self, make: Callable[[int], Any], steps: range) -> None:
-        for step in steps:
-            item: tuple[Any, BaseException | None]
-            try:
-                item = (make(step), None)
-            except BaseException as error:  # handed to the thread that waits for the batch
-                item = (None, error)
-            while not self._stop.is_set():
-                try:
-                    self._queue.put(item, timeout=0.1)
-                    break
-                except queue.Full:
-                    continue
-            if self._stop.is_set() or item[1] is not None:
-                return
-
-    def next(self) -> Any:
-        """The next batch; waits for it."""
-        made, error = self._queue.get()
-        if error is not None:
-            raise error
-        return made
-
-    def close(self) -> None:
-        """Stop the thread; what it prepared is forgotten."""
-        self._stop.set()
-        self._thread.join(timeout=10)
 
 
 class Loop:

@@ -10,12 +10,12 @@ import torch.multiprocessing as processes
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from workloads.batches import Sample
 from workloads.collectives import Alone, ProcessGroup, share_batch_norm
 from workloads.contrast import ContrastConfig
 from workloads.finetuning import FinetuneConfig, finetuning_loop
 from workloads.networks import SegmentorConfig, build_segmentor
 from workloads.pretraining import PretrainConfig, pretraining_loop, pretraining_network
-from workloads.training import Sample
 from workloads.views import ViewsConfig
 
 torch.set_num_threads(1)

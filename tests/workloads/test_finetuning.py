@@ -3,12 +3,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from workloads.batches import Sample, Slot
 from workloads.errors import InputError
 from workloads.evaluation import class_counts
 from workloads.finetuning import EvaluationConfig, FinetuneConfig, Finetuning, finetuning_loop
 from workloads.metrics import mean_iou
 from workloads.networks import SegmentorConfig, build_segmentor
-from workloads.training import OptimiserConfig, Sample, Slot
+from workloads.optimisation import OptimiserConfig
 from workloads.views import ViewsConfig
 
 torch.set_num_threads(1)

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from workloads.batches import Sample, Slot
 from workloads.networks import SegmentorConfig, build_segmentor
 from workloads.pixpro import PixelPropagation, PixproConfig, consistency, propagate, same_place
-from workloads.training import Sample, Slot
 from workloads.views import ViewsConfig
 
 torch.set_num_threads(1)

@@ -5,9 +5,11 @@ import pytest
 import torch
 from torch import nn
 
+from workloads.batches import Sample, Slot
 from workloads.contrast import ContrastConfig
 from workloads.errors import InputError
 from workloads.networks import SegmentorConfig, build_segmentor, load_pretrained, pretrained_state
+from workloads.optimisation import OptimiserConfig
 from workloads.pretraining import (
     PixelContrast,
     PretrainConfig,
@@ -16,7 +18,6 @@ from workloads.pretraining import (
     pretraining_loop,
     pretraining_network,
 )
-from workloads.training import OptimiserConfig, Sample, Slot
 from workloads.views import ViewsConfig
 
 torch.set_num_threads(1)

@@ -6,17 +6,12 @@ import numpy as np
 import pytest
 import torch
 
+from workloads.batches import Order, Sample
 from workloads.errors import BrokenImage, InputError
 from workloads.finetuning import FinetuneConfig, finetuning_loop
 from workloads.networks import SegmentorConfig, build_segmentor
-from workloads.training import (
-    LossNotFinite,
-    Machine,
-    OptimiserConfig,
-    Order,
-    Sample,
-    learning_rate_factor,
-)
+from workloads.optimisation import OptimiserConfig, learning_rate_factor
+from workloads.training import LossNotFinite, Machine
 from workloads.views import ViewsConfig
 
 torch.set_num_threads(1)

@@ -1,0 +1,102 @@
+"""Which images a step takes, and their batches made ahead of time.
+
+The model: the images of a run are a stream of seeded permutations, one per epoch, cut into batches; a
+background thread makes the next batches while a step computes. The failure this guards against: an order
+that depends on the number of workers or on what a killed run had already seen; an error in a thread that
+leaves the training waiting for ever.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from workloads.seeding import generator
+
+
+class Sample(NamedTuple):
+    """An image uint8 (H, W, 3) and the map (H, W) that goes with it: labels, superpixels, or None."""
+
+    image: np.ndarray
+    labels: np.ndarray | None
+
+
+class Source(Protocol):
+    """The images of a run. `load` is called from background threads and may raise `BrokenImage`."""
+
+    @property
+    def ids(self) -> Sequence[str]:
+        """Ids of all images, in an order that is the same everywhere."""
+
+    def load(self, image_id: str) -> Sample:
+        """Decode one image and its map."""
+
+
+class Slot(NamedTuple):
+    """One place in a batch: which image, in which epoch, and the crop of the batch."""
+
+    image_id: str
+    epoch: int
+    crop: tuple[int, int]
+
+
+class Order:
+    """Which images a step takes: the stream of one seeded permutation per epoch, cut into batches."""
+
+    def __init__(self, ids: Sequence[str], batch_size: int, seed: int) -> None:
+        self.ids = tuple(ids)
+        self.batch_size = batch_size
+        self.seed = seed
+        self._permutation = lru_cache(maxsize=4)(self._draw)
+
+    def _draw(self, epoch: int) -> np.ndarray:
+        return generator(self.seed, "order", epoch).permutation(len(self.ids))
+
+    def batch(self, step: int) -> list[tuple[str, int]]:
+        """(image id, epoch) of every place of the whole batch."""
+        chosen = []
+        for place in range(step * self.batch_size, (step + 1) * self.batch_size):
+            epoch, position = divmod(place, len(self.ids))
+            chosen.append((self.ids[int(self._permutation(epoch)[position])], epoch))
+        return chosen
+
+
+class Prefetcher:
+    """Batches made by a background thread, a few steps ahead; an error there is raised here, at its step."""
+
+    def __init__(self, make: Callable[[int], Any], steps: range, ahead: int) -> None:
+        self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=max(1, ahead))
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._fill, args=(make, steps), name="batches", daemon=True)
+        self._thread.start()
+
+    def _fill(self, make: Callable[[int], Any], steps: range) -> None:
+        for step in steps:
+            item: tuple[Any, BaseException | None]
+            try:
+                item = (make(step), None)
+            except BaseException as error:  # handed to the thread that waits for the batch
+                item = (None, error)
+            while not self._stop.is_set():
+                try:
+                    self._queue.put(item, timeout=0.1)
+                    break
+                except queue.Full:
+                    continue
+            if self._stop.is_set() or item[1] is not None:
+                return
+
+    def next(self) -> Any:
+        """The next batch; waits for it."""
+        made, error = self._queue.get()
+        if error is not None:
+            raise error
+        return made
+
+    def close(self) -> None:
+        """Stop the thread; what it prepared is forgotten."""
+        self._stop.set()
+        self._thread.join(timeout=10)

@@ -1,0 +1,65 @@
+"""Optimisers and learning rates of training runs, as functions of the step.
+
+The model: two groups of parameters, the backbone and all else, each at its own multiple of one learning
+rate, which is a closed formula of the step. The failure this guards against: a schedule object whose state
+is lost or counted twice when a run is resumed.
+"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from workloads.config import What
+
+
+class OptimiserConfig(What):
+    """The optimiser and its schedule over the steps of the run."""
+
+    kind: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
+    learning_rate: float = Field(0.01, gt=0, description="learning rate of the backbone after warm-up")
+    head_factor: float = Field(1.0, gt=0, description="factor of the learning rate for everything but the backbone")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    schedule: Literal["poly", "cosine", "constant"] = Field("poly", description="decay of the learning rate")
+    power: float = Field(0.9, gt=0, description="power of the poly schedule")
+    final_share: float = Field(0.0, ge=0, le=1, description="share of the learning rate left at the end")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: any")
+
+
+def learning_rate_factor(config: OptimiserConfig, step: int, total: int) -> float:
+    """What the learning rate is multiplied by at a step (from 0) of `total`."""
+    if step < config.warmup_steps:
+        return (step + 1) / (config.warmup_steps + 1)
+    done = (step - config.warmup_steps) / max(1, total - config.warmup_steps)
+    match config.schedule:
+        case "poly":
+            decay = (1 - done) ** config.power
+        case "cosine":
+            decay = 0.5 * (1 + float(np.cos(np.pi * done)))
+        case "constant":
+            return 1.0
+    return config.final_share + (1 - config.final_share) * decay
+
+
+def build_optimiser(config: OptimiserConfig, module: nn.Module) -> torch.optim.Optimizer:
+    """Two groups: the backbone, and everything else at `head_factor` times its learning rate."""
+    groups: dict[bool, list[Tensor]] = {True: [], False: []}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            groups[name.startswith("segmentor.backbone.")].append(parameter)
+    parts = [
+        {"params": parameters, "lr": config.learning_rate * factor, "factor": factor}
+        for parameters, factor in ((groups[True], 1.0), (groups[False], config.head_factor))
+        if parameters
+    ]
+    match config.kind:
+        case "sgd":
+            return torch.optim.SGD(
+                parts, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
+            )
+        case "adamw":
+            return torch.optim.AdamW(parts, lr=config.learning_rate, weight_decay=config.weight_decay)
