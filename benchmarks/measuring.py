@@ -74,7 +74,6 @@ def put(figure: Mapping[str, Any]) -> None:
 def table(headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """A Markdown table, aligned so that it can be read as it is."""
     lines = [list(map(str, row)) for row in [headings, *rows]]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
-    padded = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines]
-    padded.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(padded)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = [" | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
+    return "\n".join(f"| {line} |" for line in [padded[0], " | ".join("-" * width for width in widths), *padded[1:]])

@@ -1,8 +1,8 @@
 """The same job in one plain process: scikit-learn, scikit-image, SciPy and torchvision, no line of this project.
 
-It labels a folder in CamVid's layout (train to cluster and to label, val to score) and prints PmIoU and wall time as JSON.
-Written as one would write it for one experiment: every cell is computed from scratch. It is what the project is measured
-against, so it is kept fast: channels-last, all cores for torch, scikit-learn and BLAS.
+It labels a folder in CamVid's layout (train to cluster and to label, val to score) and prints PmIoU and wall time as
+JSON. Written as one would write it for one experiment: every cell is computed from scratch. It is what the project is
+measured against, so it is kept fast: channels-last, all cores for torch, scikit-learn and BLAS.
 
     python benchmarks/plain.py --root CamVid --weights mobilenet_v2.pth --clusters 11 16 22 --superpixels 0 500
 """
