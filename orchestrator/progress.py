@@ -75,8 +75,8 @@ class Progress:
 
     def note(self, text: str) -> None:
         """A line that stays."""
-        self.console.print(text, style="yellow", markup=False)
+        self.console.print(text, style="yellow", markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:
         """A plain line that stays."""
-        self.console.print(text, markup=False)
+        self.console.print(text, markup=False, soft_wrap=True)
