@@ -81,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = _command(commands, "demo", "the whole method on generated scenes, no download")
     _add_overrides(demo)
     _add_storage(demo)
+    _add_until(demo)
     _add_cluster(demo)
     _add_json(demo)
 
@@ -104,11 +105,9 @@ def _parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", "run what is not done yet; the same command resumes and extends")
     _add_experiment(run)
     _add_storage(run)
+    _add_until(run)
     _add_cluster(run)
     _add_json(run)
-    run.add_argument(
-        "--until", choices=["labels"], default="labels", help="last stage to run (default: the last there is)"
-    )
 
     explain = _command(commands, "explain", "why each step would run again")
     _add_experiment(explain)
@@ -177,6 +176,15 @@ def _count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give a whole number of 1 or more")
     return number
+
+
+def _add_until(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--until",
+        choices=["labels", "pretrain", "finetune"],
+        default="finetune",
+        help="last stage to run (default: the last that the experiment has)",
+    )
 
 
 def _add_cluster(command: argparse.ArgumentParser) -> None:

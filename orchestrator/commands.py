@@ -25,6 +25,13 @@ from orchestrator.storage import Storage
 from orchestrator.verifying import verify as verify_storage
 from workloads.errors import InputError
 
+_FIGURES = {
+    "clusters": "clusters",
+    "PmIoU": "pmiou",
+    "coverage": "coverage",
+    "mIoU": "miou",
+    "mIoU multi-scale": "miou_multi_scale",
+}
 _DEMO = Path(__file__).with_name("demo.yaml")
 
 
@@ -132,7 +139,7 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
     started = time.time()
     storage = Storage(options.storage)
     storage.check_writable()
-    made = make_plan(document, storage, write_listings=True)
+    made = make_plan(document, storage, write_listings=True, until=options.until)
     cached = set(made.done)
     with Progress() as progress:
         progress.say(
@@ -199,20 +206,26 @@ def _print_cells(made: Plan, cells: list[dict[str, Any]], console: Console) -> N
     table.add_column("#", justify="right")
     for key in keys:
         table.add_column(key.removeprefix("labels."), overflow="fold")
-    for heading in ("clusters", "PmIoU", "coverage", "status"):
+    figures = {heading: name for heading, name in _FIGURES.items() if any(name in cell["metrics"] for cell in cells)}
+    for heading in (*figures, "status"):
         table.add_column(heading, justify="right")
     for index, cell in enumerate(cells):
-        metrics = cell["metrics"]
-        pmiou, coverage = metrics.get("pmiou"), metrics.get("coverage")
         table.add_row(
             str(index),
             *(_short(cell["cell"].get(key, "")) for key in keys),
-            str(metrics.get("clusters", "")),
-            "" if pmiou is None else f"{pmiou:.2f}",
-            "" if coverage is None else f"{coverage:.3f}",
+            *(_figure(cell["metrics"].get(name)) for name in figures.values()),
             cell["status"],
         )
     console.print(table)
+
+
+def _figure(value: Any) -> str:
+    """A metric for a table: percentages with two digits, shares with three, counts as they are."""
+    if value is None:
+        return ""
+    if isinstance(value, int):
+        return str(value)
+    return f"{value:.3f}" if value <= 1 else f"{value:.2f}"
 
 
 def _print_errors(made: Plan, console: Console) -> None:

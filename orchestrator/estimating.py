@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.plan import Plan, finished_images
-from orchestrator.steps import SampleStep, Step, StepKind
+from orchestrator.steps import FinetuneStep, PretrainStep, SampleStep, Step, StepKind
 from orchestrator.storage import Storage
 
 # Core-seconds and bytes per image of 480x360 with MobileNetV2; used only until something was measured.
@@ -20,8 +20,10 @@ _ASSUMED = {
     StepKind.CLUSTER: (0.01, 0),
     StepKind.LABEL: (0.03, 8_000),
     StepKind.SCORE: (0.005, 0),
+    # Per image that is trained on, of 240x180; an image counts once an epoch.
+    StepKind.PRETRAIN: (0.4, 0),
+    StepKind.FINETUNE: (0.3, 0),
 }
-# Each of several labellings that share a pass costs its own share of it; see `LabelJob`.
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def estimate(plan: Plan, storage: Storage) -> Estimate:
     counted: set[tuple[str, str]] = set()
     for step in plan.pending:
         # Two image counts of one stream share their shards: only the longest costs.
-        images = step.images.count - finished_images(step, ledger)
+        images = _images_of(step) - finished_images(step, ledger)
         if step.stream:
             fresh = {(step.stream, shard.digest) for shard in step.images.shards} - counted
             images = min(
@@ -68,10 +70,18 @@ def estimate(plan: Plan, storage: Storage) -> Estimate:
     )
 
 
+def _images_of(step: Step) -> int:
+    """Images that a step works through; a training counts each of them once an epoch."""
+    if isinstance(step.work, PretrainStep | FinetuneStep):
+        config = step.work.config
+        return config.total_steps(step.images.count) * config.batch_size
+    return step.images.count
+
+
 def _measured_rates(manifests: Iterable[Manifest]) -> dict[str, tuple[float, float]]:
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for manifest in manifests:
-        images = manifest.provenance.get("images", {}).get("used", 0)
+        images = manifest.results.get("images_trained") or manifest.provenance.get("images", {}).get("used", 0)
         spent = manifest.provenance.get("work_seconds") or manifest.provenance.get("wall_seconds", 0.0)
         if images:
             entry = sums[_comparable(StepKind(manifest.kind), manifest.meaning)]

@@ -25,7 +25,7 @@ from orchestrator.shards import ShardRecord
 from orchestrator.spec import Compute
 from orchestrator.steps import Step, StepKind
 
-EXTRACT, PROCESS, CLUSTER = "extract", "process", "cluster"
+EXTRACT, PROCESS, CLUSTER, TRAIN = "extract", "process", "cluster", "train"
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,10 @@ class Execution:
                 self._add(items, CLUSTER, Task(step.kind, (step,), None), self._behind(step.inputs["sample"]))
         self._add_labels(items)
         self._add_scores(items, score_groups)
+        for step in self._steps.values():
+            if step.kind in (StepKind.PRETRAIN, StepKind.FINETUNE):
+                after = {name for key in step.inputs.values() for name in self._behind(key)}
+                self._add(items, TRAIN, Task(step.kind, (step,), None), after)
         self.schedule = Schedule.of(items.values())
         for step in self._steps.values():
             # Finishing one step may fail it (too many broken images) and all that are computed from it.

@@ -197,5 +197,10 @@ def _mapping(data: bytes) -> dict[str, Any]:
     return document
 
 
+def model_path(key: str, suffix: str) -> str:
+    """A new file name for one attempt at a step's model."""
+    return f"models/{key[:32]}-{secrets.token_hex(6)}.{suffix}"
+
+
 def _stream_directory(stream: str) -> str:
     return f"shards/{stream[:32]}"

@@ -7,7 +7,7 @@ row) carries its error and leaves the others alone. The plan reads listings and 
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator.grid import Cell, expand
 from orchestrator.images import ImageSet, build_image_set
@@ -16,6 +16,7 @@ from orchestrator.ledger import Ledger, Manifest, shard_name
 from orchestrator.spec import Compute, LabelsEntry
 from orchestrator.steps import ClusterStep, LabelStep, SampleStep, ScoreStep, Step, StepFactory, StepKind
 from orchestrator.storage import Storage
+from orchestrator.training_plan import needs_labels, plan_finetuning, plan_pretraining
 from workloads.clustering import KMeansConfig
 from workloads.datasets import Dataset, open_dataset
 from workloads.errors import InputError
@@ -68,14 +69,17 @@ class Plan:
         }
 
 
-def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: bool) -> Plan:
-    """Expand an experiment document and look up what is done.
+Stage = Literal["labels", "pretrain", "finetune"]
+
+
+def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: bool, until: Stage = "finetune") -> Plan:
+    """Expand an experiment document, up to a stage of the method, and look up what is done.
 
     Raises:
         InputError: the document is wrong, or no cell at all can be planned.
     """
     cells = expand(document)
-    planner = _Planner(storage if write_listings else None)
+    planner = _Planner(storage if write_listings else None, until)
     planned = [planner.plan(cell) for cell in cells]
     errors = {cell.error for cell in planned if cell.error}
     if planned and all(cell.error for cell in planned):
@@ -105,8 +109,9 @@ def of_pool(error: InputError, key: str) -> InputError:
 class _Planner:
     """Plans cells one after the other, listing every data set and hashing every weights file once."""
 
-    def __init__(self, storage: Storage | None) -> None:
+    def __init__(self, storage: Storage | None, until: Stage) -> None:
         self._storage = storage
+        self._until = until
         self._datasets: dict[Any, Dataset] = {}
         self._images: dict[Any, ImageSet] = {}
         self._weights: dict[Any, str] = {}
@@ -114,15 +119,14 @@ class _Planner:
     def plan(self, cell: Cell) -> PlannedCell:
         planned = PlannedCell(cell)
         try:
-            self._plan_labels(planned)
+            self._plan_steps(planned)
         except InputError as error:
             planned.roles.clear()
             planned.error = str(error)
         return planned
 
-    def _plan_labels(self, planned: PlannedCell) -> None:
+    def _plan_steps(self, planned: PlannedCell) -> None:
         entry = planned.cell.entry
-        labels = entry.labels
         dataset = self._dataset(planned)
         factory = StepFactory(dataset, entry.dataset.order_seed)
         config, root = entry.dataset.config, entry.dataset.root
@@ -133,6 +137,33 @@ class _Planner:
             )
         root = str(Path(root).expanduser().absolute()) if root is not None else None
         train = Source(config, root, config.pool)
+        val = Source(config, root, config.val)
+        if needs_labels(entry) or self._until == "labels":
+            self._plan_labels(planned, factory, train, val)
+        if self._until == "labels":
+            return
+        pretrained = None
+        if entry.pretrain is not None:
+            images = self._image_set(planned, train.pool, entry.labels.images)
+            pretrained = plan_pretraining(entry, entry.pretrain, factory, train, images, planned.roles)
+            planned.roles["pretrain"] = pretrained
+        if entry.finetune is not None and self._until != "pretrain":
+            planned.roles["finetune"] = plan_finetuning(
+                entry.finetune,
+                factory,
+                dataset,
+                (train, val),
+                entry.dataset.order_seed,
+                self._image_set(planned, val.pool, None),
+                pretrained,
+                self._storage,
+            )
+
+    def _plan_labels(self, planned: PlannedCell, factory: StepFactory, train: Source, val: Source) -> None:
+        entry = planned.cell.entry
+        labels = entry.labels
+        dataset = self._dataset(planned)
+        config = entry.dataset.config
         scored = config.val in dataset.pools and dataset.labelled(config.val)
         roles = planned.roles
         if labels.source == "auxiliary":
@@ -146,13 +177,12 @@ class _Planner:
             images = self._image_set(planned, train.pool, labels.images)
             roles["superpixels"] = factory.superpixels(train, labels.superpixels, images)
         if not scored:
-            if not roles:
+            if not roles and entry.pretrain is None:
                 raise InputError(
                     f"labels.source: 'pixel' is a score and nothing else, and data set {config.name} has no ground "
                     f"truth in pool {config.val!r}"
                 )
             return
-        val = Source(config, root, config.val)
         val_images = self._image_set(planned, val.pool, None)
         work = ScoreStep(val, len(dataset.classes), labels.source)
         match labels.source:

@@ -24,6 +24,8 @@ _TITLES = {
     "cluster": "fit clusters",
     "label": "label images",
     "score": "score labels",
+    "pretrain": "pre-train",
+    "finetune": "fine-tune",
 }
 
 
@@ -72,6 +74,13 @@ class Progress:
         task = self._bars.tasks[self._bars.task_ids.index(identifier)]
         if task.speed:
             self._bars.update(identifier, rate=f"{task.speed:.1f}/s")
+
+    def follow(self, kind: str, share: float, loss: float) -> None:
+        """A training run has done this share of its steps, with this loss."""
+        identifier = self._tasks.get(kind)
+        if identifier is not None:
+            text = f"{share:.0%}, loss {loss:.3f}"
+            self._bars.update(identifier, rate=text)
 
     def note(self, text: str) -> None:
         """A line that stays."""

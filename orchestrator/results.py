@@ -97,6 +97,9 @@ def _metrics(manifests: dict[str, Any], planned: PlannedCell) -> dict[str, Any]:
     metrics: dict[str, Any] = {"pmiou": None, "coverage": None, "miou": None}
     if "score" in manifests:
         metrics |= manifests["score"].results
+    for role in ("pretrain", "finetune"):
+        if role in manifests:
+            metrics |= manifests[role].results
     if "cluster" in manifests:
         metrics |= {
             name: manifests["cluster"].results[name] for name in ("clusters", "inertia", "iterations", "emptied")

@@ -64,10 +64,6 @@ class Schedule(Generic[Payload]):
         """An item that was taken and must be tried again, before the others."""
         self._ready[item.pool].appendleft(item.name)
 
-    def put_last(self, item: Item[Payload]) -> None:
-        """An item that was looked at and may start after the others that are ready."""
-        self._ready[item.pool].append(item.name)
-
     def settle(self, name: str) -> None:
         """The item is done or has failed for good; what waited for it alone becomes ready."""
         for follower in self._behind.pop(name, ()):

@@ -170,14 +170,14 @@ def read_batches(storage: Storage, path: str) -> Iterator[pa.RecordBatch]:
 def read_maps(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray]]:
     """Image id and map (H, W) uint16 of every image of a map or label shard."""
     for batch in read_batches(storage, path):
-        yield batch.column("image")[0].as_py(), _map_of(batch)
+        yield batch.column("image")[0].as_py(), map_of(batch)
 
 
 def read_judged_labels(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
     """Image id, label map (H, W), and the former labels of its ignored pixels (None where they were not kept)."""
     for batch in read_batches(storage, path):
         removed = batch.column("removed").flatten().to_numpy() if "removed" in batch.schema.names else None
-        yield batch.column("image")[0].as_py(), _map_of(batch), removed
+        yield batch.column("image")[0].as_py(), map_of(batch), removed
 
 
 def _open_arrow(storage: Storage, path: str) -> pa.ipc.RecordBatchFileReader:
@@ -195,7 +195,8 @@ def _damaged(storage: Storage, path: str, error: Exception) -> InputError:
     )
 
 
-def _map_of(batch: pa.RecordBatch) -> np.ndarray:
+def map_of(batch: pa.RecordBatch) -> np.ndarray:
+    """The map (H, W) of a one-row batch of a map or label shard."""
     shape = (batch.column("height")[0].as_py(), batch.column("width")[0].as_py())
     return batch.column("values").flatten().to_numpy(zero_copy_only=True).reshape(shape)
 

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from orchestrator.how import How
+from orchestrator.training_spec import FinetuneEntry, PretrainEntry
 from workloads.clustering import KMeansConfig
 from workloads.config import What
 from workloads.datasets import DatasetConfig
@@ -19,12 +21,6 @@ from workloads.dbscan import DbscanConfig
 from workloads.errors import InputError
 from workloads.extractors import ExtractorConfig
 from workloads.superpixels import SuperpixelConfig
-
-
-class How(BaseModel):
-    """A piece of configuration that does not decide a result and is never part of a key."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class SamplingConfig(What):
@@ -94,6 +90,8 @@ class Compute(How):
     quarantine_limit: float = Field(0.01, ge=0, le=1, description="share of broken images beyond which a step fails")
     lost_worker_retries: int = Field(20, ge=0, description="times one shard is tried again after its machine was lost")
     error_retries: int = Field(1, ge=0, description="times one shard is tried again after an error in the work itself")
+    train_workers: int = Field(1, ge=1, description="workers of one training run; they split its batch")
+    train_cores: int | None = Field(None, ge=1, description="cores of one training worker; null for all of a machine")
     lease_seconds: float = Field(60.0, gt=0, description="silence after which another run's lease is taken over")
 
 
@@ -104,6 +102,8 @@ class ExperimentEntry(How):
     seed: int = Field(0, ge=0, description="seed of sampling and clustering")
     dataset: DatasetEntry
     labels: LabelsEntry = Field(default_factory=LabelsEntry)
+    pretrain: PretrainEntry | None = Field(None, description="contrastive pre-training; null for none")
+    finetune: FinetuneEntry | None = Field(None, description="fine-tuning and mIoU; null for none")
     compute: Compute = Compute()
 
 

@@ -18,6 +18,10 @@ from orchestrator.spec import ExtractorEntry, SamplingConfig
 from workloads.clustering import KMeansConfig
 from workloads.datasets import Dataset
 from workloads.dbscan import DbscanConfig
+from workloads.finetuning import FinetuneConfig
+from workloads.fractions import LabelledList
+from workloads.networks import Initialisation
+from workloads.pretraining import PretrainConfig
 from workloads.superpixels import SuperpixelConfig
 
 
@@ -29,6 +33,8 @@ class StepKind(StrEnum):
     CLUSTER = "cluster"
     LABEL = "label"
     SCORE = "score"
+    PRETRAIN = "pretrain"
+    FINETUNE = "finetune"
 
 
 # Bumped by hand when a step computes something else from the same meaning; every key after it changes with it.
@@ -38,6 +44,8 @@ CODE_VERSIONS = {
     StepKind.CLUSTER: 1,
     StepKind.LABEL: 1,
     StepKind.SCORE: 1,
+    StepKind.PRETRAIN: 1,
+    StepKind.FINETUNE: 1,
 }
 
 
@@ -79,7 +87,30 @@ class ScoreStep:
     condition: str
 
 
-Work = SampleStep | SuperpixelWork | ClusterStep | LabelStep | ScoreStep
+@dataclass(frozen=True)
+class PretrainStep:
+    """Pre-training on an image set; `num_labels` is None where the number of clusters is not known beforehand."""
+
+    source: Source
+    config: PretrainConfig
+    weights: str | None
+    num_labels: int | None
+
+
+@dataclass(frozen=True)
+class FinetuneStep:
+    """Fine-tuning on a list of labelled images (a file of the storage), judged on the step's image set."""
+
+    source: Source
+    labelled: str
+    judged: Source
+    num_classes: int
+    config: FinetuneConfig
+    init: Initialisation
+    weights: str | None
+
+
+Work = SampleStep | SuperpixelWork | ClusterStep | LabelStep | ScoreStep | PretrainStep | FinetuneStep
 
 
 @dataclass(frozen=True)
@@ -159,6 +190,34 @@ class StepFactory:
         inputs = {"labels": labels.key} if labels else {}
         key = _step_key(StepKind.SCORE, meaning, inputs, images)
         return Step(StepKind.SCORE, key, canonical(meaning), inputs, images, "", work)
+
+    def pretrain(self, work: PretrainStep, images: ImageSet, weights: str, labels: Step | None) -> Step:
+        """A pre-trained network, from first weights of the given identity; condition #1 needs no labels."""
+        meaning = {
+            "dataset": self._dataset_meaning,
+            "pool": work.source.pool,
+            "config": work.config,
+            "weights": weights,
+        }
+        inputs = {"labels": labels.key} if labels else {}
+        key = _step_key(StepKind.PRETRAIN, meaning, inputs, images)
+        return Step(StepKind.PRETRAIN, key, canonical(meaning), inputs, images, "", work)
+
+    def finetune(
+        self, work: FinetuneStep, images: ImageSet, labelled: LabelledList, weights: str, pretrained: Step | None
+    ) -> Step:
+        """A fine-tuned network and its mIoU; `weights` counts only where nothing was pre-trained."""
+        meaning = {
+            "dataset": self._dataset_meaning,
+            "pools": [work.source.pool, work.judged.pool],
+            "labelled": labelled.sha256,
+            "num_classes": work.num_classes,
+            "config": work.config,
+            "init": None if pretrained else [work.init, weights],
+        }
+        inputs = {"pretrain": pretrained.key} if pretrained else {}
+        key = _step_key(StepKind.FINETUNE, meaning, inputs, images)
+        return Step(StepKind.FINETUNE, key, canonical(meaning), inputs, images, "", work)
 
     def _over_images(
         self, kind: StepKind, meaning: dict[str, Any], inputs: dict[str, str], images: ImageSet, work: Work

@@ -23,8 +23,9 @@ from orchestrator.cluster.workers import (
     start_clustering,
     start_extraction,
 )
-from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, Execution, Task
-from orchestrator.jobs.making import make_job
+from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
+from orchestrator.jobs.making import make_job, make_training_job
+from orchestrator.jobs.training import read_history
 from orchestrator.progress import Progress
 from orchestrator.schedule import Item, Schedule
 from orchestrator.spec import Compute
@@ -72,7 +73,8 @@ class Runner:
                 if self._flights:
                     self._land(execution)
                 else:
-                    assert not len(execution.schedule), "items are left that wait for nothing in flight"
+                    ready = any(execution.schedule.ready(pool) for pool in (EXTRACT, PROCESS, CLUSTER, TRAIN))
+                    assert ready or not len(execution.schedule), "items are left that wait for nothing in flight"
         finally:
             self._flights.clear()
 
@@ -85,26 +87,44 @@ class Runner:
 
     def _launch(self, execution: Execution) -> None:
         schedule = execution.schedule
-        self._drop_skipped(execution)
         self._end_idle(schedule)
         workers = self._wanted_extractors(schedule.ready(EXTRACT))
         while len(self._extractors) < workers:
             self._extractors.append(start_extraction(self._device, self.compute.gpus_per_worker))
         for depth in range(_QUEUED_PER_ACTOR):
             for actor in self._extractors:
-                if self._load(actor) <= depth and (item := schedule.take(EXTRACT)):
+                if self._load(actor) <= depth and (item := self._next(execution, EXTRACT)):
                     self._send(execution, item, actor)
         # Tasks share the cores with the extraction actors; without any of those each has a core to itself.
         share = SHARE if self._extractors else 1.0
         room = 2 * session.cores() - self._in_flight(PROCESS)
-        while room > 0 and (item := schedule.take(PROCESS)):
+        while room > 0 and (item := self._next(execution, PROCESS)):
             self._send(execution, item, None, share)
             room -= 1
         if schedule.ready(CLUSTER) and self._clusterer is None:
             self._clusterer = start_clustering(self._device, threads=os.cpu_count() or 1)
+        self._launch_trainings(execution)
         if self._clusterer is not None:
-            while self._load(self._clusterer) < _QUEUED_PER_ACTOR and (item := schedule.take(CLUSTER)):
+            while self._load(self._clusterer) < _QUEUED_PER_ACTOR and (item := self._next(execution, CLUSTER)):
                 self._send(execution, item, self._clusterer)
+
+    def _launch_trainings(self, execution: Execution) -> None:
+        """Trainings start once nothing else holds or wants the cores: their workers start together or not at all."""
+        schedule = execution.schedule
+        if not schedule.ready(TRAIN) or schedule.unsettled(EXTRACT) or schedule.unsettled(CLUSTER):
+            return
+        # Ray Train takes seconds to import; a run that only labels does without it.
+        from orchestrator.cluster.training import Scale, run_training
+
+        scale = Scale.of(self.compute, self._device, session.cores_of_a_machine())
+        room = scale.concurrent(session.cores(), session.gpus()) - self._in_flight(TRAIN)
+        while room > 0 and not self._in_flight(PROCESS) and (item := self._next(execution, TRAIN)):
+            steps = execution.live_steps(item.payload)
+            execution.started(steps)
+            job = make_training_job(self.storage, steps[0])
+            reference = run_training.options(name=job.title).remote(job, scale)
+            self._flights[reference] = _Flight(item, steps, None)
+            room -= 1
 
     def _end_idle(self, schedule: Schedule[Task]) -> None:
         """End the actors of a pool that has nothing left to do: what they hold is what the tasks after them need."""
@@ -116,20 +136,13 @@ class Runner:
             ray.kill(self._clusterer)
             self._clusterer = None
 
-    def _drop_skipped(self, execution: Execution) -> None:
-        """Settle what is ready but only serves steps that have failed already, and what becomes ready by that."""
-        skipped = True
-        while skipped:
-            skipped = False
-            for pool in (EXTRACT, PROCESS, CLUSTER):
-                for _ in range(execution.schedule.ready(pool)):
-                    item = execution.schedule.take(pool)
-                    assert item is not None
-                    if execution.live_steps(item.payload):
-                        execution.schedule.put_last(item)
-                    else:
-                        execution.skip(item)
-                        skipped = True
+    def _next(self, execution: Execution, pool: str) -> Item[Task] | None:
+        """The next item that still serves a step; those whose steps have all failed are settled on the way."""
+        while (item := execution.schedule.take(pool)) is not None:
+            if execution.live_steps(item.payload):
+                return item
+            execution.skip(item)
+        return None
 
     def _wanted_extractors(self, ready: int) -> int:
         if self.compute.workers is not None:
@@ -158,6 +171,7 @@ class Runner:
 
     def _land(self, execution: Execution) -> None:
         ready, _ = ray.wait(list(self._flights), num_returns=1, timeout=1.0)
+        self._follow_trainings()
         if ready:
             more, _ = ray.wait(list(self._flights), num_returns=len(self._flights), timeout=0)
             ready = list(dict.fromkeys([*ready, *more]))
@@ -174,6 +188,12 @@ class Runner:
                 outcome = report.outcome
                 execution.completed(flight.item, flight.steps, outcome.records, outcome.device, outcome.results)
                 self.progress.advance(flight.item.payload.kind, flight.item.payload.images)
+
+    def _follow_trainings(self) -> None:
+        for flight in self._flights.values():
+            task = flight.item.payload
+            if flight.item.pool == TRAIN and (rows := read_history(self.storage, flight.steps[0].key)):
+                self.progress.follow(task.kind, rows[-1]["step"] / rows[-1]["total_steps"], rows[-1]["loss"])
 
     def _erred_in_its_work(self, execution: Execution, flight: _Flight, error: RayTaskError) -> None:
         cause = error.cause if isinstance(error.cause, BaseException) else error

@@ -57,6 +57,11 @@ def cores() -> int:
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
 
 
+def cores_of_a_machine() -> int:
+    """Cores of the largest machine of the cluster as it is now, at least one."""
+    return max([1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])])
+
+
 def gpus() -> float:
     """GPUs of the cluster as it is now."""
     return float(ray.cluster_resources().get("GPU", 0))

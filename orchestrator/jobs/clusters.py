@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from orchestrator.jobs.common import Outcome, Workshop
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import Ledger, model_path
 from orchestrator.shards import ShardRecord, read_arrays, read_samples, write_arrays
 from orchestrator.steps import ClusterStep, StepKind
 from orchestrator.storage import Storage, StorageFullError
@@ -43,7 +43,7 @@ class ClusterJob:
         except InputError as error:
             raise InputError(f"labels.clustering: {error}") from None
         arrays = model.to_arrays()
-        path = f"models/{self.key[:32]}.arrow"
+        path = model_path(self.key, "arrow")
         data = write_arrays(arrays)
         self.storage.replace(path, data)
         record = ShardRecord.of(path, data, rows=len(model.points), columns=sorted(arrays), images=0)

@@ -8,8 +8,19 @@ from orchestrator.jobs.common import ImageSlice
 from orchestrator.jobs.features import ExtractorSource, LabelJob, LabelTarget, SampleJob, SampleWork
 from orchestrator.jobs.scores import ScoreJob, ScoreTarget
 from orchestrator.jobs.superpixels import SuperpixelJob, SuperpixelWork
+from orchestrator.jobs.training import FinetuneJob, PretrainJob, TrainingJob
+from orchestrator.ledger import Ledger
 from orchestrator.spec import ExtractorEntry
-from orchestrator.steps import ClusterStep, LabelStep, SampleStep, ScoreStep, Step, StepKind
+from orchestrator.steps import (
+    ClusterStep,
+    FinetuneStep,
+    LabelStep,
+    PretrainStep,
+    SampleStep,
+    ScoreStep,
+    Step,
+    StepKind,
+)
 from orchestrator.storage import Storage
 
 Job = SampleJob | SuperpixelJob | LabelJob | ClusterJob | ScoreJob
@@ -39,12 +50,47 @@ def make_job(storage: Storage, kind: StepKind, steps: tuple[Step, ...], shard: S
     raise AssertionError(f"{kind} has no job")
 
 
-def _extractor_source(entry: ExtractorEntry, device: str) -> ExtractorSource:
-    """The extractor for a worker, which may run in another working directory than the driver."""
-    weights = entry.weights
+def make_training_job(storage: Storage, step: Step) -> TrainingJob:
+    """The job of a training step."""
+    images = ImageSlice(step.images.listing, 0, step.images.count)
+    match step.work:
+        case PretrainStep() as work:
+            kinds = {"auxiliary": StepKind.LABEL, "superpixel": StepKind.SUPERPIXELS}
+            kind = kinds.get(work.config.contrast.positives) if work.config.objective == "contrast" else None
+            labels = (kind.value, step.inputs["labels"]) if kind else None
+            weights = _absolute(work.weights)
+            return PretrainJob(storage, step.key, work.source, images, labels, work.config, weights, work.num_labels)
+        case FinetuneStep() as work:
+            pretrained = None
+            if "pretrain" in step.inputs:
+                manifest = Ledger(storage).manifest(StepKind.PRETRAIN, step.inputs["pretrain"])
+                assert manifest is not None, "fine-tuning waits for its pre-training"
+                pretrained = manifest.shards[0].path
+            return FinetuneJob(
+                storage,
+                step.key,
+                work.source,
+                work.labelled,
+                work.judged,
+                images,
+                work.num_classes,
+                work.config,
+                pretrained,
+                work.init,
+                _absolute(work.weights),
+            )
+    raise AssertionError(f"{step.kind} is no training")
+
+
+def _absolute(weights: str | None) -> str | None:
+    """A file's place for a worker, which may run in another working directory than the driver."""
     if weights is not None and Path(weights).expanduser().is_file():
-        weights = str(Path(weights).expanduser().absolute())
-    return ExtractorSource(entry.config, weights, device)
+        return str(Path(weights).expanduser().absolute())
+    return weights
+
+
+def _extractor_source(entry: ExtractorEntry, device: str) -> ExtractorSource:
+    return ExtractorSource(entry.config, _absolute(entry.weights), device)
 
 
 def _label_target(step: Step) -> LabelTarget:

@@ -1,0 +1,315 @@
+"""Pre-training and fine-tuning as jobs: what each worker of a training run builds, and what rank 0 leaves behind.
+
+The model: every worker builds the same network and reads images and label shards itself; rank 0 alone writes. The whole
+state goes to one file named by the step's key, replaced whole, so whoever runs the step next (after a worker, a node or
+the driver died) continues from it. The history of the loss lies beside it and is read while the run goes on.
+"""
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from orchestrator.images import read_listing
+from orchestrator.jobs.common import ImageSlice, Outcome, Source
+from orchestrator.ledger import Ledger, model_path
+from orchestrator.shards import ShardRecord, map_of
+from orchestrator.storage import Storage
+from workloads.collectives import Workers
+from workloads.errors import InputError
+from workloads.evaluation import class_counts
+from workloads.finetuning import EvaluationConfig, FinetuneConfig, finetuning_loop
+from workloads.fractions import parse_labelled_list
+from workloads.metrics import mean_iou
+from workloads.networks import (
+    Initialisation,
+    build_segmentor,
+    initialise,
+    load_pretrained,
+    pretrained_state,
+)
+from workloads.pretraining import PretrainConfig, pretrained_scope, pretraining_loop, pretraining_network
+from workloads.seeding import stable_hash
+from workloads.training import Loop, Machine, Sample, StepReport, Wrap
+
+_CHECKPOINT_SECONDS = 20.0
+
+
+@dataclass(frozen=True)
+class Team:
+    """One worker's place in a training run: its machine, its peers, and how its module is wrapped."""
+
+    machine: Machine
+    workers: Workers
+    wrap: Wrap | None
+
+
+@dataclass(frozen=True)
+class PretrainJob:
+    """Pre-train a network on auxiliary labels, superpixels or pixel correspondence."""
+
+    storage: Storage
+    key: str
+    source: Source
+    images: ImageSlice
+    labels: tuple[str, str] | None
+    config: PretrainConfig
+    weights: str | None
+    num_labels: int | None
+
+    @property
+    def title(self) -> str:
+        """The job's name on Ray's dashboard."""
+        return f"PretrainJob {self.config.objective} {self.key[:8]}"
+
+    def build(self, team: Team) -> Loop:
+        """The training loop of one worker."""
+        network = pretraining_network(self.config)
+        initialise(network, self.config.init, self.weights)
+        images = TrainingImages.of_job(self)
+        return pretraining_loop(
+            network,
+            images,
+            self.config,
+            num_labels=self.num_labels,
+            machine=team.machine,
+            workers=team.workers,
+            wrap=team.wrap,
+        )
+
+    def finish(self, loop: Loop) -> Outcome:
+        """Write what was pre-trained."""
+        state = pretrained_state(loop.objective.segmentor, pretrained_scope(self.config))
+        record = write_tensors(self.storage, model_path(self.key, "pt"), state)
+        return Outcome([record], {self.key: {"pretrain_loss": last_loss(self.storage, self.key)} | _trained(loop)})
+
+
+@dataclass(frozen=True)
+class FinetuneJob:
+    """Fine-tune a network on labelled images, and score it on the validation images."""
+
+    storage: Storage
+    key: str
+    source: Source
+    labelled: str
+    judged: Source
+    judged_images: ImageSlice
+    num_classes: int
+    config: FinetuneConfig
+    pretrained: str | None
+    init: Initialisation
+    weights: str | None
+
+    @property
+    def title(self) -> str:
+        """The job's name on Ray's dashboard."""
+        return f"FinetuneJob {self.key[:8]}"
+
+    def build(self, team: Team) -> Loop:
+        """The training loop of one worker."""
+        seed = stable_hash(self.config.seed, "network") % 2**63
+        network = build_segmentor(self.config.segmentor, self.num_classes, seed=seed)
+        if self.pretrained is not None:
+            load_pretrained(network, read_tensors(self.storage, self.pretrained))
+        else:
+            initialise(network, self.init, self.weights)
+        names = parse_labelled_list(self.storage.read(self.labelled).decode()).ids
+        images = TrueLabels(self.source, names)
+        return finetuning_loop(network, images, self.config, machine=team.machine, workers=team.workers, wrap=team.wrap)
+
+    def finish(self, loop: Loop) -> Outcome:
+        """Write the network and score it, at single scale and (where the recipe says so) at several."""
+        network = loop.objective.segmentor
+        record = write_tensors(self.storage, model_path(self.key, "pt"), network.state_dict())
+        names = read_listing(self.storage, self.judged_images.listing, 0, self.judged_images.stop)
+        images = TrueLabels(self.judged, names)
+        results: dict[str, Any] = {"finetune_loss": last_loss(self.storage, self.key)} | _trained(loop)
+        results |= _score(loop, images, self.config.evaluation, "miou")
+        if self.config.evaluation_multi_scale is not None:
+            results |= _score(loop, images, self.config.evaluation_multi_scale, "miou_multi_scale")
+        return Outcome([record], {self.key: results})
+
+
+TrainingJob = PretrainJob | FinetuneJob
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Images with their label or superpixel maps, read from the shards by whoever needs them."""
+
+    storage: Storage
+    source: Source
+    ids: Sequence[str]
+    places: dict[str, tuple[str, int]] = field(repr=False)
+
+    @staticmethod
+    def of_job(job: PretrainJob) -> "TrainingImages":
+        """The images of a pre-training: those that have a map, or all where none is needed."""
+        if job.labels is None:
+            names = read_listing(job.storage, job.images.listing, job.images.start, job.images.stop)
+            return TrainingImages(job.storage, job.source, names, {})
+        manifest = Ledger(job.storage).manifest(*job.labels)
+        assert manifest is not None, "pre-training waits for its labels"
+        places = {}
+        for record in manifest.shards:
+            reader = _reader(job.storage, record.path)
+            for index in range(reader.num_record_batches):
+                places[reader.get_batch(index).column("image")[0].as_py()] = (record.path, index)
+        return TrainingImages(job.storage, job.source, list(places), places)
+
+    def load(self, image_id: str) -> Sample:
+        """Decode one image and its map."""
+        image = self.source.open().read_image(self.source.pool, image_id)
+        if image_id not in self.places:
+            return Sample(image, None)
+        path, index = self.places[image_id]
+        return Sample(image, map_of(_reader(self.storage, path).get_batch(index)))
+
+
+@dataclass(frozen=True)
+class TrueLabels:
+    """Images with their ground truth."""
+
+    source: Source
+    ids: Sequence[str]
+
+    def load(self, image_id: str) -> Sample:
+        """Decode one image and its ground truth."""
+        dataset = self.source.open()
+        pool = self.source.pool
+        return Sample(dataset.read_image(pool, image_id), dataset.read_ground_truth(pool, image_id))
+
+
+def train(job: TrainingJob, team: Team) -> Outcome | None:
+    """Run one worker's part of a job to its end; the outcome on rank 0, None on the others."""
+    loop = job.build(team)
+    storage, key = job.storage, job.key
+    if storage.exists(state_path(key)):
+        loop.load_state_dict(torch.load(io.BytesIO(storage.read(state_path(key))), weights_only=True))
+    history = read_history(storage, key)[: loop.step]
+    written = time.monotonic()
+    for report in loop.run(report_every=max(1, loop.total_steps // 100)):
+        if team.workers.rank == 0:
+            history = [one for one in history if one["step"] < report.step] + [_row(report)]
+            storage.replace(history_path(key), json.dumps(history).encode())
+            if time.monotonic() - written > _CHECKPOINT_SECONDS:
+                buffer = io.BytesIO()
+                torch.save(loop.state_dict(), buffer)
+                storage.replace(state_path(key), buffer.getvalue())
+                written = time.monotonic()
+    return job.finish(loop) if team.workers.rank == 0 else None
+
+
+def leave_outcome(storage: Storage, key: str, outcome: Outcome) -> None:
+    """Rank 0's last act: what the driver of the run will report."""
+    document = {"records": [record.to_json() for record in outcome.records], "results": outcome.results}
+    storage.replace(_outcome_path(key), json.dumps(document).encode())
+    storage.delete(state_path(key))
+
+
+def leave_error(storage: Storage, key: str, error: InputError) -> None:
+    """What the user has to mend; the first worker's word stands."""
+    storage.create(_outcome_path(key), json.dumps({"error": str(error)}).encode())
+
+
+def has_outcome(storage: Storage, key: str) -> bool:
+    """Whether the run has ended, well or not."""
+    return storage.exists(_outcome_path(key))
+
+
+def clear_outcome(storage: Storage, key: str) -> None:
+    """Forget how an earlier run ended."""
+    storage.delete(_outcome_path(key))
+
+
+def take_outcome(storage: Storage, key: str) -> Outcome:
+    """What rank 0 left.
+
+    Raises:
+        InputError: a worker met what the user has to mend.
+    """
+    document = json.loads(storage.read(_outcome_path(key)))
+    storage.delete(_outcome_path(key))
+    if "error" in document:
+        raise InputError(document["error"])
+    records = [ShardRecord.from_json(record) for record in document["records"]]
+    return Outcome(records, document["results"])
+
+
+def _outcome_path(key: str) -> str:
+    return f"checkpoints/{key[:32]}.outcome.json"
+
+
+def state_path(key: str) -> str:
+    """Where the state of an unfinished training lies."""
+    return f"checkpoints/{key[:32]}.pt"
+
+
+def history_path(key: str) -> str:
+    """Where the loss and speed of a training lie, while it runs and after."""
+    return f"history/{key[:32]}.json"
+
+
+def read_history(storage: Storage, key: str) -> list[dict[str, float]]:
+    """Loss, learning rate and speed of a training so far."""
+    try:
+        rows: list[dict[str, float]] = json.loads(storage.read(history_path(key)))
+    except (FileNotFoundError, ValueError):
+        return []
+    return rows
+
+
+def last_loss(storage: Storage, key: str) -> float | None:
+    """The last reported loss."""
+    rows = read_history(storage, key)
+    return rows[-1]["loss"] if rows else None
+
+
+def write_tensors(storage: Storage, path: str, state: dict[str, torch.Tensor]) -> ShardRecord:
+    """A state dict as a file that loads with ``weights_only=True``."""
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, buffer)
+    data = buffer.getvalue()
+    storage.replace(path, data)
+    return ShardRecord.of(path, data, rows=len(state), columns=["state_dict"], images=0)
+
+
+def read_tensors(storage: Storage, path: str) -> dict[str, torch.Tensor]:
+    """The state dict that `write_tensors` wrote."""
+    state: dict[str, torch.Tensor] = torch.load(io.BytesIO(storage.read(path)), weights_only=True)
+    return state
+
+
+def _trained(loop: Loop) -> dict[str, int]:
+    return {"images_trained": loop.total_steps * loop.config.batch_size}
+
+
+def _score(loop: Loop, images: TrueLabels, config: EvaluationConfig, name: str) -> dict[str, Any]:
+    counts = class_counts(loop.objective.segmentor, images, config, loop.machine.device)
+    score = mean_iou(counts)
+    per_class = [None if np.isnan(value) else float(value) for value in score.per_class_iou]
+    return {name: score.miou, f"{name}_per_class": per_class, f"{name}_classes_present": score.present}
+
+
+def _row(report: StepReport) -> dict[str, float]:
+    return {
+        "step": report.step,
+        "total_steps": report.total_steps,
+        "epoch": report.epoch,
+        "loss": report.loss,
+        "learning_rate": report.learning_rate,
+        "images_per_second": report.images_per_second,
+        "wait_share": report.wait_share,
+    } | report.shown
+
+
+@lru_cache(maxsize=64)
+def _reader(storage: Storage, path: str) -> pa.ipc.RecordBatchFileReader:
+    return pa.ipc.open_file(storage.open(path))

@@ -1,0 +1,115 @@
+"""The training steps of a cell: which labels a pre-training needs, which labelled images a fine-tuning may use.
+
+The model: positives follow `labels.source`; objectives of the baselines need no labels at all; a cell that only
+fine-tunes has neither labels nor pre-training. The list of labelled images is a file of the storage, named and keyed by
+its hash.
+"""
+
+from orchestrator.images import ImageSet
+from orchestrator.jobs.common import Source
+from orchestrator.spec import ExperimentEntry
+from orchestrator.steps import ClusterStep, FinetuneStep, PretrainStep, Step, StepFactory
+from orchestrator.storage import Storage
+from orchestrator.training_spec import FinetuneEntry, PretrainEntry
+from workloads.clustering import KMeansConfig
+from workloads.datasets import Dataset
+from workloads.errors import InputError
+from workloads.fractions import LabelledList, labelled_list
+from workloads.networks import IMAGENET_WEIGHTS, Initialisation
+from workloads.pretraining import PretrainConfig
+from workloads.weights import weights_identity
+
+
+def needs_labels(entry: ExperimentEntry) -> bool:
+    """Whether the cell is about labels: it makes them for their own sake, or a contrastive pre-training reads them."""
+    if entry.pretrain is not None:
+        return entry.pretrain.config.objective == "contrast"
+    return entry.finetune is None
+
+
+def pretrain_config(entry: ExperimentEntry, pretrain: PretrainEntry) -> PretrainConfig:
+    """The configuration with the positives that `labels.source` says."""
+    config = pretrain.config
+    if config.objective != "contrast":
+        return config
+    contrast = config.contrast.model_copy(update={"positives": entry.labels.source})
+    return config.model_copy(update={"contrast": contrast})
+
+
+def plan_pretraining(
+    entry: ExperimentEntry,
+    pretrain: PretrainEntry,
+    factory: StepFactory,
+    train: Source,
+    images: ImageSet,
+    roles: dict[str, Step],
+) -> Step:
+    """The pre-training step of a cell whose label steps are planned."""
+    config = pretrain_config(entry, pretrain)
+    labels = None
+    num_labels = None
+    if config.objective == "contrast":
+        labels = roles.get({"auxiliary": "label", "superpixel": "superpixels"}.get(entry.labels.source, ""))
+        clusters = roles["cluster"].work if entry.labels.source == "auxiliary" else None
+        if isinstance(clusters, ClusterStep) and isinstance(clusters.config, KMeansConfig):
+            num_labels = clusters.clusters
+    backbone = config.segmentor.backbone
+    identity = _identity("pretrain", backbone, config.init, pretrain.weights)
+    work = PretrainStep(train, config, pretrain.weights, num_labels)
+    return factory.pretrain(work, images, identity, labels)
+
+
+def plan_finetuning(
+    finetune: FinetuneEntry,
+    factory: StepFactory,
+    dataset: Dataset,
+    pools: tuple[Source, Source],
+    order_seed: int,
+    judged_images: ImageSet,
+    pretrained: Step | None,
+    storage: Storage | None,
+) -> Step:
+    """The fine-tuning step of a cell.
+
+    Raises:
+        InputError: a pool without ground truth, no labelled image in the fraction, or networks that do not fit.
+    """
+    train, val = pools
+    for source in pools:
+        if not dataset.labelled(source.pool):
+            raise InputError(f"finetune: pool {source.pool!r} of {dataset.name} has no ground truth")
+    listed = _labelled(finetune, [entry.id for entry in dataset.entries(train.pool)], order_seed)
+    path = f"lists/{listed.sha256[:32]}.txt"
+    if storage is not None:
+        storage.create(path, listed.to_text().encode())
+    config = finetune.config
+    if pretrained is not None:
+        assert isinstance(pretrained.work, PretrainStep)
+        if pretrained.work.config.segmentor != config.segmentor:
+            raise InputError(
+                f"finetune.segmentor: {config.segmentor} is not the network that was pre-trained, "
+                f"{pretrained.work.config.segmentor}"
+            )
+    identity = "" if pretrained else _identity("finetune", config.segmentor.backbone, finetune.init, finetune.weights)
+    work = FinetuneStep(train, path, val, len(dataset.classes), config, finetune.init, finetune.weights)
+    return factory.finetune(work, judged_images, listed, identity, pretrained)
+
+
+def _labelled(finetune: FinetuneEntry, ids: list[str], seed: int) -> LabelledList:
+    if finetune.number is not None:
+        return labelled_list(ids, number=finetune.number, seed=seed)
+    return labelled_list(ids, fraction=finetune.fraction or 1.0, seed=seed)
+
+
+def _identity(place: str, backbone: str, init: Initialisation, weights: str | None) -> str:
+    """What the first weights are; the file itself is checked when it is loaded."""
+    if init == "random":
+        if weights is not None:
+            raise InputError(f"{place}.weights: {weights!r} is given, but init is 'random'; name another init")
+        return "random"
+    if weights is None and init != "imagenet":
+        raise InputError(f"{place}.weights is missing: init {init!r} needs a file or URL")
+    try:
+        return f"{init}:{weights_identity(backbone, weights or IMAGENET_WEIGHTS[backbone])}"
+    except InputError as error:
+        raise InputError(f"{place}.{error}") from None
