@@ -14,13 +14,15 @@ from collections.abc import Sequence
 from orchestrator import __version__
 from workloads.errors import InputError
 
-_DESCRIPTION = r"""\ Auxiliary labels for semantic segmentation, found across images: features of an existing network
-are clustered over all images of a data set, superpixels smooth the clusters into label maps, and PmIoU says how well
-they match true classes."""
+_DESCRIPTION = """\
+Auxiliary labels for semantic segmentation, found across images: features of an existing network are clustered
+over all images of a data set, superpixels smooth the clusters into label maps, and PmIoU says how well they match
+true classes."""
 
 _EXAMPLES = """\
 examples:
   lookbeyond demo                                         the whole method on generated scenes, no download
+  lookbeyond run   experiments/own-images.yaml dataset.root=PICTURES   label maps for any folder of images
   lookbeyond check experiments/camvid-k.yaml dataset.root=CamVid
   lookbeyond plan  experiments/camvid-k.yaml              what would be computed, what is there already
   lookbeyond run   experiments/camvid-k.yaml labels.images=100 grid.labels.outliers='[0, 0.05]'

@@ -62,7 +62,7 @@ def plan(options: Namespace) -> int:
         print(json.dumps(document, indent=1))
         return 0
     console = Console(highlight=False)
-    table = Table(title=f"{made.name}: {len(made.cells)} cells, {len(made.steps)} distinct steps", title_justify="left")
+    table = Table(title=f"{made.name}: {_count(made)}", title_justify="left")
     for heading in ("step", "named by cells", "distinct", "cached", "to run", "estimate"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
     for kind, counts in made.counts().items():
@@ -142,9 +142,7 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
     made = make_plan(document, storage, write_listings=True, until=options.until)
     cached = set(made.done)
     with Progress() as progress:
-        progress.say(
-            f"{made.name}: {len(made.cells)} cells, {len(made.steps)} distinct steps, {len(made.pending)} to run"
-        )
+        progress.say(f"{made.name}: {_count(made)}, {len(made.pending)} to run")
         for requested, available, pool in _short_pools(made):
             progress.note(
                 f"labels.images: {requested} requested, {available} available in pool {pool}; using {available}"
@@ -249,6 +247,11 @@ def _short(value: Any) -> str:
 
 def _keys(roles: dict[str, Any]) -> dict[str, str]:
     return {role: step.key for role, step in roles.items()}
+
+
+def _count(made: Plan) -> str:
+    cells = "1 cell" if len(made.cells) == 1 else f"{len(made.cells)} cells"
+    return f"{cells}, {len(made.steps)} distinct steps"
 
 
 def _duration(seconds: float) -> str:
