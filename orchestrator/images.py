@@ -7,7 +7,7 @@ two integers.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -103,9 +103,14 @@ def _open_listing(storage: Storage, listing: str) -> pa.ChunkedArray:
         return reader.read_all().column("image")
 
 
+def ground_truth_digest(dataset: Dataset, pool: str, image_ids: Iterable[str]) -> str:
+    """Identifies the label files of images by their names and sizes, as images themselves are identified."""
+    return _digest([ImageEntry(name, dataset.ground_truth_size(pool, name)) for name in image_ids])
+
+
 def _digest(entries: Sequence[ImageEntry]) -> str:
     hasher = hashlib.sha256()
     for entry in entries:
         name = entry.id.encode()
-        hasher.update(len(name).to_bytes(4, "little") + name + entry.size.to_bytes(8, "little"))
+        hasher.update(len(name).to_bytes(4, "little") + name + entry.size.to_bytes(8, "little", signed=True))
     return hasher.hexdigest()

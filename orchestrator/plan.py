@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.grid import Cell, expand
-from orchestrator.images import ImageSet, build_image_set
+from orchestrator.images import ImageSet, build_image_set, ground_truth_digest
 from orchestrator.jobs.common import Source, below
 from orchestrator.ledger import Ledger, Manifest, shard_name
 from orchestrator.spec import Compute, LabelsEntry
@@ -184,20 +184,21 @@ class _Planner:
                 )
             return
         val_images = self._image_set(planned, val.pool, None)
+        truth = ground_truth_digest(dataset, val.pool, (entry.id for entry in dataset.entries(val.pool)))
         work = ScoreStep(val, len(dataset.classes), labels.source)
         match labels.source:
             case "auxiliary":
                 weights = self._weights_identity(labels)
                 judged = self._label(planned, factory, val, val_images, weights, "superpixels_val")
                 roles["label_val"] = judged
-                roles["score"] = factory.score(work, val_images, judged)
+                roles["score"] = factory.score(work, val_images, truth, judged)
             case "superpixel":
                 assert labels.superpixels is not None
                 segments = factory.superpixels(val, labels.superpixels, val_images)
                 roles["superpixels_val"] = segments
-                roles["score"] = factory.score(work, val_images, segments)
+                roles["score"] = factory.score(work, val_images, truth, segments)
             case "pixel":
-                roles["score"] = factory.score(work, val_images, None)
+                roles["score"] = factory.score(work, val_images, truth, None)
 
     def _fit(self, planned: PlannedCell, factory: StepFactory, train: Source, images: ImageSet, weights: str) -> None:
         entry = planned.cell.entry

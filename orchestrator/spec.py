@@ -107,6 +107,19 @@ class ExperimentEntry(How):
     compute: Compute = Compute()
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses a key that is given twice: YAML itself lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
 def load_document(path: str | Path, overrides: list[str]) -> dict[str, Any]:
     """Read an experiment file and lay the command line's ``key=value`` pairs over it.
 
@@ -123,7 +136,7 @@ def load_document(path: str | Path, overrides: list[str]) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"experiment file {path} cannot be read: {error}") from None
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, Loader=_StrictLoader)
     except yaml.YAMLError as error:
         raise InputError(f"experiment file {path} is not YAML: {error}") from None
     if not isinstance(document, dict):

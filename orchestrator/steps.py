@@ -179,11 +179,12 @@ class StepFactory:
         needs = {"cluster": cluster.key, "superpixels": segments.key}
         return replace(step, inputs=needs, segment_stream=segments.stream)
 
-    def score(self, work: ScoreStep, images: ImageSet, labels: Step | None) -> Step:
-        """PmIoU; condition #1 (a label per pixel) needs no labels, only the ground truth."""
+    def score(self, work: ScoreStep, images: ImageSet, truth: str, labels: Step | None) -> Step:
+        """PmIoU against the ground truth of a digest; condition #1 (a label per pixel) needs no labels."""
         meaning = {
             "dataset": self._dataset_meaning,
             "pool": work.source.pool,
+            "truth": truth,
             "num_classes": work.num_classes,
             "condition": work.condition,
         }
@@ -204,13 +205,23 @@ class StepFactory:
         return Step(StepKind.PRETRAIN, key, canonical(meaning), inputs, images, "", work)
 
     def finetune(
-        self, work: FinetuneStep, images: ImageSet, labelled: LabelledList, weights: str, pretrained: Step | None
+        self,
+        work: FinetuneStep,
+        images: ImageSet,
+        labelled: LabelledList,
+        truth: tuple[str, str],
+        weights: str,
+        pretrained: Step | None,
     ) -> Step:
-        """A fine-tuned network and its mIoU; `weights` counts only where nothing was pre-trained."""
+        """A fine-tuned network and its mIoU; `weights` counts only where nothing was pre-trained.
+
+        `truth` identifies the ground truth that is trained on and that is judged against.
+        """
         meaning = {
             "dataset": self._dataset_meaning,
             "pools": [work.source.pool, work.judged.pool],
             "labelled": labelled.sha256,
+            "truth": truth,
             "num_classes": work.num_classes,
             "config": work.config,
             "init": None if pretrained else [work.init, weights],

@@ -5,7 +5,7 @@ fine-tunes has neither labels nor pre-training. The list of labelled images is a
 its hash.
 """
 
-from orchestrator.images import ImageSet
+from orchestrator.images import ImageSet, ground_truth_digest
 from orchestrator.jobs.common import Source
 from orchestrator.spec import ExperimentEntry
 from orchestrator.steps import ClusterStep, FinetuneStep, PretrainStep, Step, StepFactory
@@ -92,7 +92,11 @@ def plan_finetuning(
             )
     identity = "" if pretrained else _identity("finetune", config.segmentor.backbone, finetune.init, finetune.weights)
     work = FinetuneStep(train, path, val, len(dataset.classes), config, finetune.init, finetune.weights)
-    return factory.finetune(work, judged_images, listed, identity, pretrained)
+    truth = (
+        ground_truth_digest(dataset, train.pool, listed.ids),
+        ground_truth_digest(dataset, val.pool, (entry.id for entry in dataset.entries(val.pool))),
+    )
+    return factory.finetune(work, judged_images, listed, truth, identity, pretrained)
 
 
 def _labelled(finetune: FinetuneEntry, ids: list[str], seed: int) -> LabelledList:

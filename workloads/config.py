@@ -1,7 +1,7 @@
 """The type of everything that decides a result.
 
-The model: a `What` is hashed into the key of the step that uses it, so two equal `What`s give equal bytes. How a step is
-run (workers, devices, hosts, paths) is never a `What`. The failure this guards against: a path, a region or a worker
+The model: a `What` is hashed into the key of the step that uses it, so two equal `What`s give equal bytes. How a step
+is run (workers, devices, hosts, paths) is never a `What`. The failure this guards against: a path, a region or a worker
 count leaking into the identity of a result, so that the same work is done twice, or different work is taken for equal.
 """
 

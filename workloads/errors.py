@@ -9,7 +9,7 @@ class InputError(ValueError):
     """The user's input is wrong; the message names what, the value found and what is allowed."""
 
 
-class BrokenImage(InputError):
+class BrokenImage(InputError):  # noqa: N818 - the image is broken, which is no error of the program
     """One image that cannot be decoded or is unusable; the message begins with the image's id."""
 
     def __init__(self, image_id: str, reason: str) -> None:

@@ -98,6 +98,11 @@ class Dataset(ABC):
             InputError: no ground truth, another size than the image's, or a value that is not allowed.
         """
 
+    def ground_truth_size(self, pool: str, image_id: str) -> int:
+        """Bytes of one image's label file, so that a changed file can be told; 0 where labels are no files."""
+        del pool, image_id
+        return 0
+
     @abstractmethod
     def identity(self) -> dict[str, Json]:
         """What decides the content apart from the files: name and options, never a path."""

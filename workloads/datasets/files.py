@@ -88,6 +88,13 @@ class FileDataset(Dataset):
             raise InputError(f"{path}: labels are {_size(values.shape)}, the image is {_size(size)} (height x width)")
         return map_values(values, self.label_values(path), str(path))
 
+    def ground_truth_size(self, pool: str, image_id: str) -> int:
+        """See :meth:`Dataset.ground_truth_size`; -1 where the file is missing, which reading it reports."""
+        try:
+            return self.label_path(pool, image_id).stat().st_size
+        except FileNotFoundError:
+            return -1
+
     def _read(self, path: Path, image_id: str) -> bytes:
         try:
             return path.read_bytes()
