@@ -1,7 +1,8 @@
 """Errors that are the user's to mend, apart from those that are ours.
 
-The model: an `InputError` carries one sentence that names the key or file, the value found and what is allowed, so that
-it can be printed as it is. A `BrokenImage` is one image that cannot be used: it goes to quarantine and the work goes on.
+The model: an `InputError` carries one sentence that names the key or file, the value found and what is allowed, so
+that it can be printed as it is. A `BrokenImage` is one image that cannot be used: it goes to quarantine and the work
+goes on.
 """
 
 
