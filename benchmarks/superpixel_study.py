@@ -16,6 +16,7 @@ Choose on train, report on val:
 """
 
 import argparse
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterator
@@ -75,7 +76,7 @@ def main() -> None:
     parser.add_argument("--pool", choices=("train", "val"), default="train", help="where to judge (default train)")
     parser.add_argument("--images", type=int, default=74, help="images judged (default 74)")
     parser.add_argument("--fit-images", type=int, default=74, help="train images clusters are fitted on (default 74)")
-    parser.add_argument("--network", choices=WEIGHTS, default="voc")
+    parser.add_argument("--network", choices=[*WEIGHTS, "filters"], default="voc", help="filters: no network")
     parser.add_argument("--clusters", type=int, default=16)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--strides", type=int, nargs="+", default=[8, 16, 32], choices=(8, 16, 32))
@@ -96,7 +97,7 @@ def main() -> None:
     for stride in options.strides:
         tables.append(study_coarse(judged, stride))
     for stride in options.strides:
-        extractor = load_extractor(options.data / WEIGHTS[options.network], stride)
+        extractor = load_extractor(options.network, options.data, stride)
         tables += study_clusters(dataset, judged, extractor, options)
     print("", *tables, sep="\n\n")
 
@@ -108,11 +109,11 @@ def chosen(dataset: Dataset, pool: str, count: int) -> list[str]:
     return [entries[index].id for index in picked]
 
 
-def load_extractor(weights: Path, stride: int) -> Extractor:
-    config = ExtractorConfig.model_validate(
-        {"arch": "mobilenet_v2", "output_stride": stride, "input_size": [int(n) for n in INPUT_SIZE[1:-1].split(",")]}
-    )
-    return build_extractor(config, str(weights), "cpu")
+def load_extractor(network: str, data: Path, stride: int) -> Extractor:
+    if network == "filters":
+        return build_extractor(ExtractorConfig.model_validate({"output_stride": stride}), None, "cpu")
+    config = {"arch": "mobilenet_v2", "output_stride": stride, "input_size": json.loads(INPUT_SIZE)}
+    return build_extractor(ExtractorConfig.model_validate(config), str(data / WEIGHTS[network]), "cpu")
 
 
 def study_ceiling(judged: Judged) -> str:
