@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     labels = _command(
         what, "labels", "label maps as indexed PNGs with a palette, and a legend", handler="export_labels"
     )
-    labels.add_argument("experiment", help="experiment file (YAML)")
+    labels.add_argument("experiment", help="experiment file (YAML), or demo")
     labels.add_argument("output", help="folder to write to; made if it does not exist")
     _add_overrides(labels)
     _add_storage(labels)
@@ -151,7 +151,7 @@ def _command(
 
 
 def _add_experiment(command: argparse.ArgumentParser) -> None:
-    command.add_argument("experiment", help="experiment file (YAML)")
+    command.add_argument("experiment", help="experiment file (YAML), or demo")
     _add_overrides(command)
 
 

@@ -42,13 +42,19 @@ def demo(options: Namespace) -> int:
 
 def run(options: Namespace) -> int:
     """Run an experiment."""
-    return _run(load_document(options.experiment, options.overrides), options)
+    return _run(_document(options), options)
+
+
+def _document(options: Namespace) -> dict[str, Any]:
+    """The experiment that the command names; ``demo`` is the packaged one, unless there is a file of that name."""
+    path = Path(options.experiment)
+    return load_document(_DEMO if str(path) == "demo" and not path.exists() else path, options.overrides)
 
 
 def plan(options: Namespace) -> int:
     """Print the plan of an experiment."""
     storage = Storage(options.storage)
-    made = make_plan(load_document(options.experiment, options.overrides), storage, write_listings=False)
+    made = make_plan(_document(options), storage, write_listings=False)
     costs = estimate(made, storage)
     if options.json:
         document = {
@@ -79,6 +85,8 @@ def plan(options: Namespace) -> int:
         f"to run: {_duration(costs.core_seconds)} of one core, {_size(costs.bytes)} to write, "
         f"{_size(costs.sample_matrix_bytes)} of memory for the largest sample matrix ({basis})"
     )
+    for line in _short_pools(made):
+        console.print(line, style="yellow", markup=False)
     _print_errors(made, console)
     return 0
 
@@ -86,7 +94,7 @@ def plan(options: Namespace) -> int:
 def check(options: Namespace) -> int:
     """Check an experiment before it is run."""
     storage = Storage(options.storage)
-    report = check_experiment(load_document(options.experiment, options.overrides), storage, options.images)
+    report = check_experiment(_document(options), storage, options.images)
     if options.json:
         print(json.dumps(report.to_json(), indent=1))
     else:
@@ -97,7 +105,7 @@ def check(options: Namespace) -> int:
 def explain(options: Namespace) -> int:
     """Print why each step would run again."""
     storage = Storage(options.storage)
-    made = make_plan(load_document(options.experiment, options.overrides), storage, write_listings=False)
+    made = make_plan(_document(options), storage, write_listings=False)
     for step, reason in explain_plan(made, storage):
         print(f"{step.kind:<12} {step.key[:12]}  {reason}")
     return 0
@@ -106,7 +114,7 @@ def explain(options: Namespace) -> int:
 def export_labels(options: Namespace) -> int:
     """Write the label maps of one cell as indexed PNGs."""
     storage = Storage(options.storage)
-    made = make_plan(load_document(options.experiment, options.overrides), storage, write_listings=False)
+    made = make_plan(_document(options), storage, write_listings=False)
     if not 0 <= options.cell < len(made.cells):
         raise InputError(f"--cell {options.cell} does not exist; allowed: 0 to {len(made.cells) - 1}")
     with Progress() as progress:
@@ -143,10 +151,8 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
     cached = set(made.done)
     with Progress() as progress:
         progress.say(f"{made.name}: {_count(made)}, {len(made.pending)} to run")
-        for requested, available, pool in _short_pools(made):
-            progress.note(
-                f"labels.images: {requested} requested, {available} available in pool {pool}; using {available}"
-            )
+        for line in _short_pools(made):
+            progress.note(line)
         for name, pool in _unjudged(made):
             progress.note(f"{name} has no labelled pool {pool!r}: labels are made, PmIoU is not")
         if made.pending:
@@ -167,6 +173,7 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
         print(f"results  {results}")
         for sheet in sheets:
             print(f"picture  {sheet}")
+        print(f"took     {_duration(time.time() - started)}")
     bad = [cell for cell in cells if cell["status"] == "failed"]
     for cell in bad:
         print(f"lookbeyond: failed {_describe(cell['cell'])}: {cell['error']}", file=sys.stderr)
@@ -182,12 +189,17 @@ def _is_input_error(planned: Any, failed: dict[str, str], input_errors: set[str]
     return bool(planned.error) or (bool(broken) and broken <= input_errors)
 
 
-def _short_pools(made: Plan) -> set[tuple[int, int, str]]:
-    return {
+def _short_pools(made: Plan) -> list[str]:
+    """A line for every pool that has fewer images than were asked for."""
+    short = {
         (step.images.requested, step.images.available, step.images.pool)
         for step in made.steps.values()
         if step.images.requested is not None and step.images.requested > step.images.available
     }
+    return [
+        f"labels.images: {requested} requested, {available} available in pool {pool}; using {available}"
+        for requested, available, pool in sorted(short)
+    ]
 
 
 def _unjudged(made: Plan) -> set[tuple[str, str]]:
@@ -204,26 +216,30 @@ def _print_cells(made: Plan, cells: list[dict[str, Any]], console: Console) -> N
     table.add_column("#", justify="right")
     for key in keys:
         table.add_column(key.removeprefix("labels."), overflow="fold")
-    figures = {heading: name for heading, name in _FIGURES.items() if any(name in cell["metrics"] for cell in cells)}
+    figures = {
+        heading: name
+        for heading, name in _FIGURES.items()
+        if any(cell["metrics"].get(name) is not None for cell in cells)
+    }
     for heading in (*figures, "status"):
         table.add_column(heading, justify="right")
     for index, cell in enumerate(cells):
         table.add_row(
             str(index),
             *(_short(cell["cell"].get(key, "")) for key in keys),
-            *(_figure(cell["metrics"].get(name)) for name in figures.values()),
+            *(_figure(name, cell["metrics"].get(name)) for name in figures.values()),
             cell["status"],
         )
     console.print(table)
 
 
-def _figure(value: Any) -> str:
-    """A metric for a table: percentages with two digits, shares with three, counts as they are."""
+def _figure(name: str, value: Any) -> str:
+    """A metric for a table: percentages with two digits, the coverage, a share, with three, counts as they are."""
     if value is None:
         return ""
     if isinstance(value, int):
         return str(value)
-    return f"{value:.3f}" if value <= 1 else f"{value:.2f}"
+    return f"{value:.3f}" if name == "coverage" else f"{value:.2f}"
 
 
 def _print_errors(made: Plan, console: Console) -> None:

@@ -21,7 +21,7 @@ from orchestrator.storage import Storage
 from workloads.auxiliary import IGNORE_LABEL
 from workloads.datasets import IGNORE, Dataset, open_dataset
 from workloads.errors import InputError
-from workloads.figures import colourise, distinct_colours, matched_palette, overlay, sheet, with_borders
+from workloads.figures import UNMATCHED, colourise, distinct_colours, matched_palette, overlay, sheet, with_borders
 
 _IMAGES = 3
 _CELLS_PER_SHEET = 6
@@ -71,6 +71,8 @@ def _sheet(plan: Plan, cells: list[PlannedCell], storage: Storage) -> np.ndarray
         (text, (int(colour[0]), int(colour[1]), int(colour[2])))
         for text, colour in zip(dataset.classes, dataset.palette, strict=True)
     ]
+    if dataset.labelled(pool):
+        legend += [("matched to no class", UNMATCHED), ("hatched: ignored", (0, 0, 0))]
     return sheet(rows, titles, captions, legend, cell_width=_CELL_WIDTH)
 
 

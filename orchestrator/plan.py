@@ -148,15 +148,9 @@ class _Planner:
             pretrained = plan_pretraining(entry, entry.pretrain, factory, train, images, planned.roles)
             planned.roles["pretrain"] = pretrained
         if entry.finetune is not None and self._until != "pretrain":
+            judged_images = self._image_set(planned, val.pool, None)
             planned.roles["finetune"] = plan_finetuning(
-                entry.finetune,
-                factory,
-                dataset,
-                (train, val),
-                entry.dataset.order_seed,
-                self._image_set(planned, val.pool, None),
-                pretrained,
-                self._storage,
+                entry, factory, dataset, (train, val), judged_images, pretrained, self._storage
             )
 
     def _plan_labels(self, planned: PlannedCell, factory: StepFactory, train: Source, val: Source) -> None:

@@ -75,6 +75,11 @@ class Progress:
         if task.speed:
             self._bars.update(identifier, rate=f"{task.speed:.1f}/s")
 
+    def finished(self, kind: str, images: int, seconds: float) -> None:
+        """A step is done; said where no bars are shown."""
+        if not self.console.is_terminal:
+            self.say(f"{_TITLES.get(kind, kind)}: done, {images} images, {seconds:.1f} s")
+
     def follow(self, kind: str, share: float, loss: float) -> None:
         """A training run has done this share of its steps, with this loss."""
         identifier = self._tasks.get(kind)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.execution import installed_versions
+from orchestrator.ledger import Manifest
 from orchestrator.plan import Plan, PlannedCell
 from orchestrator.steps import ScoreStep
 from orchestrator.storage import Storage
@@ -81,7 +82,7 @@ def _cell(planned: PlannedCell, plan: Plan, cached: set[str], failed: dict[str, 
         "error": error,
         "metrics": _metrics(manifests, planned) if complete else {},
         "steps": keys,
-        "seconds": {role: manifest.provenance.get("work_seconds") for role, manifest in manifests.items()},
+        "seconds": {role: _seconds(manifest) for role, manifest in manifests.items()},
         "images": {
             role: manifest.provenance["images"]
             for role, manifest in manifests.items()
@@ -91,6 +92,11 @@ def _cell(planned: PlannedCell, plan: Plan, cached: set[str], failed: dict[str, 
             {f"{item.image}: {item.reason}" for manifest in manifests.values() for item in manifest.quarantined}
         ),
     }
+
+
+def _seconds(manifest: Manifest) -> float:
+    """Seconds of work over all workers; of a step that is one piece of work, its time on the clock."""
+    return float(manifest.provenance["work_seconds"] or manifest.provenance["wall_seconds"])
 
 
 def _metrics(manifests: dict[str, Any], planned: PlannedCell) -> dict[str, Any]:

@@ -99,7 +99,7 @@ class ExperimentEntry(How):
     """One cell of an experiment: everything but the grid."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the results file")
-    seed: int = Field(0, ge=0, description="seed of sampling and clustering")
+    seed: int = Field(0, ge=0, description="seed of sampling and clustering; added to the seeds of training")
     dataset: DatasetEntry
     labels: LabelsEntry = Field(default_factory=LabelsEntry)
     pretrain: PretrainEntry | None = Field(None, description="contrastive pre-training; null for none")

@@ -28,8 +28,8 @@ def needs_labels(entry: ExperimentEntry) -> bool:
 
 
 def pretrain_config(entry: ExperimentEntry, pretrain: PretrainEntry) -> PretrainConfig:
-    """The configuration with the positives that `labels.source` says."""
-    config = pretrain.config
+    """The configuration with the positives that `labels.source` says, and a seed that follows the experiment's."""
+    config = pretrain.config.model_copy(update={"seed": pretrain.config.seed + entry.seed})
     if config.objective != "contrast":
         return config
     contrast = config.contrast.model_copy(update={"positives": entry.labels.source})
@@ -60,11 +60,10 @@ def plan_pretraining(
 
 
 def plan_finetuning(
-    finetune: FinetuneEntry,
+    entry: ExperimentEntry,
     factory: StepFactory,
     dataset: Dataset,
     pools: tuple[Source, Source],
-    order_seed: int,
     judged_images: ImageSet,
     pretrained: Step | None,
     storage: Storage | None,
@@ -74,15 +73,17 @@ def plan_finetuning(
     Raises:
         InputError: a pool without ground truth, no labelled image in the fraction, or networks that do not fit.
     """
+    finetune = entry.finetune
+    assert finetune is not None
     train, val = pools
     for source in pools:
         if not dataset.labelled(source.pool):
             raise InputError(f"finetune: pool {source.pool!r} of {dataset.name} has no ground truth")
-    listed = _labelled(finetune, [entry.id for entry in dataset.entries(train.pool)], order_seed)
+    listed = _labelled(finetune, [image.id for image in dataset.entries(train.pool)], entry.dataset.order_seed)
     path = f"lists/{listed.sha256[:32]}.txt"
     if storage is not None:
         storage.create(path, listed.to_text().encode())
-    config = finetune.config
+    config = finetune.config.model_copy(update={"seed": finetune.config.seed + entry.seed})
     if pretrained is not None:
         assert isinstance(pretrained.work, PretrainStep)
         if pretrained.work.config.segmentor != config.segmentor:
@@ -94,7 +95,7 @@ def plan_finetuning(
     work = FinetuneStep(train, path, val, len(dataset.classes), config, finetune.init, finetune.weights)
     truth = (
         ground_truth_digest(dataset, train.pool, listed.ids),
-        ground_truth_digest(dataset, val.pool, (entry.id for entry in dataset.entries(val.pool))),
+        ground_truth_digest(dataset, val.pool, (image.id for image in dataset.entries(val.pool))),
     )
     return factory.finetune(work, judged_images, listed, truth, identity, pretrained)
 
