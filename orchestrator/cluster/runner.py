@@ -101,7 +101,9 @@ class Runner:
         while room > 0 and (item := self._next(execution, PROCESS)):
             self._send(execution, item, None, share)
             room -= 1
-        if schedule.ready(CLUSTER) and self._clusterer is None:
+        # Started while the last samples are taken: everything after them waits for the clusters.
+        soon = schedule.ready(CLUSTER) or (schedule.unsettled(CLUSTER) and not schedule.ready(EXTRACT))
+        if soon and self._clusterer is None:
             self._clusterer = start_clustering(self._device, threads=os.cpu_count() or 1)
         self._launch_trainings(execution)
         if self._clusterer is not None:

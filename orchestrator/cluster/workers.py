@@ -86,8 +86,12 @@ def start_extraction(device: str, gpus_per_worker: float) -> Any:
 
 
 def start_clustering(device: str, threads: int) -> Any:
-    """A new clustering actor; its result does not depend on the number of threads."""
-    wants = {"num_cpus": SHARE, "num_gpus": 1 if device == "cuda" else 0}
+    """A new clustering actor; its result does not depend on the number of threads.
+
+    It asks for no core: there is one of it, all labels wait for it, and behind queued superpixel tasks it would start
+    only when the last of them is done.
+    """
+    wants = {"num_cpus": 0, "num_gpus": 1 if device == "cuda" else 0}
     return ClusteringWorker.options(**wants).remote(threads)
 
 
