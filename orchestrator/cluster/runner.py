@@ -18,7 +18,6 @@ from orchestrator.cluster import session
 from orchestrator.cluster.workers import (
     SHARE,
     Report,
-    device_of,
     run_job,
     start_clustering,
     start_extraction,
@@ -60,10 +59,9 @@ class Runner:
     _erred: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        has_gpu = session.gpus() > 0
-        if self.compute.device == "cuda" and not has_gpu:
+        self._uses_gpus = self.compute.device != "cpu" and session.gpus() > 0
+        if self.compute.device == "cuda" and not self._uses_gpus:
             raise InputError("compute.device: 'cuda' is not possible, the cluster has no GPU; allowed: auto, cpu")
-        self._device = device_of(self.compute.device, has_gpu)
 
     def run(self, execution: Execution) -> None:
         """Run until every item is settled."""
@@ -90,7 +88,7 @@ class Runner:
         self._end_idle(schedule)
         workers = self._wanted_extractors(schedule.ready(EXTRACT))
         while len(self._extractors) < workers:
-            self._extractors.append(start_extraction(self._device, self.compute.gpus_per_worker))
+            self._extractors.append(start_extraction(self.compute.gpus_per_worker if self._uses_gpus else 0))
         for depth in range(_QUEUED_PER_ACTOR):
             for actor in self._extractors:
                 if self._load(actor) <= depth and (item := self._next(execution, EXTRACT)):
@@ -104,7 +102,7 @@ class Runner:
         # Started while the last samples are taken: everything after them waits for the clusters.
         soon = schedule.ready(CLUSTER) or (schedule.unsettled(CLUSTER) and not schedule.ready(EXTRACT))
         if soon and self._clusterer is None:
-            self._clusterer = start_clustering(self._device, threads=os.cpu_count() or 1)
+            self._clusterer = start_clustering(1 if self._uses_gpus else 0, threads=os.cpu_count() or 1)
         self._launch_trainings(execution)
         if self._clusterer is not None:
             while self._load(self._clusterer) < _QUEUED_PER_ACTOR and (item := self._next(execution, CLUSTER)):
@@ -118,7 +116,7 @@ class Runner:
         # Ray Train takes seconds to import; a run that only labels does without it.
         from orchestrator.cluster.training import Scale, run_training
 
-        scale = Scale.of(self.compute, self._device, session.cores_of_a_machine())
+        scale = Scale.of(self.compute, self._uses_gpus, session.cores_of_a_machine())
         room = scale.concurrent(session.cores(), session.gpus()) - self._in_flight(TRAIN)
         while room > 0 and not self._in_flight(PROCESS) and (item := self._next(execution, TRAIN)):
             steps = execution.live_steps(item.payload)
@@ -130,7 +128,10 @@ class Runner:
 
     def _end_idle(self, schedule: Schedule[Task]) -> None:
         """End the actors of a pool that has nothing left to do: what they hold is what the tasks after them need."""
-        if self._extractors and not schedule.unsettled(EXTRACT):
+        # Where GPUs are few, extraction actors that wait for clusters would hold the one that the clusters wait for.
+        waiting = self._uses_gpus and schedule.ready(CLUSTER) and not schedule.ready(EXTRACT)
+        idle = not schedule.unsettled(EXTRACT) or (waiting and not self._in_flight(EXTRACT))
+        if self._extractors and idle:
             for actor in self._extractors:
                 ray.kill(actor)
             self._extractors = []
@@ -147,12 +148,11 @@ class Runner:
         return None
 
     def _wanted_extractors(self, ready: int) -> int:
+        """Actors that there is work and room for: one that could not be placed would hold its share of the items."""
+        room = int(session.gpus() / self.compute.gpus_per_worker) if self._uses_gpus else session.cores()
+        limit = max(1, room)
         if self.compute.workers is not None:
-            limit = self.compute.workers
-        elif self._device == "cuda":
-            limit = max(1, int(session.gpus() / self.compute.gpus_per_worker))
-        else:
-            limit = session.cores()
+            limit = min(limit, self.compute.workers) if self._uses_gpus else self.compute.workers
         return min(limit, len(self._extractors) + ready)
 
     def _load(self, actor: Any) -> int:
@@ -164,7 +164,7 @@ class Runner:
     def _send(self, execution: Execution, item: Item[Task], actor: Any, share: float = SHARE) -> None:
         steps = execution.live_steps(item.payload)
         execution.started(steps)
-        job = make_job(self.storage, item.payload.kind, steps, item.payload.shard, self._device)
+        job = make_job(self.storage, item.payload.kind, steps, item.payload.shard, self.compute.device)
         if actor is None:
             reference = run_job.options(num_cpus=share, name=job.title).remote(job)
         else:

@@ -30,7 +30,7 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Ray would hide the GPUs from tasks that ask for none; devices are chosen by torch, see `device_of`.
+    # Ray would hide the GPUs from tasks that ask for none; devices are chosen by torch, see `torch_device`.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS") or None
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "lookbeyond"}

@@ -10,7 +10,7 @@ import math
 import os
 import resource
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -41,19 +41,19 @@ class Scale:
 
     workers: int
     cores: int
-    device: str
+    uses_gpus: bool
     restarts: int
 
     @staticmethod
-    def of(compute: Compute, device: str, machine_cores: int) -> "Scale":
+    def of(compute: Compute, uses_gpus: bool, machine_cores: int) -> "Scale":
         """The scale that the user asked for, or one that uses a whole machine."""
         cores = compute.train_cores or max(1, machine_cores // compute.train_workers)
-        return Scale(compute.train_workers, cores, device, compute.lost_worker_retries)
+        return Scale(compute.train_workers, cores, uses_gpus, compute.lost_worker_retries)
 
     def concurrent(self, cluster_cores: float, cluster_gpus: float) -> int:
         """How many such runs fit the cluster at once, at least one."""
         by_cores = cluster_cores / (self.workers * self.cores + _DRIVER_CORES)
-        by_gpus = cluster_gpus / self.workers if self.device == "cuda" else math.inf
+        by_gpus = cluster_gpus / self.workers if self.uses_gpus else math.inf
         return max(1, int(min(by_cores, by_gpus)))
 
 
@@ -68,11 +68,10 @@ def run_training(job: TrainingJob, scale: Scale) -> Report:
             # The driver's own 0.01 cores come out of the machine's whole ones: a worker asks for a little less.
             scaling_config=ScalingConfig(
                 num_workers=scale.workers,
-                use_gpu=scale.device == "cuda",
-                resources_per_worker={"CPU": scale.cores - _DRIVER_CORES}
-                | ({"GPU": 1} if scale.device == "cuda" else {}),
+                use_gpu=scale.uses_gpus,
+                resources_per_worker={"CPU": scale.cores - _DRIVER_CORES} | ({"GPU": 1} if scale.uses_gpus else {}),
             ),
-            torch_config=TorchConfig(backend="nccl" if scale.device == "cuda" else "gloo"),
+            torch_config=TorchConfig(backend="nccl" if scale.uses_gpus else "gloo"),
             run_config=RunConfig(
                 name=job.key[:32],
                 storage_path=job.storage.locate("training") if job.storage.is_local else folder,
@@ -83,7 +82,7 @@ def run_training(job: TrainingJob, scale: Scale) -> Report:
         trainer.fit()
     outcome = take_outcome(job.storage, job.key)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Report(replace(outcome, device=scale.device), os.getpid(), peak)
+    return Report(outcome, os.getpid(), peak)
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -92,12 +91,13 @@ def _worker(config: dict[str, Any]) -> None:
     from torch.nn.parallel import DistributedDataParallel
 
     from workloads.collectives import Alone, ProcessGroup
+    from workloads.devices import torch_device
     from workloads.training import Machine
 
     job: TrainingJob = config["job"]
     scale: Scale = config["scale"]
     torch.set_num_threads(scale.cores)
-    machine = Machine(device=torch.device(scale.device))
+    machine = Machine(device=torch_device("auto" if scale.uses_gpus else "cpu"))
     if scale.workers == 1:
         team = Team(machine, Alone(), None)
     else:

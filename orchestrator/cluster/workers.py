@@ -72,26 +72,19 @@ def keep_freed_memory() -> None:
         return
 
 
-def device_of(setting: str, has_gpu: bool) -> str:
-    """The torch device that a worker uses: what the user asked for, or a GPU where one was reserved."""
-    if setting == "auto":
-        return "cuda" if has_gpu else "cpu"
-    return setting
-
-
-def start_extraction(device: str, gpus_per_worker: float) -> Any:
-    """A new extraction actor."""
-    wants = {"num_cpus": SHARE, "num_gpus": gpus_per_worker if device == "cuda" else 0}
+def start_extraction(gpus: float) -> Any:
+    """A new extraction actor that reserves this share of a GPU."""
+    wants = {"num_cpus": SHARE, "num_gpus": gpus}
     return ExtractionWorker.options(**wants).remote(1)
 
 
-def start_clustering(device: str, threads: int) -> Any:
-    """A new clustering actor; its result does not depend on the number of threads.
+def start_clustering(gpus: float, threads: int) -> Any:
+    """A new clustering actor that reserves this many GPUs; its result does not depend on the number of threads.
 
     It asks for no core: there is one of it, all labels wait for it, and behind queued superpixel tasks it would start
     only when the last of them is done.
     """
-    wants = {"num_cpus": 0, "num_gpus": 1 if device == "cuda" else 0}
+    wants = {"num_cpus": 0, "num_gpus": gpus}
     return ClusteringWorker.options(**wants).remote(threads)
 
 

@@ -12,6 +12,7 @@ from orchestrator.steps import ClusterStep, StepKind
 from orchestrator.storage import Storage, StorageFullError
 from workloads.clustering import ClusterModel, KMeansConfig, KMeansState, fit_kmeans
 from workloads.dbscan import DbscanConfig, fit_dbscan
+from workloads.devices import torch_device
 from workloads.errors import InputError
 
 
@@ -57,7 +58,7 @@ class ClusterJob:
             "converged": bool(model.converged),
             "emptied": int(model.emptied),
         }
-        return Outcome([record], {self.key: results}, self.device)
+        return Outcome([record], {self.key: results}, torch_device(self.device).type)
 
     @property
     def _checkpoint(self) -> str:
@@ -66,7 +67,7 @@ class ClusterJob:
     def _fit(self, config: KMeansConfig | DbscanConfig, features: torch.Tensor) -> ClusterModel:
         if isinstance(config, KMeansConfig):
             return self._fit_kmeans(config, features)
-        return fit_dbscan(features, config, self.work.seed, self.work.clusters, self.device)
+        return fit_dbscan(features, config, self.work.seed, self.work.clusters, torch_device(self.device))
 
     def _fit_kmeans(self, config: KMeansConfig, features: torch.Tensor) -> ClusterModel:
         resume = None
@@ -85,7 +86,7 @@ class ClusterJob:
             self.work.clusters,
             config,
             self.work.seed,
-            torch.device(self.device),
+            torch_device(self.device),
             resume=resume,
             on_iteration=keep,
         )

@@ -29,6 +29,7 @@ from orchestrator.steps import StepKind
 from orchestrator.storage import Storage
 from workloads.auxiliary import IGNORE_LABEL, Scorer, assign, scorer, vote, without_outliers
 from workloads.cluster_model import ClusterModel
+from workloads.devices import torch_device
 from workloads.errors import BrokenImage, InputError
 from workloads.extractors import Extractor, ExtractorConfig, build_extractor
 from workloads.seeding import generator
@@ -36,7 +37,7 @@ from workloads.seeding import generator
 
 @dataclass(frozen=True)
 class ExtractorSource:
-    """A feature extractor, where its weights are, and the device it runs on."""
+    """A feature extractor, where its weights are, and the device it runs on (see `torch_device`)."""
 
     config: ExtractorConfig
     weights: str | None
@@ -91,7 +92,7 @@ class SampleJob:
             batch_size = self.extractor.config.batch_size
             record = sample_shard(self.storage, path, self.images, self.work, extractor, batch_size)
             record = ledger.commit_shard(self.stream, self.digest, record)
-        return Outcome([record], device=self.extractor.device)
+        return Outcome([record], device=torch_device(self.extractor.device).type)
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class LabelJob:
             for target, made in zip(missing, fresh, strict=True):
                 records[target.stream] = ledger.commit_shard(target.stream, self.digest, made)
         done = [record for target in self.targets if (record := records[target.stream]) is not None]
-        return Outcome(done, device=self.extractor.device)
+        return Outcome(done, device=torch_device(self.extractor.device).type)
 
     def _work(self, ledger: Ledger, target: LabelTarget) -> LabelWork:
         model = ledger.manifest(StepKind.CLUSTER, target.cluster)
@@ -172,7 +173,7 @@ def load_extractor(source: ExtractorSource) -> Extractor:
     """
     torch.set_num_threads(1)
     try:
-        return build_extractor(source.config, source.weights, torch.device(source.device))
+        return build_extractor(source.config, source.weights, torch_device(source.device))
     except InputError as error:
         raise below("labels.extractor", error) from None
 

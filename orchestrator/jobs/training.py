@@ -88,7 +88,11 @@ class PretrainJob:
         """Write what was pre-trained."""
         state = pretrained_state(loop.objective.segmentor, pretrained_scope(self.config))
         record = write_tensors(self.storage, model_path(self.key, "pt"), state)
-        return Outcome([record], {self.key: {"pretrain_loss": last_loss(self.storage, self.key)} | _trained(loop)})
+        return Outcome(
+            [record],
+            {self.key: {"pretrain_loss": last_loss(self.storage, self.key)} | _trained(loop)},
+            loop.machine.device.type,
+        )
 
 
 @dataclass(frozen=True)
@@ -134,7 +138,7 @@ class FinetuneJob:
         results |= _score(loop, images, self.config.evaluation, "miou")
         if self.config.evaluation_multi_scale is not None:
             results |= _score(loop, images, self.config.evaluation_multi_scale, "miou_multi_scale")
-        return Outcome([record], {self.key: results})
+        return Outcome([record], {self.key: results}, loop.machine.device.type)
 
 
 TrainingJob = PretrainJob | FinetuneJob
@@ -209,7 +213,8 @@ def train(job: TrainingJob, team: Team) -> Outcome | None:
 
 def leave_outcome(storage: Storage, key: str, outcome: Outcome) -> None:
     """Rank 0's last act: what the driver of the run will report."""
-    document = {"records": [record.to_json() for record in outcome.records], "results": outcome.results}
+    records = [record.to_json() for record in outcome.records]
+    document = {"records": records, "results": outcome.results, "device": outcome.device}
     storage.replace(_outcome_path(key), json.dumps(document).encode())
     storage.delete(state_path(key))
 
@@ -240,7 +245,7 @@ def take_outcome(storage: Storage, key: str) -> Outcome:
     if "error" in document:
         raise InputError(document["error"])
     records = [ShardRecord.from_json(record) for record in document["records"]]
-    return Outcome(records, document["results"])
+    return Outcome(records, document["results"], document["device"])
 
 
 def _outcome_path(key: str) -> str:

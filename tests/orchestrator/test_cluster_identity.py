@@ -160,7 +160,8 @@ def main():
     beat = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 5}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": beat}
     cluster = Cluster(initialize_head=True, head_node_args=head)
-    nodes = [cluster.add_node(num_cpus=cores) for cores in (2, 1, 1)]
+    # The GPU is there for Ray only: torch finds none, and the same bytes come out.
+    nodes = [cluster.add_node(num_cpus=cores, num_gpus=gpus) for cores, gpus in ((2, int(seed == 1)), (1, 0), (1, 0))]
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
     removed = []
@@ -170,7 +171,7 @@ def main():
             time.sleep(0.01)
         removed.append(1)
         cluster.remove_node(nodes[0], allow_graceful=False)
-    if seed >= 0:
+    if seed == 0:
         threading.Thread(target=unplug, daemon=True).start()
     storage = Storage(str(folder))
     plan = make_plan(document, storage, write_listings=True)
@@ -184,7 +185,7 @@ main()
 """
 
 
-@pytest.mark.parametrize("seed", [-1, 0], ids=["undisturbed", "a node is lost"])
+@pytest.mark.parametrize("seed", [-1, 0, 1], ids=["undisturbed", "a node is lost", "one of them with a GPU"])
 def test_four_workers_on_three_nodes(
     seed: int, experiment: dict[str, Any], undisturbed: Digests, tmp_path: Path
 ) -> None:
@@ -196,5 +197,5 @@ def test_four_workers_on_three_nodes(
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr
     outcome = json.loads(ended.stdout.strip().splitlines()[-1])
-    assert outcome == {"failed": {}, "removed": int(seed >= 0), "machines": 4}
+    assert outcome == {"failed": {}, "removed": int(seed == 0), "machines": 4}
     assert digests(tmp_path) == undisturbed

@@ -1,0 +1,14 @@
+"""Which device a process computes on.
+
+The model: torch decides, in the process that computes; a cluster's own count of GPUs only decides where that process is
+placed. The failure this guards against: a machine that is said to have a GPU, and a torch that cannot use it.
+"""
+
+import torch
+
+
+def torch_device(setting: str) -> torch.device:
+    """The device of a setting: ``auto`` is a GPU where torch has one, else the CPU; others are torch's own names."""
+    if setting == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(setting)
