@@ -2,9 +2,9 @@
 
 Both do the whole job from images to PmIoU: sample features, fit K-means, label train and val, score val. The project
 runs as a user would run it, `lookbeyond run` into a fresh storage, start of Ray included (and stated apart); it also
-commits every label map with checksums, which the plain script does not. Both start K-means from the same centres: those
-the project draws from its own sample are handed to the plain script, which is thereby spared the time to find its own.
-The samples stay their own.
+commits every label map with checksums, which the plain script does not. So that their scores can be compared, the
+positions of the pixels that the project samples, and the centres that its K-means starts from, are handed to the plain
+script, which is thereby spared the time to find its own. Features, clusters, labels and scores are each side's own.
 
     cell    one cell (K = 16, SLIC 500) on all of train and val. Aim: plain / project at least 1.5
     grid    27 cells (K x outliers x superpixels). Aim: at least 8. On all images the plain script would need hours, so
@@ -27,6 +27,9 @@ import numpy as np
 from measuring import INPUT_SIZE, WEIGHTS, ProjectRun, add_data_option, put, run_project, table
 
 from orchestrator.jobs.clusters import load_matrix
+from orchestrator.ledger import Ledger
+from orchestrator.shards import read_samples
+from orchestrator.steps import StepKind
 from orchestrator.storage import Storage
 from workloads.clustering import KMeansConfig, greedy_plus_plus
 from workloads.sample_matrix import sample_matrix
@@ -92,9 +95,9 @@ def compare(what: str, root: Path, weights: Path, folder: Path, options: argpars
         }
         ours.append(run_project(write_experiment(folder, grid), overrides, storage))
         put({"what": what, "who": "project", "seconds": ours[-1].seconds, "of it start": ours[-1].start_seconds})
-        centres = folder / "centres"
-        write_initial_centres(ours[-1], storage, options.seed, centres)
-        plain.append(run_plain(root, weights, sorted({key[0] for key in scores_of(ours[-1])}), centres, options, what))
+        start = folder / "start"
+        write_start(ours[-1], storage, options.seed, start)
+        plain.append(run_plain(root, weights, sorted({key[0] for key in scores_of(ours[-1])}), start, options, what))
         put({"what": what, "who": "plain", "seconds": plain[-1][0]})
         shutil.rmtree(storage)
     seconds, plain_seconds = min(run.seconds for run in ours), min(run[0] for run in plain)
@@ -126,30 +129,28 @@ def write_experiment(folder: Path, grid: dict[str, Any]) -> Path:
     return path
 
 
-def write_initial_centres(run: ProjectRun, place: Path, seed: int, folder: Path) -> None:
-    """The centres that the project's K-means started from, one file per K."""
+def write_start(run: ProjectRun, place: Path, seed: int, folder: Path) -> None:
+    """The cells of every image that the project sampled, and the centres it started from: one file per K."""
     folder.mkdir(exist_ok=True)
     config = KMeansConfig()
+    storage = Storage(str(place))
     for clusters, sample in {(cell["metrics"]["clusters"], cell["steps"]["sample"]) for cell in run.cells}:
-        with sample_matrix(load_matrix(Storage(str(place)), sample, config.max_pixels)) as matrix:
+        with sample_matrix(load_matrix(storage, sample, config.max_pixels)) as matrix:
             centres = greedy_plus_plus(matrix, clusters, generator(seed, "kmeans-init", 0))
         np.save(folder / f"{clusters}.npy", centres)
+        manifest = Ledger(storage).manifest(StepKind.SAMPLE, sample)
+        assert manifest is not None
+        rows = (row for record in manifest.shards for row in read_samples(storage, record.path))
+        np.savez(folder / "cells.npz", **{image: cells for image, cells, _ in rows})
 
 
 def run_plain(
-    root: Path, weights: Path, clusters: list[int], centres: Path, options: argparse.Namespace, what: str
+    root: Path, weights: Path, clusters: list[int], start: Path, options: argparse.Namespace, what: str
 ) -> tuple[float, dict[Cell, float]]:
     """Wall time of the plain script and its PmIoU by cell."""
     _, outliers, superpixels = GRIDS[what]
-    command = [
-        sys.executable,
-        str(Path(__file__).with_name("plain.py")),
-        "--root",
-        str(root),
-        "--weights",
-        str(weights),
-    ]
-    command += ["--seed", str(options.seed), "--initial-centres", str(centres)]
+    command = [sys.executable, str(Path(__file__).with_name("plain.py")), f"--root={root}", f"--weights={weights}"]
+    command += [f"--seed={options.seed}", f"--start={start}"]
     for name, values in {"clusters": clusters, "outliers": outliers, "superpixels": superpixels}.items():
         command += [f"--{name}", *map(str, values)]
     begun = time.perf_counter()

@@ -56,20 +56,20 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--outliers", type=float, nargs="+", default=[0.0], help="cells: outlier shares")
     parser.add_argument("--superpixels", type=int, nargs="+", default=[500], help="cells: SLIC segments, 0 for none")
     parser.add_argument("--seed", type=int, default=0, help="of the sample and the first centres")
-    parser.add_argument("--initial-centres", type=Path, help="a folder of K.npy files to start K-means from")
+    parser.add_argument("--start", type=Path, help="a folder with cells.npz (by image) and K.npy: what to start from")
     return parser.parse_args()
 
 
 def run_cell(network, train, val, clusters, share, segments, options) -> float:
     random = np.random.default_rng(options.seed)
     sample = []
-    for features, _ in extract(network, train):
+    given = np.load(options.start / "cells.npz") if options.start else None
+    for features, path in extract(network, train):
         flat = features.reshape(features.shape[0], -1).T
-        sample.append(flat[random.permutation(len(flat))[: options.pixels]])
+        cells = given[path.stem] if given else random.permutation(len(flat))[: options.pixels]
+        sample.append(flat[cells])
     matrix = np.concatenate(sample)
-    initial = "k-means++"
-    if options.initial_centres:
-        initial = np.load(options.initial_centres / f"{clusters}.npy")
+    initial = np.load(options.start / f"{clusters}.npy") if options.start else "k-means++"
     model = KMeans(clusters, init=initial, n_init=1, max_iter=100, tol=1e-4, random_state=options.seed).fit(matrix)
     distance = np.square(matrix - model.cluster_centers_[model.labels_]).sum(1)
     thresholds = np.full(clusters, np.inf)
@@ -90,7 +90,8 @@ def run_cell(network, train, val, clusters, share, segments, options) -> float:
         truth_count += np.bincount(truth[valid], minlength=CLASSES)
         # A pixel taken out as an outlier is right for no class, but still part of the label it had: no removal can
         # raise an IoU.
-        label_count += np.bincount(former[valid], minlength=clusters)
+        counted = np.where(labels == IGNORE, former, labels)
+        label_count += np.bincount(counted[valid], minlength=clusters)
         valid &= labels != IGNORE
         pairs = labels[valid].astype(np.int64) * CLASSES + truth[valid]
         confusion += np.bincount(pairs, minlength=clusters * CLASSES).reshape(clusters, CLASSES)
