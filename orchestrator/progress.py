@@ -5,6 +5,8 @@ where the output is a log; nothing at all on standard output, which belongs to r
 """
 
 import sys
+import time
+from collections import Counter
 from types import TracebackType
 
 from rich.console import Console
@@ -47,6 +49,8 @@ class Progress:
             disable=not self.console.is_terminal,
         )
         self._tasks: dict[str, TaskID] = {}
+        self._steps_left: Counter[str] = Counter()
+        self._begun = time.monotonic()
 
     def __enter__(self) -> "Progress":
         self._bars.start()
@@ -58,7 +62,8 @@ class Progress:
         self._bars.stop()
 
     def expect(self, kind: str, images: int) -> None:
-        """This many images are ahead for a kind of step."""
+        """This many images are ahead for one more step of a kind."""
+        self._steps_left[kind] += 1
         if kind in self._tasks:
             task = self._bars.tasks[self._bars.task_ids.index(self._tasks[kind])]
             self._bars.update(task.id, total=(task.total or 0) + images)
@@ -75,10 +80,11 @@ class Progress:
         if task.speed:
             self._bars.update(identifier, rate=f"{task.speed:.1f}/s")
 
-    def finished(self, kind: str, images: int, seconds: float) -> None:
-        """A step is done; said where no bars are shown."""
-        if not self.console.is_terminal:
-            self.say(f"{_TITLES.get(kind, kind)}: done, {images} images, {seconds:.1f} s")
+    def finished(self, kind: str) -> None:
+        """A step is done; where no bars are shown, the last one of its kind is worth a line."""
+        self._steps_left[kind] -= 1
+        if not self._steps_left[kind] and not self.console.is_terminal:
+            self.say(f"{_TITLES.get(kind, kind)}: done, {time.monotonic() - self._begun:.0f} s after the start")
 
     def follow(self, kind: str, share: float, loss: float) -> None:
         """A training run has done this share of its steps, with this loss."""

@@ -74,7 +74,7 @@ def _run_rounds(
         def ended(step: Step, manifest: Manifest | None) -> None:
             if manifest is not None:
                 report.executed.append(step.key)
-                progress.finished(step.kind, step.images.count, manifest.provenance["wall_seconds"])
+                progress.finished(step.kind)
                 for broken in manifest.quarantined:
                     progress.note(f"set aside in {step.kind}: {broken.image}: {broken.reason}")
             else:

@@ -262,15 +262,13 @@ class TestRefusals:
         with pytest.raises(ValueError, match="must be uint8"):
             extractor.features([np.zeros((40, 40), dtype=np.uint8)])
 
-    @pytest.mark.parametrize(("value", "what"), [(float("nan"), "not finite"), (float("inf"), "not finite")])
-    def test_weights_that_are_not_numbers(self, tmp_path, value, what):
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_weights_that_are_not_numbers(self, tmp_path, value):
         tensors = with_statistics(torchvision.models.resnet18(weights=None)).state_dict()
         tensors["layer3.0.conv1.weight"][0, 0, 0, 0] = value
         torch.save(tensors, tmp_path / "a.pth")
-        extractor = build_extractor(ExtractorConfig(arch="resnet18"), str(tmp_path / "a.pth"), "cpu")
-        pattern = f"features are {what}: image 0 of the batch, arch resnet18, layer layer4, weights sha256:"
-        with pytest.raises(InputError, match=pattern):
-            extractor.features(pictures(1))
+        with pytest.raises(InputError, match=r"NaN or infinity in 1 of \d+ tensors \(layer3\.0\.conv1\.weight\)"):
+            build_extractor(ExtractorConfig(arch="resnet18"), str(tmp_path / "a.pth"), "cpu")
 
     def test_the_image_that_overflows_is_named(self, monkeypatch):
         extractor = build_extractor(ExtractorConfig(arch="resnet18", batch_size=2), "random", "cpu")
