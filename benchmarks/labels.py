@@ -90,7 +90,8 @@ def compare(what: str, root: Path, weights: Path, folder: Path, options: argpars
             "labels.clustering.k_per_class": per_class,
             "labels.outliers": outliers,
             "labels.superpixels": [
-                {"method": "slic", "n_segments": number} if number else None for number in superpixels
+                {"method": "slic", "n_segments": number, "compactness": 10} if number else None
+                for number in superpixels
             ],
         }
         ours.append(run_project(write_experiment(folder, grid), overrides, storage))

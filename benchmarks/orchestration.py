@@ -103,7 +103,7 @@ def measure_grid(options: argparse.Namespace) -> str:
     order = ["one", *(["one", "nine", "nine", "one"] * options.repeats)[: 2 * options.repeats]]
     for turn, which in enumerate(order):
         with tempfile.TemporaryDirectory() as folder:
-            write_experiment({"superpixels": {"n_segments": 500}}, grids[which], Path(folder))
+            write_experiment({"superpixels": {"n_segments": 500, "compactness": 10}}, grids[which], Path(folder))
             run = run_project(Path(folder, "experiment.yaml"), places(options), Path(folder, "storage"))
         put(
             {
@@ -211,7 +211,7 @@ def extract_slice(task: tuple[str, list[str]]) -> tuple[float, int]:
 def slic_slice(task: tuple[str, list[str]]) -> tuple[float, int]:
     pool, names = task
     for name in names:
-        superpixels(_dataset.read_image(pool, name), SuperpixelConfig(n_segments=500))
+        superpixels(_dataset.read_image(pool, name), SuperpixelConfig(n_segments=500, compactness=10))
     return time.time(), len(names)
 
 
