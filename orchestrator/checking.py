@@ -125,7 +125,8 @@ def _try_extractors(cells: list[PlannedCell], datasets: dict[Any, Dataset], repo
     tried: set[ExtractorEntry] = set()
     for planned in cells:
         extractor = planned.cell.entry.labels.extractor
-        if planned.error or "sample" not in planned.roles or extractor in tried:
+        # A network that is trained on the way is not there yet.
+        if planned.error or "sample" not in planned.roles or extractor.finetune is not None or extractor in tried:
             continue
         tried.add(extractor)
         entry = planned.cell.entry.dataset

@@ -27,6 +27,7 @@ examples:
   lookbeyond plan  experiments/camvid-k.yaml              what would be computed, what is there already
   lookbeyond run   experiments/camvid-k.yaml labels.images=100 grid.labels.outliers='[0, 0.05]'
   lookbeyond export labels experiments/camvid-k.yaml labels-out
+  lookbeyond export backbone demo backbone.pth --cell 1   loads strictly into torchvision's network of that name
 
 Any key of the experiment file can be set on the command line as key=value; the value is YAML.
 exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wrong, 130 interrupted"""
@@ -124,11 +125,27 @@ def _parser() -> argparse.ArgumentParser:
     labels.add_argument("output", help="folder to write to; made if it does not exist")
     _add_overrides(labels)
     _add_storage(labels)
-    labels.add_argument(
-        "--cell", type=int, default=0, metavar="N", help="which cell of the grid, counted from 0 (default 0)"
-    )
+    _add_cell(labels)
     labels.add_argument(
         "--pool", choices=["train", "val"], default="train", help="labels of which images (default train)"
+    )
+
+    backbone = _command(
+        what,
+        "backbone",
+        "a trained backbone as a state dict in torchvision's names, and a card",
+        handler="export_backbone",
+    )
+    backbone.add_argument("experiment", help="experiment file (YAML), or demo")
+    backbone.add_argument("output", help="file to write, e.g. backbone.pth; the card is written beside it as JSON")
+    _add_overrides(backbone)
+    _add_storage(backbone)
+    _add_cell(backbone)
+    backbone.add_argument(
+        "--stage",
+        choices=["pretrain", "finetune"],
+        default="pretrain",
+        help="take the backbone after pre-training or after fine-tuning (default pretrain)",
     )
 
     verify = _command(commands, "verify", "check the SHA-256 of every shard of a storage")
@@ -170,6 +187,12 @@ def _add_storage(command: argparse.ArgumentParser) -> None:
         default=os.environ.get("LOOKBEYOND_STORAGE") or "storage",
         metavar="URI",
         help="where shards and results lie: a path, s3:// or gs:// (default: $LOOKBEYOND_STORAGE or ./storage)",
+    )
+
+
+def _add_cell(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cell", type=int, default=0, metavar="N", help="which cell of the grid, counted from 0 (default 0)"
     )
 
 

@@ -16,8 +16,8 @@ from orchestrator.checking import check_experiment
 from orchestrator.estimating import estimate
 from orchestrator.explaining import explain as explain_plan
 from orchestrator.exporting import export_label_maps
-from orchestrator.pictures import write_sheets
-from orchestrator.plan import Plan, make_plan
+from orchestrator.pictures import write_predictions, write_sheets
+from orchestrator.plan import Plan, PlannedCell, make_plan
 from orchestrator.progress import Progress
 from orchestrator.results import collect, write_results
 from orchestrator.spec import load_document
@@ -115,12 +115,29 @@ def export_labels(options: Namespace) -> int:
     """Write the label maps of one cell as indexed PNGs."""
     storage = Storage(options.storage)
     made = make_plan(_document(options), storage, write_listings=False)
-    if not 0 <= options.cell < len(made.cells):
-        raise InputError(f"--cell {options.cell} does not exist; allowed: 0 to {len(made.cells) - 1}")
+    cell = _chosen_cell(made, options.cell)
     with Progress() as progress:
-        count = export_label_maps(made, made.cells[options.cell], options.pool, storage, Path(options.output), progress)
+        count = export_label_maps(made, cell, options.pool, storage, Path(options.output), progress)
     print(f"{count} label maps, legend.json and legend.png in {options.output}")
     return 0
+
+
+def export_backbone(options: Namespace) -> int:
+    """Write the trained backbone of one cell as a state dict in torchvision's names."""
+    from orchestrator.taking_away import export_backbone as write_backbone
+
+    storage = Storage(options.storage)
+    made = make_plan(_document(options), storage, write_listings=False)
+    cell = _chosen_cell(made, options.cell)
+    card = write_backbone(made, cell, options.stage, storage, Path(options.output))
+    print(f"backbone  {options.output}\ncard      {card}")
+    return 0
+
+
+def _chosen_cell(made: Plan, number: int) -> PlannedCell:
+    if not 0 <= number < len(made.cells):
+        raise InputError(f"--cell {number} does not exist; allowed: 0 to {len(made.cells) - 1}")
+    return made.cells[number]
 
 
 def verify(options: Namespace) -> int:
@@ -165,7 +182,7 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
             failed, input_errors, machines = {}, set(), []
     cells = collect(made, cached, failed)
     results = write_results(made, cells, storage, started=started, machines=machines)
-    sheets = write_sheets(made, storage)
+    sheets = write_sheets(made, storage) + write_predictions(made, storage)
     if options.json:
         print(storage.read(f"results/{made.name}.json").decode())
     else:

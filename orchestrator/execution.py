@@ -61,6 +61,7 @@ class Execution:
     _steps: dict[str, Step] = field(default_factory=dict)
     _outstanding: dict[str, set[str]] = field(default_factory=dict)
     _records: dict[tuple[str, str], ShardRecord] = field(default_factory=dict)
+    _files: dict[str, list[ShardRecord]] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
     _devices: dict[str, str] = field(default_factory=dict)
 
@@ -68,6 +69,10 @@ class Execution:
         """Make the schedule of the steps; those whose shards are all there are finished at once."""
         self._steps = {step.key: step for step in steps}
         items: dict[str, Item[Task]] = {}
+        trainings = [step for step in self._steps.values() if step.kind in (StepKind.PRETRAIN, StepKind.FINETUNE)]
+        for step in trainings:
+            # Named first: features wait for the network that extracts them, which may itself be trained here.
+            self._outstanding[step.key] = {self._item_name(step.kind, step.key)}
         for step in self._steps.values():
             if step.kind in (StepKind.SAMPLE, StepKind.SUPERPIXELS):
                 self._add_shards(items, step)
@@ -76,10 +81,9 @@ class Execution:
                 self._add(items, CLUSTER, Task(step.kind, (step,), None), self._behind(step.inputs["sample"]))
         self._add_labels(items)
         self._add_scores(items, score_groups)
-        for step in self._steps.values():
-            if step.kind in (StepKind.PRETRAIN, StepKind.FINETUNE):
-                after = {name for key in step.inputs.values() for name in self._behind(key)}
-                self._add(items, TRAIN, Task(step.kind, (step,), None), after)
+        for step in trainings:
+            after = {name for key in step.inputs.values() for name in self._behind(key)}
+            self._add(items, TRAIN, Task(step.kind, (step,), None), after)
         self.schedule = Schedule.of(items.values())
         for step in self._steps.values():
             # Finishing one step may fail it (too many broken images) and all that are computed from it.
@@ -105,11 +109,11 @@ class Execution:
     ) -> None:
         """An item is done for the given steps. `results` maps a step's key to its results (steps without shards)."""
         shard = item.payload.shard
-        for step, record in zip(steps, records, strict=False):
-            if shard is not None:
-                self._records[step.stream, shard.digest] = record
-            else:
-                self._records[step.key, ""] = record
+        if shard is None:
+            # A step that is one piece of work: its files (a model, predictions) are its own; scores have none.
+            self._files |= {step.key: list(records) for step in steps}
+        else:
+            self._records |= {(step.stream, shard.digest): record for step, record in zip(steps, records, strict=False)}
         for step in item.payload.steps:
             self._devices.setdefault(step.key, device)
             self._outstanding[step.key].discard(item.name)
@@ -133,6 +137,7 @@ class Execution:
         finished = self.ledger.finished_shards(step.stream)
         outstanding = self._outstanding.setdefault(step.key, set())
         pool = EXTRACT if step.kind is StepKind.SAMPLE else PROCESS
+        after = frozenset(self._behind(step.inputs.get("network", "")))
         for shard in step.images.shards:
             if shard_name(shard.digest) in finished:
                 continue
@@ -140,7 +145,7 @@ class Execution:
             outstanding.add(name)
             known = items.get(name)
             sharing = (*known.payload.steps, step) if known else (step,)
-            items[name] = Item(name, pool, frozenset(), Task(step.kind, sharing, shard))
+            items[name] = Item(name, pool, after, Task(step.kind, sharing, shard))
 
     def _add_labels(self, items: dict[str, Item[Task]]) -> None:
         # A shard with its place in the listing: two pools may hold images of the same names at other places.
@@ -152,7 +157,8 @@ class Execution:
             self._outstanding[step.key] = set()
             if step.stream not in finished:
                 finished[step.stream] = self.ledger.finished_shards(step.stream)
-            extractor = digest({name: step.meaning[name] for name in ("dataset", "pool", "extractor", "weights")})
+            same = {name: step.meaning[name] for name in ("dataset", "pool", "extractor", "weights")}
+            extractor = digest(same | {"network": step.inputs.get("network", "")})
             for shard in step.images.shards:
                 if shard_name(shard.digest) not in finished[step.stream]:
                     groups[extractor, shard].append(step)
@@ -200,7 +206,7 @@ class Execution:
         if step.stream:
             records = [self._record(step.stream, shard.digest) for shard in step.images.shards]
         else:
-            records = [self._records[step.key, ""]] if (step.key, "") in self._records else []
+            records = self._files.get(step.key, [])
         broken = [item for record in records for item in record.quarantined]
         allowed = math.ceil(self.compute.quarantine_limit * step.images.count)
         if len(broken) > allowed or (broken and len(broken) == step.images.count):

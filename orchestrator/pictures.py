@@ -25,6 +25,7 @@ from workloads.figures import UNMATCHED, colourise, distinct_colours, matched_pa
 
 _IMAGES = 3
 _CELLS_PER_SHEET = 6
+_NETWORKS_PER_SHEET = 8
 _CELL_WIDTH = 256
 
 
@@ -35,12 +36,56 @@ def write_sheets(plan: Plan, storage: Storage) -> list[str]:
     for number in range(0, len(cells), _CELLS_PER_SHEET):
         page = number // _CELLS_PER_SHEET + 1
         path = f"figures/{plan.name}{'' if page == 1 else f'-{page}'}.png"
-        picture = _sheet(plan, cells[number : number + _CELLS_PER_SHEET], storage)
-        buffer = io.BytesIO()
-        Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
-        storage.replace(path, buffer.getvalue())
-        written.append(storage.locate(path))
+        written.append(_save(_sheet(plan, cells[number : number + _CELLS_PER_SHEET], storage), path, storage))
     return written
+
+
+def write_predictions(plan: Plan, storage: Storage) -> list[str]:
+    """Write ``figures/NAME-predictions.png``: what fine-tuned networks see, as in Figure 4; the place of the file.
+
+    Cells that differ only in seeds show the first of them.
+    """
+    first: dict[str, PlannedCell] = {}
+    for cell in plan.cells:
+        if _network_manifest(cell, plan) is not None:
+            first.setdefault(_without_seeds(cell), cell)
+    cells = list(first.values())[:_NETWORKS_PER_SHEET]
+    if not cells:
+        return []
+    entry = cells[0].cell.entry.dataset
+    dataset = open_dataset(entry.config, entry.root)
+    pool = cells[0].roles["finetune"].images.pool
+    manifests = [manifest for cell in cells if (manifest := _network_manifest(cell, plan)) is not None]
+    maps = [dict(read_maps(storage, manifest.shards[1].path)) for manifest in manifests]
+    rows: list[list[np.ndarray | None]] = [
+        [dataset.read_image(pool, name), _truth(dataset, pool, name)]
+        + [colourise(found[name], dataset.palette, IGNORE) if name in found else None for found in maps]
+        for name in maps[0]
+    ]
+    figures = [f"mIoU {manifest.results['miou']:.1f}" for manifest in manifests]
+    titles = ["image", "ground truth"]
+    titles += [f"{_values(cell)}, {figure}".lstrip(", ") for cell, figure in zip(cells, figures, strict=True)]
+    captions = [name.rsplit("/", 1)[-1] for name in maps[0]]
+    picture = sheet(rows, titles, captions, _legend(dataset), cell_width=_CELL_WIDTH)
+    return [_save(picture, f"figures/{plan.name}-predictions.png", storage)]
+
+
+def _save(picture: np.ndarray, path: str, storage: Storage) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    storage.replace(path, buffer.getvalue())
+    return storage.locate(path)
+
+
+def _without_seeds(cell: PlannedCell) -> str:
+    return repr({key: value for key, value in cell.cell.values.items() if key.rsplit(".", 1)[-1] != "seed"})
+
+
+def _network_manifest(cell: PlannedCell, plan: Plan) -> Manifest | None:
+    step = cell.roles.get("finetune")
+    manifest = plan.done.get(step.key) if step else None
+    # Networks of an earlier version left no predictions.
+    return manifest if manifest and len(manifest.shards) > 1 else None
 
 
 def _sheet(plan: Plan, cells: list[PlannedCell], storage: Storage) -> np.ndarray:
@@ -67,13 +112,17 @@ def _sheet(plan: Plan, cells: list[PlannedCell], storage: Storage) -> np.ndarray
             rows.append([truth, laid_over, *matched])
     titles = ["image and ground truth", "superpixels and truth", *(_title(cell, plan) for cell in cells)]
     captions = [line for name in names for line in _captions(name, len(rows) // len(names))]
-    legend = [
-        (text, (int(colour[0]), int(colour[1]), int(colour[2])))
-        for text, colour in zip(dataset.classes, dataset.palette, strict=True)
-    ]
+    legend = _legend(dataset)
     if dataset.labelled(pool):
         legend += [("matched to no class", UNMATCHED), ("hatched: ignored", (0, 0, 0))]
     return sheet(rows, titles, captions, legend, cell_width=_CELL_WIDTH)
+
+
+def _legend(dataset: Dataset) -> list[tuple[str, tuple[int, int, int]]]:
+    return [
+        (text, (int(colour[0]), int(colour[1]), int(colour[2])))
+        for text, colour in zip(dataset.classes, dataset.palette, strict=True)
+    ]
 
 
 def _truth(dataset: Dataset, pool: str, name: str) -> np.ndarray | None:
@@ -89,10 +138,13 @@ def _captions(name: str, lines: int) -> list[str]:
 
 
 def _title(cell: PlannedCell, plan: Plan) -> str:
-    values = [f"{key.rsplit('.', 1)[-1]} {_short(value)}" for key, value in cell.cell.values.items()]
     score = plan.done.get(cell.roles["score"].key) if "score" in cell.roles else None
     result = f"PmIoU {score.results['pmiou']:.1f}" if score else ""
-    return ", ".join(filter(None, [*values, result])) or "labels"
+    return ", ".join(filter(None, [_values(cell), result])) or "labels"
+
+
+def _values(cell: PlannedCell) -> str:
+    return ", ".join(f"{key.rsplit('.', 1)[-1]} {_short(value)}" for key, value in cell.cell.values.items())
 
 
 def _short(value: Any) -> str:

@@ -13,7 +13,7 @@ from orchestrator.grid import Cell, expand
 from orchestrator.images import ImageSet, build_image_set, ground_truth_digest
 from orchestrator.jobs.common import Source, below
 from orchestrator.ledger import Ledger, Manifest, shard_name
-from orchestrator.spec import Compute, LabelsEntry
+from orchestrator.spec import FINETUNED, Compute, LabelsEntry
 from orchestrator.steps import ClusterStep, LabelStep, SampleStep, ScoreStep, Step, StepFactory, StepKind
 from orchestrator.storage import Storage
 from orchestrator.training_plan import needs_labels, plan_finetuning, plan_pretraining
@@ -150,7 +150,7 @@ class _Planner:
         if entry.finetune is not None and self._until != "pretrain":
             judged_images = self._image_set(planned, val.pool, None)
             planned.roles["finetune"] = plan_finetuning(
-                entry, factory, dataset, (train, val), judged_images, pretrained, self._storage
+                entry, entry.finetune, factory, dataset, (train, val), judged_images, pretrained, self._storage
             )
 
     def _plan_labels(self, planned: PlannedCell, factory: StepFactory, train: Source, val: Source) -> None:
@@ -160,9 +160,10 @@ class _Planner:
         config = entry.dataset.config
         scored = config.val in dataset.pools and dataset.labelled(config.val)
         roles = planned.roles
+        weights = ""
         if labels.source == "auxiliary":
             images = self._image_set(planned, train.pool, labels.images)
-            weights = self._weights_identity(labels)
+            weights = self._extractor_weights(planned, factory, train, val)
             self._fit(planned, factory, train, images, weights)
             roles["label"] = self._label(planned, factory, train, images, weights, "superpixels")
         elif labels.source == "superpixel":
@@ -182,7 +183,6 @@ class _Planner:
         work = ScoreStep(val, len(dataset.classes), labels.source)
         match labels.source:
             case "auxiliary":
-                weights = self._weights_identity(labels)
                 judged = self._label(planned, factory, val, val_images, weights, "superpixels_val")
                 roles["label_val"] = judged
                 roles["score"] = factory.score(work, val_images, truth, judged)
@@ -198,7 +198,7 @@ class _Planner:
         entry = planned.cell.entry
         labels = entry.labels
         sample = SampleStep(train, labels.extractor, labels.sampling, entry.seed)
-        planned.roles["sample"] = factory.sample(sample, images, weights)
+        planned.roles["sample"] = factory.sample(sample, images, weights, planned.roles.get("extractor_finetune"))
         clusters = _clusters(labels, self._dataset(planned).num_classes, entry.dataset.config.name)
         _require_samples(labels, clusters, images.count)
         work = ClusterStep(labels.clustering, clusters, entry.seed)
@@ -217,7 +217,24 @@ class _Planner:
         if labels.superpixels is not None:
             planned.roles[role] = factory.superpixels(source, labels.superpixels, images)
         work = LabelStep(source, labels.extractor, labels.outliers, judged=role == "superpixels_val")
-        return factory.label(work, images, weights, planned.roles["cluster"], planned.roles.get(role))
+        network = planned.roles.get("extractor_finetune")
+        return factory.label(work, images, weights, network, planned.roles["cluster"], planned.roles.get(role))
+
+    def _extractor_weights(self, planned: PlannedCell, factory: StepFactory, train: Source, val: Source) -> str:
+        """The identity of the extractor's weights; where they are trained here, that training becomes a step."""
+        entry = planned.cell.entry
+        finetune = entry.labels.extractor.finetune
+        if finetune is None:
+            return self._weights_identity(entry.labels)
+        dataset = self._dataset(planned)
+        judged = self._image_set(planned, val.pool, None)
+        try:
+            planned.roles["extractor_finetune"] = plan_finetuning(
+                entry, finetune, factory, dataset, (train, val), judged, None, self._storage
+            )
+        except InputError as error:
+            raise below("labels.extractor", error) from None
+        return FINETUNED
 
     def _dataset(self, planned: PlannedCell) -> Dataset:
         entry = planned.cell.entry.dataset

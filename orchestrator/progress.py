@@ -86,11 +86,11 @@ class Progress:
         if not self._steps_left[kind] and not self.console.is_terminal:
             self.say(f"{_TITLES.get(kind, kind)}: done, {time.monotonic() - self._begun:.0f} s after the start")
 
-    def follow(self, kind: str, share: float, loss: float) -> None:
-        """A training run has done this share of its steps, with this loss."""
+    def follow(self, kind: str, share: float, loss: float, miou: float | None) -> None:
+        """A training run has done this share of its steps, with this loss and (if known yet) this mIoU, in percent."""
         identifier = self._tasks.get(kind)
         if identifier is not None:
-            text = f"{share:.0%}, loss {loss:.3f}"
+            text = f"{share:.0%}, loss {loss:.3f}" + (f", mIoU {miou:.1f}" if miou is not None else "")
             self._bars.update(identifier, rate=text)
 
     def note(self, text: str) -> None:

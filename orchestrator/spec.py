@@ -7,20 +7,23 @@ All errors of a file are reported together, each with its key, its value and wha
 
 import difflib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from orchestrator.how import How
-from orchestrator.training_spec import FinetuneEntry, PretrainEntry
+from orchestrator.training_spec import FinetuneEntry, PretrainEntry, laid_over
 from workloads.clustering import KMeansConfig
 from workloads.config import What
 from workloads.datasets import DatasetConfig
 from workloads.dbscan import DbscanConfig
 from workloads.errors import InputError
 from workloads.extractors import ExtractorConfig
+from workloads.networks import SegmentorConfig
 from workloads.superpixels import SuperpixelConfig
+
+FINETUNED = "finetuned"
 
 
 class SamplingConfig(What):
@@ -43,15 +46,33 @@ class DatasetEntry(How):
 
 
 class ExtractorEntry(How):
-    """A feature extractor: its configuration (hashed) and its weights (hashed by content, not by place)."""
+    """A feature extractor: its configuration (hashed) and its weights (hashed by content, not by place).
+
+    With ``weights: finetuned`` it is a network that this experiment fine-tunes for the purpose, by `finetune`.
+    """
 
     config: ExtractorConfig
-    weights: str | None = Field(None, description="'random', a torchvision weights name, a file or a URL")
+    weights: str | None = Field(None, description="'random', 'finetuned', a torchvision weights name, a file or a URL")
+    finetune: FinetuneEntry | None = Field(
+        None, description="how the network of weights 'finetuned' is trained; laid over the cell's own finetune"
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _gather(cls, data: Any) -> Any:
-        return _gather_config(data, own=("weights",))
+        data = _gather_config(data, own=("weights", "finetune"))
+        if isinstance(data, dict) and data.get("weights") == FINETUNED and isinstance(data["config"], dict):
+            data["config"] = {"arch": "segmentor", "network": _network_of(data.get("finetune"))} | data["config"]
+        return data
+
+    @model_validator(mode="after")
+    def _finetuned_only(self) -> Self:
+        if (self.weights == FINETUNED) != (self.finetune is not None):
+            raise ValueError(
+                f"weights {self.weights!r} and finetune do not go together; weights 'finetuned' needs a finetune, here "
+                "or in the experiment, and nothing else takes one"
+            )
+        return self
 
 
 ClusteringConfig = Annotated[KMeansConfig | DbscanConfig, Field(discriminator="method")]
@@ -105,6 +126,27 @@ class ExperimentEntry(How):
     pretrain: PretrainEntry | None = Field(None, description="contrastive pre-training; null for none")
     finetune: FinetuneEntry | None = Field(None, description="fine-tuning and mIoU; null for none")
     compute: Compute = Compute()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _finetuned_extractor(cls, data: Any) -> Any:
+        """An extractor that is fine-tuned here sees exactly the labelled images that the cell's own network sees."""
+        match data:
+            case {"labels": {"extractor": {"weights": "finetuned", **extractor}, **labels}}:
+                pass
+            case _:
+                return data
+        own, base = extractor.get("finetune") or {}, data.get("finetune")
+        if not isinstance(own, dict) or not isinstance(base, dict):
+            return data
+        for name in ("fraction", "number"):
+            if name in own and own[name] != base.get(name):
+                raise ValueError(
+                    f"labels.extractor.finetune.{name} {own[name]!r} differs from finetune.{name} {base.get(name)!r}; "
+                    "an extractor may see the labels of its own cell only, so leave it out"
+                )
+        extractor |= {"weights": FINETUNED, "finetune": laid_over(base, own)}
+        return {**data, "labels": {**labels, "extractor": extractor}}
 
 
 class _StrictLoader(yaml.SafeLoader):
@@ -199,6 +241,14 @@ def parse_entry(document: dict[str, Any]) -> ExperimentEntry:
             f"labels.extractor.batch_size ({batch})"
         )
     return entry
+
+
+def _network_of(finetune: Any) -> Any:
+    """The architecture that a fine-tuning trains; what is wrong with the fine-tuning is reported where it stands."""
+    try:
+        return FinetuneEntry.model_validate(finetune).config.segmentor
+    except ValidationError:
+        return SegmentorConfig()
 
 
 def _gather_config(data: Any, own: tuple[str, ...]) -> Any:

@@ -137,8 +137,8 @@ class StepFactory:
         self._dataset_meaning = {"identity": dataset.identity(), "order_seed": order_seed}
         self._num_classes = len(dataset.classes)
 
-    def sample(self, work: SampleStep, images: ImageSet, weights: str) -> Step:
-        """Features sampled with an extractor whose weights have the given identity."""
+    def sample(self, work: SampleStep, images: ImageSet, weights: str, network: Step | None) -> Step:
+        """Features sampled with an extractor whose weights have the given identity, or are what `network` trains."""
         meaning = {
             "pool": work.source.pool,
             "extractor": work.extractor.config,
@@ -146,7 +146,7 @@ class StepFactory:
             "sampling": work.sampling,
             "seed": work.seed,
         }
-        return self._over_images(StepKind.SAMPLE, meaning, {}, images, work)
+        return self._over_images(StepKind.SAMPLE, meaning, _network_input(network), images, work)
 
     def superpixels(self, source: Source, config: SuperpixelConfig, images: ImageSet) -> Step:
         """Superpixels do not depend on the experiment's seed."""
@@ -163,7 +163,15 @@ class StepFactory:
         key = _step_key(StepKind.CLUSTER, meaning, inputs, sample.images)
         return Step(StepKind.CLUSTER, key, canonical(meaning), inputs, sample.images, "", work)
 
-    def label(self, work: LabelStep, images: ImageSet, weights: str, cluster: Step, segments: Step | None) -> Step:
+    def label(
+        self,
+        work: LabelStep,
+        images: ImageSet,
+        weights: str,
+        network: Step | None,
+        cluster: Step,
+        segments: Step | None,
+    ) -> Step:
         """Labels of any images by a fitted model. A prefix of other images shares the shards: see `_over_images`."""
         meaning = {
             "pool": work.source.pool,
@@ -172,12 +180,12 @@ class StepFactory:
             "outliers": work.outliers,
             "judged": work.judged,
         }
-        inputs = {"cluster": cluster.key} | ({"superpixels": segments.stream} if segments else {})
+        needs = _network_input(network) | {"cluster": cluster.key}
+        inputs = needs | ({"superpixels": segments.stream} if segments else {})
         step = self._over_images(StepKind.LABEL, meaning, inputs, images, work)
         if segments is None:
             return step
-        needs = {"cluster": cluster.key, "superpixels": segments.key}
-        return replace(step, inputs=needs, segment_stream=segments.stream)
+        return replace(step, inputs=needs | {"superpixels": segments.key}, segment_stream=segments.stream)
 
     def score(self, work: ScoreStep, images: ImageSet, truth: str, labels: Step | None) -> Step:
         """PmIoU against the ground truth of a digest; condition #1 (a label per pixel) needs no labels."""
@@ -237,6 +245,10 @@ class StepFactory:
         stream = digest({"kind": kind, "version": CODE_VERSIONS[kind], "meaning": whole, "inputs": inputs})
         key = _step_key(kind, whole, inputs, images)
         return Step(kind, key, canonical(whole), inputs, images, stream, work)
+
+
+def _network_input(network: Step | None) -> dict[str, str]:
+    return {"network": network.key} if network else {}
 
 
 def _step_key(kind: StepKind, meaning: dict[str, Any], inputs: dict[str, str], images: ImageSet) -> str:

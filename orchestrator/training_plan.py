@@ -61,6 +61,7 @@ def plan_pretraining(
 
 def plan_finetuning(
     entry: ExperimentEntry,
+    finetune: FinetuneEntry,
     factory: StepFactory,
     dataset: Dataset,
     pools: tuple[Source, Source],
@@ -73,8 +74,6 @@ def plan_finetuning(
     Raises:
         InputError: a pool without ground truth, no labelled image in the fraction, or networks that do not fit.
     """
-    finetune = entry.finetune
-    assert finetune is not None
     train, val = pools
     for source in pools:
         if not dataset.labelled(source.pool):

@@ -67,13 +67,13 @@ def _over_recipe(data: Any, own: tuple[str, ...], recipe: Any) -> Any:
         base["epochs"] = None
     if given.get("epochs") is not None:
         base["steps"] = None
-    return kept | {"config": _merged(base, given)}
+    return kept | {"config": laid_over(base, given)}
 
 
-def _merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+def laid_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
     """`over` laid over `base`, mapping by mapping."""
     result = dict(base)
     for name, value in over.items():
         inner = result.get(name)
-        result[name] = _merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+        result[name] = laid_over(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
     return result

@@ -100,7 +100,8 @@ class Runner:
             self._send(execution, item, None, share)
             room -= 1
         # Started while the last samples are taken: everything after them waits for the clusters.
-        soon = schedule.ready(CLUSTER) or (schedule.unsettled(CLUSTER) and not schedule.ready(EXTRACT))
+        last = self._in_flight(EXTRACT) and not schedule.ready(EXTRACT)
+        soon = schedule.ready(CLUSTER) or (schedule.unsettled(CLUSTER) and last)
         if soon and self._clusterer is None:
             self._clusterer = start_clustering(1 if self._uses_gpus else 0, threads=os.cpu_count() or 1)
         self._launch_trainings(execution)
@@ -111,14 +112,15 @@ class Runner:
     def _launch_trainings(self, execution: Execution) -> None:
         """Trainings start once nothing else holds or wants the cores: their workers start together or not at all."""
         schedule = execution.schedule
-        if not schedule.ready(TRAIN) or schedule.unsettled(EXTRACT) or schedule.unsettled(CLUSTER):
+        others = (EXTRACT, PROCESS, CLUSTER)
+        if not schedule.ready(TRAIN) or any(schedule.ready(pool) or self._in_flight(pool) for pool in others):
             return
         # Ray Train takes seconds to import; a run that only labels does without it.
         from orchestrator.cluster.training import Scale, run_training
 
         scale = Scale.of(self.compute, self._uses_gpus, session.cores_of_a_machine())
         room = scale.concurrent(session.cores(), session.gpus()) - self._in_flight(TRAIN)
-        while room > 0 and not self._in_flight(PROCESS) and (item := self._next(execution, TRAIN)):
+        while room > 0 and (item := self._next(execution, TRAIN)):
             steps = execution.live_steps(item.payload)
             execution.started(steps)
             job = make_training_job(self.storage, steps[0])
@@ -129,15 +131,20 @@ class Runner:
     def _end_idle(self, schedule: Schedule[Task]) -> None:
         """End the actors of a pool that has nothing left to do: what they hold is what the tasks after them need."""
         # Where GPUs are few, extraction actors that wait for clusters would hold the one that the clusters wait for.
-        waiting = self._uses_gpus and schedule.ready(CLUSTER) and not schedule.ready(EXTRACT)
-        idle = not schedule.unsettled(EXTRACT) or (waiting and not self._in_flight(EXTRACT))
-        if self._extractors and idle:
+        waiting = (self._uses_gpus and schedule.ready(CLUSTER)) or schedule.ready(TRAIN)
+        if self._extractors and self._is_idle(schedule, EXTRACT, waiting):
             for actor in self._extractors:
                 ray.kill(actor)
             self._extractors = []
-        if self._clusterer is not None and not schedule.unsettled(CLUSTER):
+        if self._clusterer is not None and self._is_idle(schedule, CLUSTER, schedule.ready(TRAIN)):
             ray.kill(self._clusterer)
             self._clusterer = None
+
+    def _is_idle(self, schedule: Schedule[Task], pool: str, others_waiting: int) -> bool:
+        """Whether a pool has nothing left, or nothing now while others wait for what its actors hold."""
+        if not schedule.unsettled(pool):
+            return True
+        return bool(others_waiting) and not schedule.ready(pool) and not self._in_flight(pool)
 
     def _next(self, execution: Execution, pool: str) -> Item[Task] | None:
         """The next item that still serves a step; those whose steps have all failed are settled on the way."""
@@ -195,7 +202,9 @@ class Runner:
         for flight in self._flights.values():
             task = flight.item.payload
             if flight.item.pool == TRAIN and (rows := read_history(self.storage, flight.steps[0].key)):
-                self.progress.follow(task.kind, rows[-1]["step"] / rows[-1]["total_steps"], rows[-1]["loss"])
+                glances = [row["glance_miou"] for row in rows if "glance_miou" in row]
+                share = rows[-1]["step"] / rows[-1]["total_steps"]
+                self.progress.follow(task.kind, share, rows[-1]["loss"], glances[-1] if glances else None)
 
     def _erred_in_its_work(self, execution: Execution, flight: _Flight, error: RayTaskError) -> None:
         cause = error.cause if isinstance(error.cause, BaseException) else error

@@ -4,6 +4,7 @@ The model: numbers are computed on one thread and in batches that are part of th
 convolution depend on both: that is what makes results independent of the number of workers.
 """
 
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -37,11 +38,15 @@ from workloads.seeding import generator
 
 @dataclass(frozen=True)
 class ExtractorSource:
-    """A feature extractor, where its weights are, and the device it runs on (see `torch_device`)."""
+    """A feature extractor, where its weights are, and the device it runs on (see `torch_device`).
+
+    `stored` is the place on a storage of a network that this project trained; it stands in for `weights`.
+    """
 
     config: ExtractorConfig
     weights: str | None
     device: str
+    stored: tuple[Storage, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -172,8 +177,15 @@ def load_extractor(source: ExtractorSource) -> Extractor:
         InputError: the weights do not fit or cannot be read.
     """
     torch.set_num_threads(1)
+    device = torch_device(source.device)
     try:
-        return build_extractor(source.config, source.weights, torch_device(source.device))
+        if source.stored is None:
+            return build_extractor(source.config, source.weights, device)
+        storage, path = source.stored
+        with tempfile.NamedTemporaryFile(suffix=".pt") as copy:
+            copy.write(storage.read(path))
+            copy.flush()
+            return build_extractor(source.config, copy.name, device)
     except InputError as error:
         raise below("labels.extractor", error) from None
 

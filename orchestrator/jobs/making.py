@@ -34,14 +34,14 @@ def make_job(storage: Storage, kind: StepKind, steps: tuple[Step, ...], shard: S
     match step.work:
         case SampleStep() as sample:
             work = SampleWork(sample.source, sample.sampling.pixels_per_image, sample.seed)
-            extractor = _extractor_source(sample.extractor, device)
+            extractor = _extractor_source(storage, step, sample.extractor, device)
             return SampleJob(storage, images, step.stream, span.digest, work, extractor)
         case SuperpixelWork() as superpixel:
             return SuperpixelJob(storage, images, step.stream, span.digest, superpixel)
         case ClusterStep() as cluster:
             return ClusterJob(storage, step.key, step.inputs["sample"], cluster, device)
         case LabelStep() as label:
-            extractor = _extractor_source(label.extractor, device)
+            extractor = _extractor_source(storage, step, label.extractor, device)
             targets = tuple(_label_target(step) for step in steps)
             return LabelJob(storage, images, span.digest, label.source, extractor, targets)
         case ScoreStep() as score:
@@ -63,9 +63,7 @@ def make_training_job(storage: Storage, step: Step) -> TrainingJob:
         case FinetuneStep() as work:
             pretrained = None
             if "pretrain" in step.inputs:
-                manifest = Ledger(storage).manifest(StepKind.PRETRAIN, step.inputs["pretrain"])
-                assert manifest is not None, "fine-tuning waits for its pre-training"
-                pretrained = manifest.shards[0].path
+                pretrained = _model_of(storage, StepKind.PRETRAIN, step, "pretrain")
             return FinetuneJob(
                 storage,
                 step.key,
@@ -89,8 +87,19 @@ def _absolute(weights: str | None) -> str | None:
     return weights
 
 
-def _extractor_source(entry: ExtractorEntry, device: str) -> ExtractorSource:
-    return ExtractorSource(entry.config, _absolute(entry.weights), device)
+def _extractor_source(storage: Storage, step: Step, entry: ExtractorEntry, device: str) -> ExtractorSource:
+    if "network" not in step.inputs:
+        return ExtractorSource(entry.config, _absolute(entry.weights), device)
+    return ExtractorSource(
+        entry.config, None, device, (storage, _model_of(storage, StepKind.FINETUNE, step, "network"))
+    )
+
+
+def _model_of(storage: Storage, kind: StepKind, step: Step, role: str) -> str:
+    """Where the network of the training lies that a step is computed from."""
+    manifest = Ledger(storage).manifest(kind, step.inputs[role])
+    assert manifest is not None, f"{step.kind} waits for its {role}"
+    return manifest.shards[0].path
 
 
 def _label_target(step: Step) -> LabelTarget:

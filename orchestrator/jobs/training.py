@@ -18,13 +18,13 @@ import pyarrow as pa
 import torch
 
 from orchestrator.images import read_listing
-from orchestrator.jobs.common import ImageSlice, Outcome, Source
+from orchestrator.jobs.common import MAP_COMPRESSION, ImageSlice, Outcome, Source
 from orchestrator.ledger import Ledger, model_path
-from orchestrator.shards import ShardRecord, map_of
+from orchestrator.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch, map_of
 from orchestrator.storage import Storage
 from workloads.collectives import Workers
 from workloads.errors import InputError
-from workloads.evaluation import class_counts
+from workloads.evaluation import class_counts, predict
 from workloads.finetuning import EvaluationConfig, FinetuneConfig, finetuning_loop
 from workloads.fractions import parse_labelled_list
 from workloads.metrics import mean_iou
@@ -40,6 +40,10 @@ from workloads.seeding import stable_hash
 from workloads.training import Loop, Machine, Sample, StepReport, Wrap
 
 _CHECKPOINT_SECONDS = 20.0
+# How often, and on how many of the judged images, a fine-tuning is scored while it runs: enough to see it improve.
+_GLANCES = 5
+_GLANCE_IMAGES = 16
+_PREDICTED_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,10 @@ class PretrainJob:
             workers=team.workers,
             wrap=team.wrap,
         )
+
+    def glance(self, loop: Loop) -> dict[str, float]:
+        """Nothing but the loss says how a pre-training is doing."""
+        return {}
 
     def finish(self, loop: Loop) -> Outcome:
         """Write what was pre-trained."""
@@ -128,17 +136,40 @@ class FinetuneJob:
         images = TrueLabels(self.source, names)
         return finetuning_loop(network, images, self.config, machine=team.machine, workers=team.workers, wrap=team.wrap)
 
+    def glance(self, loop: Loop) -> dict[str, float]:
+        """The mIoU, single scale, on the first few judged images."""
+        counts = class_counts(
+            loop.objective.segmentor, self._judged(_GLANCE_IMAGES), self.config.evaluation, loop.machine.device
+        )
+        return {"glance_miou": mean_iou(counts).miou}
+
     def finish(self, loop: Loop) -> Outcome:
-        """Write the network and score it, at single scale and (where the recipe says so) at several."""
+        """Write the network, score it (at single scale and, where the recipe says so, at several), and keep a few
+        predictions to look at.
+        """
         network = loop.objective.segmentor
         record = write_tensors(self.storage, model_path(self.key, "pt"), network.state_dict())
-        names = read_listing(self.storage, self.judged_images.listing, 0, self.judged_images.stop)
-        images = TrueLabels(self.judged, names)
+        images = self._judged(self.judged_images.stop)
         results: dict[str, Any] = {"finetune_loss": last_loss(self.storage, self.key)} | _trained(loop)
         results |= _score(loop, images, self.config.evaluation, "miou")
         if self.config.evaluation_multi_scale is not None:
             results |= _score(loop, images, self.config.evaluation_multi_scale, "miou_multi_scale")
-        return Outcome([record], {self.key: results}, loop.machine.device.type)
+        return Outcome([record, self._predictions(loop)], {self.key: results}, loop.machine.device.type)
+
+    def _judged(self, limit: int) -> "TrueLabels":
+        stop = min(limit, self.judged_images.stop)
+        return TrueLabels(self.judged, read_listing(self.storage, self.judged_images.listing, 0, stop))
+
+    def _predictions(self, loop: Loop) -> ShardRecord:
+        """Predicted classes of the first few judged images, as a shard of maps."""
+        begun = time.perf_counter()
+        images = self._judged(_PREDICTED_IMAGES)
+        writer = ShardWriter(MAP_SCHEMA, compression=MAP_COMPRESSION)
+        for name in images.ids:
+            picture = images.load(name).image
+            classes = predict(loop.objective.segmentor, [picture], self.config.evaluation, loop.machine.device)[0]
+            writer.add(map_batch(name, classes.astype(np.uint16)))
+        return writer.write(self.storage, model_path(self.key, "predictions.arrow"), time.perf_counter() - begun)
 
 
 TrainingJob = PretrainJob | FinetuneJob
@@ -199,9 +230,14 @@ def train(job: TrainingJob, team: Team) -> Outcome | None:
         loop.load_state_dict(torch.load(io.BytesIO(storage.read(state_path(key))), weights_only=True))
     history = read_history(storage, key)[: loop.step]
     written = time.monotonic()
+    glances = loop.step * _GLANCES // loop.total_steps
     for report in loop.run(report_every=max(1, loop.total_steps // 100)):
         if team.workers.rank == 0:
-            history = [one for one in history if one["step"] < report.step] + [_row(report)]
+            row = _row(report)
+            if report.step * _GLANCES // loop.total_steps > glances:
+                glances = report.step * _GLANCES // loop.total_steps
+                row |= job.glance(loop)
+            history = [one for one in history if one["step"] < report.step] + [row]
             storage.replace(history_path(key), json.dumps(history).encode())
             if time.monotonic() - written > _CHECKPOINT_SECONDS:
                 buffer = io.BytesIO()

@@ -4,15 +4,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, Execution, Task
+from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
 from orchestrator.jobs.common import Outcome, Workshop
-from orchestrator.jobs.making import make_job
+from orchestrator.jobs.making import make_job, make_training_job
+from orchestrator.jobs.training import Team, train
 from orchestrator.ledger import Ledger, Manifest, attempt_path
 from orchestrator.plan import Plan, make_plan
 from orchestrator.shards import Quarantined, ShardRecord
 from orchestrator.steps import Step, StepKind
 from orchestrator.storage import Storage
+from workloads.collectives import Alone
 from workloads.errors import InputError
+from workloads.training import Machine
 
 Perform = Callable[[Task, tuple[Step, ...]], Outcome]
 
@@ -53,7 +56,7 @@ def drive(execution: Execution, perform: Perform) -> list[Task]:
     """Run every item of an execution that has begun; returns those that were worth running."""
     tasks = []
     while len(execution.schedule):
-        items = [item for pool in (PROCESS, CLUSTER, EXTRACT) if (item := execution.schedule.take(pool))]
+        items = [item for pool in (PROCESS, CLUSTER, EXTRACT, TRAIN) if (item := execution.schedule.take(pool))]
         assert items, "items are left, and none of them may start"
         for item in items:
             steps = execution.live_steps(item.payload)
@@ -77,6 +80,10 @@ def run(document: dict[str, Any], storage: Storage) -> Ended:
     workshop = Workshop()
 
     def perform(task: Task, steps: tuple[Step, ...]) -> Outcome:
+        if task.kind in (StepKind.PRETRAIN, StepKind.FINETUNE):
+            outcome = train(make_training_job(storage, steps[0]), Team(Machine(), Alone(), None))
+            assert outcome is not None, "the only worker has rank 0"
+            return outcome
         return make_job(storage, task.kind, steps, task.shard, "cpu").run(workshop)
 
     return execute(plan, storage, perform, score_groups=1)

@@ -1,0 +1,127 @@
+"""Images per second of pre-training and of fine-tuning through Ray Train, against a plain PyTorch loop.
+
+The project runs as a user would run it, `lookbeyond run` into a fresh storage; its rates and the share of time that a
+step waited for its batch are read from the history that every training leaves. The plain loop is a process of its own
+with the same network, loss, augmentation, batch, threads and allocator setting: a DataLoader with one worker process, a
+forward pass, a backward pass, an optimiser step; no Ray, no ledger, no checkpoints, no reports. Its label maps are read
+from the project's shards beforehand. Both rates are medians over windows of equally many steps, without the first
+tenth; the two take turns, and every turn gives a ratio. Aim: project / plain at least 0.95, waiting below 5 %.
+
+    python benchmarks/training.py --steps 40 --repeats 2
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import put, run_project, table
+
+from orchestrator.cluster.workers import keep_freed_memory
+from orchestrator.jobs.making import make_training_job
+from orchestrator.jobs.training import Team, read_history
+from orchestrator.plan import make_plan
+from orchestrator.storage import Storage
+from workloads.batches import Slot
+from workloads.collectives import Alone
+from workloads.training import Loop, Machine
+
+WINDOW = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=40, help="optimiser steps of each training (default 40)")
+    parser.add_argument("--repeats", type=int, default=2, help="turns of project and plain loop (default 2)")
+    parser.add_argument("--images", type=int, default=64, help="generated scenes (default 64)")
+    parser.add_argument("override", nargs="*", help="further key=value pairs, e.g. pretrain.precision=bfloat16")
+    options = parser.parse_args()
+    rows = []
+    for turn in range(options.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            rows += measure(Path(folder), turn, options)
+    print()
+    print(table(["training", "turn", "project images/s", "plain images/s", "project / plain", "waiting"], rows))
+
+
+def measure(folder: Path, turn: int, options: argparse.Namespace) -> list[list[Any]]:
+    """One turn of both sides."""
+    document: dict[str, Any] = {
+        "name": "training",
+        "dataset": {"name": "scenes", "image_size": [180, 240], "num_train": options.images, "num_val": 2},
+        "labels": {"extractor": {"arch": "filters"}, "superpixels": {"n_segments": 200}},
+        "pretrain": {"recipe": "small", "steps": options.steps},
+        "finetune": {"recipe": "small", "steps": options.steps, "evaluation_multi_scale": None},
+    }
+    experiment = folder / "experiment.yaml"
+    experiment.write_text(json.dumps(document))
+    storage = Storage(str(folder / "storage"))
+    run_project(experiment, options.override, folder / "storage")
+    plan = make_plan(document, storage, write_listings=False)
+    steps = [step for step in plan.steps.values() if step.kind in ("pretrain", "finetune")]
+    rows = []
+    for step in steps:
+        history = read_history(storage, step.key)
+        project = rate([(row["step"], row["images_per_second"]) for row in history], options.steps)
+        waiting = statistics.mean(row["wait_share"] for row in history[len(history) // 10 :])
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            windows = pool.apply(plain_loop, (make_training_job(storage, step), options.steps))
+        plain = rate(windows, options.steps)
+        figure = {"training": step.kind, "turn": turn, "project": project, "plain": plain, "ratio": project / plain}
+        put(figure | {"wait_share": waiting})
+        rows.append(
+            [step.kind, turn, f"{project:.2f}", f"{plain:.2f}", f"{project / plain:.3f}", f"{100 * waiting:.1f} %"]
+        )
+    return rows
+
+
+def rate(windows: list[tuple[int, float]], steps: int) -> float:
+    """The median rate of the windows that end after the first tenth of the steps."""
+    return statistics.median(images for step, images in windows if step > steps / 10)
+
+
+class Inputs(torch.utils.data.Dataset):
+    """Augmented inputs of the run's own images, in the run's own order, without its loader."""
+
+    def __init__(self, loop: Loop, steps: int) -> None:
+        self.objective, self.source = loop.objective, loop.source
+        crop = loop.config.views.crop if hasattr(loop.config, "views") else loop.config.augmentation.crop
+        self.slots = [Slot(name, epoch, crop) for step in range(steps) for name, epoch in loop.order.batch(step)]
+        self.samples = {slot.image_id: self.source.load(slot.image_id) for slot in self.slots}
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        slot = self.slots[index]
+        return self.objective.inputs(self.samples[slot.image_id], slot)
+
+
+def plain_loop(job: Any, steps: int) -> list[tuple[int, float]]:
+    """(step, images per second since the last window) of a loop without Ray."""
+    keep_freed_memory()
+    torch.set_num_threads(os.cpu_count() or 1)
+    loop = job.build(Team(Machine(), Alone(), None))
+    objective, optimiser = loop.objective, loop.optimiser
+    loader = torch.utils.data.DataLoader(Inputs(loop, steps), batch_size=loop.config.batch_size, num_workers=1)
+    windows, begun = [], time.perf_counter()
+    for step, batch in enumerate(loader, start=1):
+        with torch.autocast("cpu", torch.bfloat16, enabled=loop.config.precision == "bfloat16"):
+            loss = objective(batch)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        if step % WINDOW == 0:
+            windows.append((step, WINDOW * loop.config.batch_size / (time.perf_counter() - begun)))
+            begun = time.perf_counter()
+    return windows
+
+
+if __name__ == "__main__":
+    main()
