@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/lookbeyond demo
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
 check: $(READY)
 	$(BIN)/ruff check .

@@ -27,6 +27,13 @@ TINY = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes, a file stays in one of them, and all that share a Ray in the same one."""
+    for item in items:
+        shares_ray = "ray_session" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("ray" if shares_ray else item.location[0]))
+
+
 @pytest.fixture
 def tiny() -> dict[str, Any]:
     """A small experiment on generated scenes: four cells, six train shards and two val shards."""
