@@ -89,7 +89,9 @@ def _captions(name: str, lines: int) -> list[str]:
 
 
 def _title(cell: PlannedCell, plan: Plan) -> str:
-    values = [f"{key.rsplit('.', 1)[-1]} {_short(value)}" for key, value in cell.cell.values.items()]
+    values = [name for name in (cell.cell.row, cell.cell.column) if name] or [
+        f"{key.rsplit('.', 1)[-1]} {_short(value)}" for key, value in cell.cell.values.items()
+    ]
     score = plan.done.get(cell.roles["score"].key) if "score" in cell.roles else None
     result = f"PmIoU {score.results['pmiou']:.1f}" if score else ""
     return ", ".join(filter(None, [*values, result])) or "labels"

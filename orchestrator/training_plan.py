@@ -7,6 +7,7 @@ its hash.
 
 from orchestrator.images import ImageSet, ground_truth_digest
 from orchestrator.jobs.common import Source
+from orchestrator.references import weights_identity
 from orchestrator.spec import ExperimentEntry
 from orchestrator.steps import ClusterStep, FinetuneStep, PretrainStep, Step, StepFactory
 from orchestrator.storage import Storage
@@ -17,7 +18,6 @@ from workloads.errors import InputError
 from workloads.fractions import LabelledList, labelled_list
 from workloads.networks import IMAGENET_WEIGHTS, Initialisation
 from workloads.pretraining import PretrainConfig
-from workloads.weights import weights_identity
 
 
 def needs_labels(entry: ExperimentEntry) -> bool:
