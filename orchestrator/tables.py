@@ -75,15 +75,17 @@ def _listed(parts: Any, kind: str, plural: str) -> list[dict[str, Any]]:
 
 
 def _sized(part: dict[str, Any], place: str, kind: str, size: str | None, sizes: tuple[str, ...]) -> dict[str, Any]:
-    own = (kind, "set", "notes") if kind == "column" else (kind, "set", "grid", "paper", "notes")
+    own = ("column", "set", "notes") if kind == "column" else ("row", "set", "grid", "paper", "notes")
+    # `paper` is what the paper prints, whatever sizes there are.
+    layers = [name for name in sizes if name not in ("row", "column", "set", "grid", "paper", "notes")]
     for key in part:
-        if key not in (*own, *sizes):
-            near = difflib.get_close_matches(str(key), (*own, *sizes), n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join((*own, *sizes))}"
+        if key not in (*own, *layers):
+            near = difflib.get_close_matches(str(key), (*own, *layers), n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join((*own, *layers))}"
             raise InputError(f"unknown key {place}.{key}; {hint}")
     values = _mapping(part.get("set"), f"{place}.set")
     notes = _notes(part.get("notes"), f"{place}.notes")
-    if size is not None:
+    if size in layers:
         layer = dict(_mapping(part.get(size), f"{place}.{size}"))
         notes = [*notes, *_notes(layer.pop("notes", None), f"{place}.{size}.notes")]
         values = {**values, **layer}

@@ -5,6 +5,8 @@ fine-tunes has neither labels nor pre-training. The list of labelled images is a
 its hash.
 """
 
+from dataclasses import replace
+
 from orchestrator.images import ImageSet, ground_truth_digest
 from orchestrator.jobs.common import Source
 from orchestrator.references import weights_identity
@@ -76,7 +78,8 @@ def plan_finetuning(
     finetune = entry.finetune
     assert finetune is not None
     train, val = pools
-    for source in pools:
+    train = replace(train, pool=finetune.pool or train.pool)
+    for source in (train, val):
         if not dataset.labelled(source.pool):
             raise InputError(f"finetune: pool {source.pool!r} of {dataset.name} has no ground truth")
     listed = _labelled(finetune, [image.id for image in dataset.entries(train.pool)], entry.dataset.order_seed)

@@ -42,13 +42,14 @@ class FinetuneEntry(How):
     config: FinetuneConfig
     init: Initialisation = Field("random", description="first weights of the backbone where nothing is pre-trained")
     weights: str | None = Field(None, description="first weights for init imagenet, moco, pixpro or file")
+    pool: str | None = Field(None, description="pool of the labelled images; null: dataset.pool")
     fraction: float | None = Field(None, gt=0, le=1, description="share of the labelled images; this or number")
     number: int | None = Field(None, ge=1, description="number of labelled images; neither: all of them")
 
     @model_validator(mode="before")
     @classmethod
     def _lay_over(cls, data: Any) -> Any:
-        return _over_recipe(data, ("recipe", "init", "weights", "fraction", "number"), finetuning_recipe)
+        return _over_recipe(data, ("recipe", "init", "weights", "pool", "fraction", "number"), finetuning_recipe)
 
     @model_validator(mode="after")
     def _one_count(self) -> Self:
