@@ -63,13 +63,15 @@ def _filled(value: Any, place: str, weights: Mapping[str, Any], dataset: Any) ->
     return filled
 
 
-def _place(reference: str, key: str, weights: Mapping[str, Any]) -> Any:
+def _place(reference: str, key: str, weights: Mapping[str, Any]) -> str:
     name = reference.removeprefix(_MARK)
     if name not in weights:
         near = difflib.get_close_matches(name, weights, n=1, cutoff=0.6)
         known = f"did you mean ${near[0]}?" if near else f"weights names {', '.join(weights) or 'nothing'}"
         raise InputError(f"{key}: {reference!r} is not allowed; {known}")
-    return reference if weights[name] is None else weights[name]
+    place = weights[name]
+    # What is no place is reported once, where it is written.
+    return place if isinstance(place, str) else reference
 
 
 def _recipe(dataset: Any, key: str) -> str:
