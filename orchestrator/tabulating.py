@@ -26,7 +26,8 @@ _NAMES = ("row", "column")
 def print_cells(name: str, cells: list[dict[str, Any]], console: Console) -> None:
     """Print the cells of a results document, and what repeats over seeds give."""
     if not console.is_terminal:
-        console = Console(highlight=False, width=max(shutil.get_terminal_size().columns, 160))
+        # A log is as wide as its longest line; 80 columns would fold every row.
+        console.width = max(shutil.get_terminal_size().columns, 160)
     figures = {
         heading: metric
         for heading, metric in _FIGURES.items()
@@ -80,7 +81,7 @@ def _repeats_table(groups: list[list[dict[str, Any]]], figures: dict[str, str]) 
         table.add_row(
             *(group[0][kind] or "" for kind in kinds),
             *(_short(group[0]["cell"].get(key, "")) for key in keys),
-            str(len(group)),
+            _scored(group),
             *(_spread(metric, [cell["metrics"].get(metric) for cell in group]) for metric in figures.values()),
         )
     return table
@@ -110,6 +111,12 @@ def _varies(key: str, cells: list[dict[str, Any]]) -> bool:
 
 def _seedless(cell: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in cell["cell"].items() if key.rsplit(".", 1)[-1] != "seed"}
+
+
+def _scored(group: list[dict[str, Any]]) -> str:
+    """How many repeats have figures."""
+    count = sum(bool(cell["metrics"]) for cell in group)
+    return str(count) if count == len(group) else f"{count} of {len(group)}"
 
 
 def _spread(metric: str, values: list[Any]) -> str:
