@@ -76,7 +76,8 @@ def stand_in_file(arch: str, weights: str) -> Path:
 def _require(arch: str, weights: str) -> StandIn:
     kind = stand_in(weights)
     assert kind is not None
-    if arch not in ("mobilenet_v2", "resnet18", "resnet50", "vgg19", "deeplabv3_resnet50"):
+    known = arch in ("mobilenet_v2", "resnet18", "resnet50", "vgg19")
+    if not known and (arch, kind) != ("deeplabv3_resnet50", "voc"):
         raise InputError(f"weights: there is no stand-in {weights!r} for arch {arch}")
     return kind
 
@@ -98,7 +99,7 @@ def _content(kind: StandIn, arch: str) -> dict[str, Any]:
         case "imagenet":
             return network
         case "voc":
-            if any(name.startswith("backbone.") for name in network):
+            if arch == "deeplabv3_resnet50":
                 return network
             return _prefixed("backbone.", _headless(network, arch)) | {"classifier.4.weight": torch.zeros(21, 16, 1, 1)}
 
