@@ -203,8 +203,9 @@ def _short_pools(made: Plan) -> list[str]:
 
 
 def _unjudged(made: Plan) -> set[tuple[str, str]]:
-    """Data set and pool of the cells whose labels cannot be judged."""
-    configs = [cell.cell.entry.dataset.config for cell in made.cells if not cell.error and "score" not in cell.roles]
+    """Data set and pool of the cells whose labels cannot be judged; baselines make none."""
+    making = [cell for cell in made.cells if {"label", "superpixels"} & cell.roles.keys()]
+    configs = [cell.cell.entry.dataset.config for cell in making if "score" not in cell.roles]
     return {(config.name, config.val) for config in configs}
 
 
