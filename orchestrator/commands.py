@@ -1,7 +1,6 @@
 """What each command does, in terms of plan, run, ledger and results."""
 
 import json
-import shutil
 import sys
 import time
 from argparse import Namespace
@@ -13,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.checking import check_experiment
+from orchestrator.documents import load_document
 from orchestrator.estimating import estimate
 from orchestrator.explaining import explain as explain_plan
 from orchestrator.exporting import export_label_maps
@@ -20,18 +20,11 @@ from orchestrator.pictures import write_predictions, write_sheets
 from orchestrator.plan import Plan, PlannedCell, make_plan
 from orchestrator.progress import Progress
 from orchestrator.results import collect, write_results
-from orchestrator.spec import load_document
 from orchestrator.storage import Storage
+from orchestrator.tabulating import describe, print_cells
 from orchestrator.verifying import verify as verify_storage
 from workloads.errors import InputError
 
-_FIGURES = {
-    "clusters": "clusters",
-    "PmIoU": "pmiou",
-    "coverage": "coverage",
-    "mIoU": "miou",
-    "mIoU multi-scale": "miou_multi_scale",
-}
 _DEMO = Path(__file__).with_name("demo.yaml")
 
 
@@ -60,7 +53,14 @@ def plan(options: Namespace) -> int:
         document = {
             "experiment": made.name,
             "cells": [
-                {"cell": cell.cell.values, "error": cell.error, "steps": _keys(cell.roles)} for cell in made.cells
+                {
+                    "cell": cell.cell.values,
+                    "row": cell.cell.row,
+                    "column": cell.cell.column,
+                    "error": cell.error,
+                    "steps": _keys(cell.roles),
+                }
+                for cell in made.cells
             ],
             "steps": made.counts(),
             "estimate": asdict(costs),
@@ -186,14 +186,14 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
     if options.json:
         print(storage.read(f"results/{made.name}.json").decode())
     else:
-        _print_cells(made, cells, Console(highlight=False))
+        print_cells(made.name, cells, Console(highlight=False))
         print(f"results  {results}")
         for sheet in sheets:
             print(f"picture  {sheet}")
         print(f"took     {_duration(time.time() - started)}")
     bad = [cell for cell in cells if cell["status"] == "failed"]
     for cell in bad:
-        print(f"lookbeyond: failed {_describe(cell['cell'])}: {cell['error']}", file=sys.stderr)
+        print(f"lookbeyond: failed {describe(cell, cells)}: {cell['error']}", file=sys.stderr)
     if not bad:
         return 0
     wrong_input = all(_is_input_error(planned, failed, input_errors) for planned in made.cells)
@@ -220,62 +220,18 @@ def _short_pools(made: Plan) -> list[str]:
 
 
 def _unjudged(made: Plan) -> set[tuple[str, str]]:
-    """Data set and pool of the cells whose labels cannot be judged."""
-    configs = [cell.cell.entry.dataset.config for cell in made.cells if not cell.error and "score" not in cell.roles]
+    """Data set and pool of the cells whose labels cannot be judged; baselines make none."""
+    making = [cell for cell in made.cells if {"label", "superpixels"} & cell.roles.keys()]
+    configs = [cell.cell.entry.dataset.config for cell in making if "score" not in cell.roles]
     return {(config.name, config.val) for config in configs}
 
 
-def _print_cells(made: Plan, cells: list[dict[str, Any]], console: Console) -> None:
-    if not console.is_terminal:
-        console = Console(highlight=False, width=max(shutil.get_terminal_size().columns, 160))
-    keys = list(dict.fromkeys(key for cell in cells for key in cell["cell"]))
-    table = Table(title=f"{made.name}", title_justify="left")
-    table.add_column("#", justify="right")
-    for key in keys:
-        table.add_column(key.removeprefix("labels."), overflow="fold")
-    figures = {
-        heading: name
-        for heading, name in _FIGURES.items()
-        if any(cell["metrics"].get(name) is not None for cell in cells)
-    }
-    for heading in (*figures, "status"):
-        table.add_column(heading, justify="right")
-    for index, cell in enumerate(cells):
-        table.add_row(
-            str(index),
-            *(_short(cell["cell"].get(key, "")) for key in keys),
-            *(_figure(name, cell["metrics"].get(name)) for name in figures.values()),
-            cell["status"],
-        )
-    console.print(table)
-
-
-def _figure(name: str, value: Any) -> str:
-    """A metric for a table: percentages with two digits, the coverage, a share, with three, counts as they are."""
-    if value is None:
-        return ""
-    if isinstance(value, int):
-        return str(value)
-    return f"{value:.3f}" if name == "coverage" else f"{value:.2f}"
-
-
 def _print_errors(made: Plan, console: Console) -> None:
-    for planned in made.cells:
+    cells = [{"cell": one.cell.values, "row": one.cell.row, "column": one.cell.column} for one in made.cells]
+    for planned, cell in zip(made.cells, cells, strict=True):
         if planned.error:
-            console.print(f"cannot run {_describe(planned.cell.values)}: {planned.error}", style="red", markup=False)
-
-
-def _describe(values: dict[str, Any]) -> str:
-    return ", ".join(f"{key}={_short(value)}" for key, value in values.items()) or "the only cell"
-
-
-def _short(value: Any) -> str:
-    """A grid value for a table: of a mapping its values, of a path its name."""
-    if isinstance(value, dict):
-        return " ".join(_short(inner) for inner in value.values())
-    if isinstance(value, str) and "/" in value:
-        return value.rsplit("/", 1)[1]
-    return "none" if value is None else str(value)
+            what = describe(cell, cells)
+            console.print(f"cannot run {what}: {planned.error}", style="red", markup=False, soft_wrap=True)
 
 
 def _keys(roles: dict[str, Any]) -> dict[str, str]:

@@ -144,6 +144,8 @@ def _title(cell: PlannedCell, plan: Plan) -> str:
 
 
 def _values(cell: PlannedCell) -> str:
+    if named := [name for name in (cell.cell.row, cell.cell.column) if name]:
+        return ", ".join(named)
     return ", ".join(f"{key.rsplit('.', 1)[-1]} {_short(value)}" for key, value in cell.cell.values.items())
 
 

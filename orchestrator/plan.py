@@ -13,6 +13,7 @@ from orchestrator.grid import Cell, expand
 from orchestrator.images import ImageSet, build_image_set, ground_truth_digest
 from orchestrator.jobs.common import Source, below
 from orchestrator.ledger import Ledger, Manifest, shard_name
+from orchestrator.references import weights_identity
 from orchestrator.spec import FINETUNED, Compute, LabelsEntry
 from orchestrator.steps import ClusterStep, LabelStep, SampleStep, ScoreStep, Step, StepFactory, StepKind
 from orchestrator.storage import Storage
@@ -20,7 +21,6 @@ from orchestrator.training_plan import needs_labels, plan_finetuning, plan_pretr
 from workloads.clustering import KMeansConfig
 from workloads.datasets import Dataset, open_dataset
 from workloads.errors import InputError
-from workloads.weights import weights_identity
 
 
 @dataclass

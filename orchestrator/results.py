@@ -14,8 +14,9 @@ from typing import Any
 from orchestrator.execution import installed_versions
 from orchestrator.ledger import Manifest
 from orchestrator.plan import Plan, PlannedCell
-from orchestrator.steps import ScoreStep
+from orchestrator.steps import FinetuneStep, PretrainStep, SampleStep, ScoreStep, Step
 from orchestrator.storage import Storage
+from workloads.stand_ins import NOTES, stand_in
 
 
 def collect(plan: Plan, cached: set[str], failed: dict[str, str]) -> list[dict[str, Any]]:
@@ -78,6 +79,9 @@ def _cell(planned: PlannedCell, plan: Plan, cached: set[str], failed: dict[str, 
     manifests = {role: plan.done[key] for role, key in keys.items() if key in plan.done}
     return {
         "cell": planned.cell.values,
+        "row": planned.cell.row,
+        "column": planned.cell.column,
+        "paper": planned.cell.paper,
         "status": status,
         "error": error,
         "metrics": _metrics(manifests, planned) if complete else {},
@@ -91,6 +95,7 @@ def _cell(planned: PlannedCell, plan: Plan, cached: set[str], failed: dict[str, 
         "quarantined": sorted(
             {f"{item.image}: {item.reason}" for manifest in manifests.values() for item in manifest.quarantined}
         ),
+        "substitutes": substitutes(planned),
     }
 
 
@@ -110,7 +115,45 @@ def _metrics(manifests: dict[str, Any], planned: PlannedCell) -> dict[str, Any]:
         metrics |= {
             name: manifests["cluster"].results[name] for name in ("clusters", "inertia", "iterations", "emptied")
         }
-    score = planned.roles.get("score")
-    if score is not None and isinstance(score.work, ScoreStep):
-        metrics["protocol"] = {"classes": score.work.num_classes, "split": score.work.source.pool}
-    return metrics
+    protocol = _protocol(planned.roles, manifests)
+    return metrics | ({"protocol": protocol} if protocol else {})
+
+
+def _protocol(roles: dict[str, Step], manifests: dict[str, Manifest]) -> dict[str, Any] | None:
+    """What the scores of a cell were measured on: data set, classes, split, images."""
+    for role in ("score", "finetune"):
+        work = roles[role].work if role in roles else None
+        if isinstance(work, ScoreStep | FinetuneStep):
+            judged = work.source if isinstance(work, ScoreStep) else work.judged
+            aside = {
+                item.image
+                for name in ("label_val", "superpixels_val", role)
+                if name in manifests
+                for item in manifests[name].quarantined
+            }
+            return {
+                "dataset": judged.config.name,
+                "classes": work.num_classes,
+                "split": judged.pool,
+                "scored_images": manifests[role].provenance["images"]["used"] - len(aside),
+            }
+    return None
+
+
+def substitutes(planned: PlannedCell) -> list[str]:
+    """Where a cell departs from its name: the experiment's notes, and weights that stand in for a file."""
+    notes = list(planned.cell.notes)
+    for step in planned.roles.values():
+        match step.work:
+            case SampleStep(extractor=extractor):
+                weights = extractor.weights
+            case PretrainStep(weights=weights):
+                pass
+            case FinetuneStep(weights=weights) if "pretrain" not in step.inputs:
+                pass
+            case _:
+                weights = None
+        kind = stand_in(weights) if weights else None
+        if kind is not None:
+            notes.append(NOTES[kind])
+    return list(dict.fromkeys(notes))

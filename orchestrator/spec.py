@@ -1,19 +1,20 @@
 """The experiment file: what may be written in it, and one readable message for everything that is wrong with it.
 
-The model: a YAML file is a base configuration and a `grid`; every cell of the grid is validated by the same strict
-types. Fields that decide a result are `What`s (hashed); paths, devices and worker counts are `How`s (never hashed).
-All errors of a file are reported together, each with its key, its value and what is allowed.
+The model: a YAML file is a base configuration, a `grid`, and what makes a table of it (`documents`, `tables`); every
+cell is validated by the same strict types. Fields that decide a result are `What`s (hashed); paths, devices and worker
+counts are `How`s (never hashed). All errors of a file are reported together, each with its key, its value and what is
+allowed.
 """
 
 import difflib
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from orchestrator.how import How
-from orchestrator.training_spec import FinetuneEntry, PretrainEntry, laid_over
+from orchestrator.layers import laid_over
+from orchestrator.references import resolved
+from orchestrator.training_spec import FinetuneEntry, PretrainEntry
 from workloads.clustering import KMeansConfig
 from workloads.config import What
 from workloads.datasets import DatasetConfig
@@ -116,11 +117,18 @@ class Compute(How):
     lease_seconds: float = Field(60.0, gt=0, description="silence after which another run's lease is taken over")
 
 
+# What an experiment file may hold beside the configuration of its cells.
+TABLE_KEYS = ("extends", "title", "layout", "size", "sizes", "rows", "columns", "grid", "notes")
+
+
 class ExperimentEntry(How):
-    """One cell of an experiment: everything but the grid."""
+    """One cell of an experiment: everything but what makes the cells (`TABLE_KEYS`)."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the results file")
     seed: int = Field(0, ge=0, description="seed of sampling and clustering; added to the seeds of training")
+    weights: dict[str, str | None] = Field(
+        default_factory=dict, description="weights by name, for what is written as $name; null: not at hand"
+    )
     dataset: DatasetEntry
     labels: LabelsEntry = Field(default_factory=LabelsEntry)
     pretrain: PretrainEntry | None = Field(None, description="contrastive pre-training; null for none")
@@ -139,7 +147,7 @@ class ExperimentEntry(How):
         own, base = extractor.get("finetune") or {}, data.get("finetune")
         if not isinstance(own, dict) or not isinstance(base, dict):
             return data
-        for name in ("fraction", "number"):
+        for name in ("pool", "fraction", "number"):
             if name in own and own[name] != base.get(name):
                 raise ValueError(
                     f"labels.extractor.finetune.{name} {own[name]!r} differs from finetune.{name} {base.get(name)!r}; "
@@ -149,88 +157,14 @@ class ExperimentEntry(How):
         return {**data, "labels": {**labels, "extractor": extractor}}
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses a key that is given twice: YAML itself lets the last one win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-def load_document(path: str | Path, overrides: list[str]) -> dict[str, Any]:
-    """Read an experiment file and lay the command line's ``key=value`` pairs over it.
-
-    Raises:
-        InputError: no such file, not YAML, not a mapping, or an override that is not ``key=value``.
-    """
-    path = Path(path)
-    try:
-        text = path.read_text()
-    except FileNotFoundError:
-        near = [found.name for found in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
-        hint = f"; there are {', '.join(near[:12])}" if near else ""
-        raise InputError(f"experiment file {path} does not exist{hint}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"experiment file {path} cannot be read: {error}") from None
-    try:
-        document = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise InputError(f"experiment file {path} is not YAML: {error}") from None
-    if not isinstance(document, dict):
-        raise InputError(f"experiment file {path} must hold a mapping of keys, got {type(document).__name__}")
-    document.setdefault("name", path.stem)
-    for override in overrides:
-        key, equals, text = override.partition("=")
-        if not equals or not key:
-            raise InputError(f"override {override!r} must be key=value, for example labels.images=100")
-        try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise InputError(f"override {override!r}: the value is not YAML: {error}") from None
-        if key.startswith("grid."):
-            document["grid"] = _with_grid_key(document.get("grid") or {}, key.removeprefix("grid."), value)
-        else:
-            set_key(document, key, value)
-    return document
-
-
-def _with_grid_key(grid: Any, key: str, value: Any) -> Any:
-    """The grid with a key set: of a union of grids, in each of them. `expand` refuses what is not a grid."""
-    if isinstance(grid, list):
-        return [_with_grid_key(product, key, value) for product in grid]
-    return {**grid, key: value} if isinstance(grid, dict) else grid
-
-
-def set_key(document: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set a dotted key in place, making the mappings on the way; a null on the way becomes a mapping.
-
-    Raises:
-        InputError: the key passes through a value that is not a mapping.
-    """
-    *path, last = dotted.split(".")
-    place = document
-    for depth, name in enumerate(path):
-        inner = place.get(name)
-        if inner is not None and not isinstance(inner, dict):
-            raise InputError(f"key {dotted}: {'.'.join(path[: depth + 1])} is {inner!r}, not a mapping")
-        place[name] = dict(inner or {})
-        place = place[name]
-    place[last] = value
-
-
 def parse_entry(document: dict[str, Any]) -> ExperimentEntry:
-    """Validate one cell's document (without its grid).
+    """Validate one cell's document (without `TABLE_KEYS`), after filling in what stands for something else.
 
     Raises:
         InputError: one line per wrong key, each with the key, the value and what is allowed.
     """
     try:
-        entry = ExperimentEntry.model_validate(document)
+        entry = ExperimentEntry.model_validate(resolved(document))
     except ValidationError as error:
         lines = [_explain(detail) for detail in error.errors(include_url=False)]
         raise InputError("\n".join(dict.fromkeys(lines))) from None
@@ -341,4 +275,4 @@ def _known_keys() -> list[str]:
             walk(child, f"{prefix}{name}.")
 
     walk(schema, "")
-    return sorted(found | {"grid"})
+    return sorted(found | set(TABLE_KEYS))

@@ -5,8 +5,11 @@ fine-tunes has neither labels nor pre-training. The list of labelled images is a
 its hash.
 """
 
+from dataclasses import replace
+
 from orchestrator.images import ImageSet, ground_truth_digest
 from orchestrator.jobs.common import Source
+from orchestrator.references import weights_identity
 from orchestrator.spec import ExperimentEntry
 from orchestrator.steps import ClusterStep, FinetuneStep, PretrainStep, Step, StepFactory
 from orchestrator.storage import Storage
@@ -17,7 +20,6 @@ from workloads.errors import InputError
 from workloads.fractions import LabelledList, labelled_list
 from workloads.networks import IMAGENET_WEIGHTS, Initialisation
 from workloads.pretraining import PretrainConfig
-from workloads.weights import weights_identity
 
 
 def needs_labels(entry: ExperimentEntry) -> bool:
@@ -75,7 +77,8 @@ def plan_finetuning(
         InputError: a pool without ground truth, no labelled image in the fraction, or networks that do not fit.
     """
     train, val = pools
-    for source in pools:
+    train = replace(train, pool=finetune.pool or train.pool)
+    for source in (train, val):
         if not dataset.labelled(source.pool):
             raise InputError(f"finetune: pool {source.pool!r} of {dataset.name} has no ground truth")
     listed = _labelled(finetune, [image.id for image in dataset.entries(train.pool)], entry.dataset.order_seed)

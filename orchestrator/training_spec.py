@@ -10,10 +10,13 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from orchestrator.how import How
+from orchestrator.layers import laid_over
 from workloads.finetuning import FinetuneConfig
 from workloads.networks import Initialisation
 from workloads.pretraining import PretrainConfig
-from workloads.recipes import Recipe, finetuning_recipe, pretraining_recipe
+from workloads.recipes import RECIPES, Recipe, finetuning_recipe, pretraining_recipe
+
+_RECIPE = "named configuration that the other keys are laid over; 'dataset' stands for the one of the data set's name"
 
 
 class PretrainEntry(How):
@@ -22,7 +25,7 @@ class PretrainEntry(How):
     Positives follow `labels.source`; `contrast.positives` need not be given.
     """
 
-    recipe: Recipe | None = Field(None, description="named configuration that the other keys are laid over")
+    recipe: Recipe | None = Field(None, description=_RECIPE)
     config: PretrainConfig
     weights: str | None = Field(None, description="first weights for init imagenet, moco, pixpro or file")
 
@@ -35,17 +38,18 @@ class PretrainEntry(How):
 class FinetuneEntry(How):
     """Fine-tuning on a fraction or a number of the labelled images, from pre-training or from `init`."""
 
-    recipe: Recipe | None = Field(None, description="named configuration that the other keys are laid over")
+    recipe: Recipe | None = Field(None, description=_RECIPE)
     config: FinetuneConfig
     init: Initialisation = Field("random", description="first weights of the backbone where nothing is pre-trained")
     weights: str | None = Field(None, description="first weights for init imagenet, moco, pixpro or file")
+    pool: str | None = Field(None, description="pool of the labelled images; null: dataset.pool")
     fraction: float | None = Field(None, gt=0, le=1, description="share of the labelled images; this or number")
     number: int | None = Field(None, ge=1, description="number of labelled images; neither: all of them")
 
     @model_validator(mode="before")
     @classmethod
     def _lay_over(cls, data: Any) -> Any:
-        return _over_recipe(data, ("recipe", "init", "weights", "fraction", "number"), finetuning_recipe)
+        return _over_recipe(data, ("recipe", "init", "weights", "pool", "fraction", "number"), finetuning_recipe)
 
     @model_validator(mode="after")
     def _one_count(self) -> Self:
@@ -61,19 +65,10 @@ def _over_recipe(data: Any, own: tuple[str, ...], recipe: Any) -> Any:
     kept = {name: data[name] for name in own if name in data}
     # An unknown recipe is reported by the field itself.
     base: dict[str, Any] = {}
-    if data.get("recipe") in Recipe.__args__:  # type: ignore[attr-defined]
+    if data.get("recipe") in RECIPES:
         base = recipe(data["recipe"]).model_dump()
     if given.get("steps") is not None:
         base["epochs"] = None
     if given.get("epochs") is not None:
         base["steps"] = None
     return kept | {"config": laid_over(base, given)}
-
-
-def laid_over(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid over `base`, mapping by mapping."""
-    result = dict(base)
-    for name, value in over.items():
-        inner = result.get(name)
-        result[name] = laid_over(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
-    return result

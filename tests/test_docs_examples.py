@@ -1,6 +1,7 @@
-"""The examples of docs/extending.md, executed on a copy of the code: what the page says is what works.
+"""The examples of the documents: what a page says is what works.
 
-A block of text holds the beginnings of lines that the commands before it must have printed.
+Those of docs/extending.md are executed on a copy of the code; a block of text holds the beginnings of lines that the
+commands before it must have printed.
 """
 
 import os
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+from orchestrator.documents import load_document
+from orchestrator.grid import expand
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -83,6 +87,17 @@ def test_every_block_of_the_page_on_extending_works(tmp_path: Path) -> None:
                 assert not missing, f"not printed: {missing}; printed was\n{printed}"
             case other:
                 raise AssertionError(f"a block of language {other} is not tested")
+
+
+def test_the_example_of_the_page_on_experiments_has_the_cells_it_speaks_of(tmp_path: Path) -> None:
+    page = (REPOSITORY / "docs" / "experiments.md").read_text()
+    for block in blocks("experiments.md"):
+        (tmp_path / block.file).write_text(block.text)
+    made = {size: expand(load_document(tmp_path / "outliers.yaml", [f"size={size}"])) for size in ("full", "small")}
+    assert "2 rows x 2 columns x 3 seeds = 12 cells" in page
+    assert [len(cells) for cells in made.values()] == [12, 12]
+    assert {cell.entry.labels.images for cell in made["small"]} == {20}
+    assert made["small"][-1].notes == ("ResNet-18 in place of ResNet-50",)
 
 
 def test_a_change_that_does_not_fit_is_noticed() -> None:

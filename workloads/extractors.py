@@ -33,7 +33,7 @@ from workloads.dilation import dilate, run_probe, stride_of
 from workloads.errors import InputError
 from workloads.filters import FilterBank, FilterBankConfig
 from workloads.networks import Segmentor, SegmentorConfig
-from workloads.seeding import stable_hash
+from workloads.random_weights import draw_weights
 from workloads.weights import RANDOM, WeightsReport, load_backbone, weights_identity
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -204,7 +204,7 @@ def build_extractor(config: ExtractorConfig, weights: str | None, device: torch.
     layer = config.layer or layer
     channels, stride = _measure(network, layer, config.arch)
     network.to_empty(device="cpu")
-    _draw(network, config.seed)
+    draw_weights(network, config.seed)
     report = None
     if identity != RANDOM:
         assert weights is not None
@@ -301,20 +301,3 @@ def _measure(network: nn.Module, layer: str, arch: str) -> tuple[int, int]:
             return output.shape[1], stride_of(output.shape[-1])
         raise InputError(f"layer: {layer!r} of {arch} gives no feature map (B, D, h, w)") from None
     raise InputError(f"layer: {layer!r} of {arch} takes no part in computing features")
-
-
-def _draw(network: nn.Module, seed: int) -> None:
-    """Random weights from the seed alone: He et al. (arXiv:1502.01852), normal, fan-in.
-
-    Fan-in keeps the size of activations through depthwise convolutions too, which torchvision's fan-out does not: its
-    random mobilenet_v2 vanishes in half precision. No global random state is used, and all is drawn on the CPU, so a
-    GPU has the same weights.
-    """
-    generator = torch.Generator().manual_seed(stable_hash(seed, "random weights") % 2**63)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu", generator=generator)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()

@@ -17,7 +17,7 @@ The failure this guards against: numbers that nobody can produce again because a
 written down.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 from workloads.contrast import ContrastConfig
 from workloads.finetuning import AUGMENTATION, EvaluationConfig, FinetuneConfig
@@ -29,6 +29,7 @@ from workloads.pretraining import PretrainConfig
 from workloads.views import ViewsConfig
 
 Recipe = Literal["cityscapes", "ade20k", "nyuv2", "camvid", "small"]
+RECIPES: tuple[str, ...] = get_args(Recipe)
 MULTI_SCALE = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
 SMALL_SIZE = (180, 240)
 # Deliberately narrow: with 256 channels the head alone costs as much as the backbone.

@@ -25,6 +25,7 @@ from torch import nn
 
 from workloads.checkpoints import Checkpoint, file_sha256, read_checkpoint
 from workloads.errors import InputError
+from workloads.stand_ins import stand_in, stand_in_file, stand_in_identity
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ def weights_identity(arch: str, weights: str | None) -> str:
 
     Returns:
         "none" for an architecture without weights, "random", "torchvision:<enum>.<member>" (known
-        without a download) or "sha256:<hex>" of the file (a URL is downloaded for it, once).
+        without a download), "stand-in:..." (see `workloads.stand_ins`) or "sha256:<hex>" of the file (a URL
+        is downloaded for it, once).
 
     Raises:
         InputError: weights are given in vain or are missing, an unknown name, no such file, a URL that cannot
@@ -92,6 +94,8 @@ def weights_identity(arch: str, weights: str | None) -> str:
     weights = _given(arch, weights)
     if weights == RANDOM:
         return RANDOM
+    if stand_in(weights) is not None:
+        return stand_in_identity(arch, weights)
     member = _torchvision_member(arch, weights)
     if member is not None:
         return f"torchvision:{type(member).__name__}.{member.name}"
@@ -268,7 +272,9 @@ def _torchvision_member(arch: str, weights: str) -> "torchvision.models.WeightsE
 
 
 def _file(arch: str, weights: str) -> Path:
-    """The local file behind a torchvision name, a URL or a path; a download happens once."""
+    """The local file behind a torchvision name, a stand-in, a URL or a path; a download happens once."""
+    if stand_in(weights) is not None:
+        return stand_in_file(arch, weights)
     member = _torchvision_member(arch, weights)
     if member is not None:
         file_name = Path(member.url).name

@@ -243,9 +243,57 @@ def test_the_results_file_says_everything(command: Commands) -> None:
         roles = {"sample", "superpixels", "cluster", "label", "superpixels_val", "label_val", "score"}
         assert set(cell["steps"]) == set(cell["seconds"]) == roles
         assert all(re.fullmatch("[0-9a-f]{64}", key) for key in cell["steps"].values())
+        assert [cell[name] for name in ("row", "column", "paper", "substitutes")] == [None, None, None, []]
+        scored = {"dataset": "camvid", "classes": 11, "split": "val", "scored_images": 2}
+        assert cell["metrics"]["protocol"] == scored
     assert {"git", "versions", "seed", "started", "machines"} <= set(document["provenance"])
     assert {"python", "torch", "ray"} <= set(document["provenance"]["versions"])
     assert document["cells"][0]["metrics"]["coverage"] == 1
+
+
+TABLE = """
+extends: small.yaml
+title: A table
+layout: table2
+weights: {moco: null, pixpro: stand-in:pixpro}
+compute: {quarantine_limit: 0.5}
+rows:
+  - row: filters
+    paper: {camvid: {"3": {pmiou: 12.5}, "4": {pmiou: <1}}}
+  - {row: MoCo, set: {labels.extractor.arch: mobilenet_v2, labels.extractor.weights: $moco}}
+  - row: PixPro
+    set: {labels.extractor.arch: mobilenet_v2, labels.extractor.weights: $pixpro}
+    notes: [a small network]
+columns:
+  - {column: 3, set: {labels.clustering.k: 3}}
+  - {column: 4, set: {labels.clustering.k: 4}}
+"""
+
+
+def test_a_table_says_row_column_and_paper_and_a_row_without_weights_fails_alone(command: Commands) -> None:
+    (command.folder / "table.yaml").write_text(TABLE)
+    (command.folder / "camvid" / "val" / "0.png").write_bytes(b"no picture")
+    answer = command("run", "table.yaml")
+    assert answer.code == 1
+    reason = "labels.extractor.weights: $moco is not at hand; give weights.moco=FILE, the path or URL of a checkpoint"
+    assert answer.messages == [f"failed MoCo, {column}: {reason}" for column in "34"]
+    document = command.results("table")
+    assert {name: document["experiment"][name] for name in ("title", "layout")} == {
+        "title": "A table",
+        "layout": "table2",
+    }
+    cells = document["cells"]
+    assert [(cell["row"], cell["column"]) for cell in cells] == [
+        (row, column) for row in ("filters", "MoCo", "PixPro") for column in ("3", "4")
+    ]
+    assert [cell["status"] for cell in cells] == ["done", "done", "failed", "failed", "done", "done"]
+    assert [cell["paper"] for cell in cells] == [{"pmiou": 12.5}, {"pmiou": "<1"}, None, None, None, None]
+    notes = ["a small network", "PixPro weights: random values in the official format"]
+    assert [cell["substitutes"] for cell in cells] == [[], [], [], [], notes, notes]
+    assert cells[4]["cell"]["labels.extractor.weights"] == "$pixpro"
+    # One of the two images is broken, so one was scored.
+    assert cells[0]["metrics"]["protocol"]["scored_images"] == 1
+    assert re.search(r"│ PixPro +│ 4 +│ +4 │", answer.out)
 
 
 def test_the_same_command_again_is_cached(command: Commands) -> None:

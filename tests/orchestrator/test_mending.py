@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 from without_ray import run
 
+from orchestrator.documents import load_document
 from orchestrator.plan import make_plan
-from orchestrator.spec import load_document
 from orchestrator.steps import StepKind
 from orchestrator.storage import Storage
 from workloads.errors import InputError

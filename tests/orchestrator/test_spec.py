@@ -5,7 +5,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.spec import ExperimentEntry, load_document, parse_entry, set_key
+from orchestrator.documents import load_document
+from orchestrator.layers import set_key
+from orchestrator.spec import ExperimentEntry, parse_entry
 from workloads.clustering import KMeansConfig
 from workloads.datasets import ScenesConfig
 from workloads.dbscan import DbscanConfig

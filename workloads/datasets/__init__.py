@@ -7,7 +7,7 @@ leaking into the identity of a result.
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
@@ -25,8 +25,11 @@ from workloads.errors import InputError
 AnyDatasetConfig = CamvidConfig | CityscapesConfig | Nyuv2Config | Ade20kConfig | FolderConfig | ScenesConfig
 DatasetConfig = Annotated[AnyDatasetConfig, Field(discriminator="name")]
 """The type of a configuration's ``dataset`` field: ``name`` chooses, unknown options are errors."""
+DATASETS: tuple[str, ...] = tuple(config.model_fields["name"].default for config in get_args(AnyDatasetConfig))
+"""The names of all data sets."""
 
 __all__ = [
+    "DATASETS",
     "IGNORE",
     "AnyDatasetConfig",
     "Dataset",
@@ -34,10 +37,17 @@ __all__ = [
     "ImageEntry",
     "Picture",
     "Survey",
+    "dataset_options",
     "open_dataset",
     "seeded_order",
     "survey",
 ]
+
+
+def dataset_options(name: Any) -> tuple[str, ...]:
+    """The options of a data set beside its name; none for a name that is not known."""
+    found = [config for config in get_args(AnyDatasetConfig) if config.model_fields["name"].default == name]
+    return tuple(option for config in found for option in config.model_fields if option != "name")
 
 
 def open_dataset(config: AnyDatasetConfig, root: str | os.PathLike[str] | None) -> Dataset:
