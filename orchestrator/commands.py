@@ -19,6 +19,7 @@ from orchestrator.exporting import export_label_maps
 from orchestrator.pictures import write_sheets
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Progress
+from orchestrator.report.command import write_reports
 from orchestrator.results import collect, write_results
 from orchestrator.spec import load_document
 from orchestrator.storage import Storage
@@ -141,6 +142,11 @@ def verify(options: Namespace) -> int:
         elif found.damaged:
             print("`lookbeyond verify STORAGE --repair` forgets the damaged shards, so that `run` computes them again")
     return 1 if found.damaged and not options.repair else 0
+
+
+def report(options: Namespace) -> int:
+    """Write reports of a storage or of an experiment."""
+    return write_reports(options)
 
 
 def _run(document: dict[str, Any], options: Namespace) -> int:

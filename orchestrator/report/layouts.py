@@ -1,0 +1,312 @@
+"""The tables of the paper: which results stand in which row and column, with the paper's figure beside each.
+
+The model: a layout is how the paper prints one of its tables. Rows are named by the experiment file; what else varies
+within a row (weights, data sets, a grid beside the rows) makes further rows or column groups, so that nothing is
+averaged that the paper does not average. Tables 3 to 5 lie on their side there, so they do here. Where the paper has no
+figure for our data set, the figures of its data sets stand beside, and no difference is taken.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from orchestrator.report.comparing import Result, comparable, described, is_seed, published, varying
+from orchestrator.report.reading import Experiment
+from orchestrator.report.tables import (
+    DIFFERENCE,
+    OURS,
+    PAPER,
+    Entry,
+    Heading,
+    Metric,
+    Notes,
+    Table,
+    difference,
+    has_paper,
+    metrics_of,
+    ours,
+    papers,
+    protocol_line,
+)
+
+# The descriptions of Table 1's rows, as the paper prints them: feature extractor, clustering, superpixel.
+_TABLE_1 = {
+    "1": ("-", "-", "-"),
+    "2": ("-", "-", "✓"),
+    "3": ("ResNet-50 (MoCo)", "K-means", "-"),
+    "4": ("ResNet-50 (MoCo)", "K-means", "✓"),
+    "5": ("ResNet-50 (MoCo)", "DBSCAN", "✓"),
+    "6": ("VGG-19 (ImageNet)", "K-means", "✓"),
+    "7": ("ResNet-50 (ImageNet)", "K-means", "✓"),
+    "8": ("DeepLabV3 (Pascal VOC)", "K-means", "✓"),
+    "9": ("DeepLabV3 (*)", "K-means", "✓"),
+}
+_PAPER_NAMES = {"cityscapes": "Cityscapes", "nyuv2": "NYUv2", "ade20k": "ADE20K", "camvid": "CamVid"}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a table of the paper is laid out: what heads its rows, whether it lies on its side, what it measures."""
+
+    heads: str
+    metrics: tuple[str, ...] = ("pmiou", "miou")
+    columns: str = ""
+    on_its_side: bool = False
+
+
+LAYOUTS = {
+    "table1": Layout("#"),
+    "table2": Layout("K"),
+    "table3": Layout("# superpixels", ("miou",), on_its_side=True),
+    "table4": Layout("Outliers removed", ("miou",), on_its_side=True),
+    "table5": Layout("# images", on_its_side=True),
+    "table6": Layout("Method", ("miou",)),
+    "table7": Layout("Pre-training", ("miou",), columns="# labeled images"),
+}
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the paper's table, or one variant of it where more varies than the paper varies."""
+
+    name: str | None
+    variant: str
+
+    @property
+    def text(self) -> str:
+        return ", ".join(filter(None, [self.name, self.variant])) or "all"
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A metric on a data set in a column; `figures` are those of ours, paper and difference that it has.
+
+    `reference` marks a data set of the paper's on which nothing was run here.
+    """
+
+    dataset: str
+    column: str | None
+    metric: Metric
+    figures: tuple[str, ...]
+    reference: bool = False
+
+
+def laid_out(experiment: Experiment, results: list[Result]) -> Table | None:
+    """The experiment as the paper prints it; None when it names no layout of the paper."""
+    layout = LAYOUTS.get(experiment.layout or "")
+    if layout is None or not results:
+        return None
+    places = _places(results)
+    rows = list(dict.fromkeys(row for row, _, _ in places))
+    slots = _slots(experiment, layout, results)
+    notes = Notes()
+    if layout.on_its_side:
+        table = _on_its_side(experiment, layout, rows, slots, places, notes)
+    else:
+        table = _upright(experiment, layout, rows, slots, places, notes)
+    table.remarks.extend(_remarks(experiment, results, slots))
+    return table
+
+
+def _places(results: Sequence[Result]) -> dict[tuple[_Row, str, str | None], Result]:
+    """Each result at its row, data set and column."""
+    differing: dict[str | None, list[str]] = {}
+    buckets: dict[tuple[str | None, str, str | None], list[Result]] = {}
+    for result in results:
+        buckets.setdefault((result.row, result.dataset, result.column), []).append(result)
+    for (row, _, _), bucket in buckets.items():
+        keys = differing.setdefault(row, [])
+        keys += [key for key in varying(bucket) if key not in keys and not is_seed(key)]
+    return {
+        (_Row(result.row, described(result.values, differing[result.row])), result.dataset, result.column): result
+        for result in results
+    }
+
+
+def _slots(experiment: Experiment, layout: Layout, results: list[Result]) -> list[_Slot]:
+    columns = list(dict.fromkeys(result.column for result in results))
+    measured = [
+        metric
+        for metric in metrics_of(results)
+        if metric.paper in layout.metrics
+        or metric.name in layout.metrics
+        or any(result.spread(metric.name) is not None for result in results)
+    ]
+    slots = []
+    for dataset in dict.fromkeys(result.dataset for result in results):
+        for column in columns:
+            here = [result for result in results if (result.dataset, result.column) == (dataset, column)]
+            for metric in measured:
+                figures = (OURS, PAPER, DIFFERENCE) if has_paper(here, metric) else (OURS,)
+                slots.append(_Slot(dataset, column, metric, figures))
+    if not any(PAPER in slot.figures for slot in slots):
+        slots += _references(experiment, results, columns, [metric for metric in measured if metric.paper])
+    return slots
+
+
+def _references(
+    experiment: Experiment, results: list[Result], columns: list[str | None], metrics: list[Metric]
+) -> list[_Slot]:
+    """The paper's own data sets, where it prints nothing for ours."""
+    found: dict[tuple[str, str | None, Metric], None] = {}
+    for metric in metrics:
+        for result in results:
+            for dataset in published(experiment, result.row, result.column, str(metric.paper)):
+                found[dataset, result.column, metric] = None
+    datasets = dict.fromkeys(dataset for dataset, _, _ in found)
+    return [
+        _Slot(dataset, column, metric, (PAPER,), reference=True)
+        for dataset in datasets
+        for column in columns
+        for metric in metrics
+        if (dataset, column, metric) in found
+    ]
+
+
+def _entries(
+    experiment: Experiment,
+    row: _Row,
+    slot: _Slot,
+    places: dict[tuple[_Row, str, str | None], Result],
+    notes: Notes,
+) -> list[Entry]:
+    if slot.reference:
+        return [papers(published(experiment, row.name, slot.column, str(slot.metric.paper)).get(slot.dataset))]
+    result = places.get((row, slot.dataset, slot.column))
+    numbers = notes.numbers(result.notes) if result else ()
+    made = {OURS: ours(result, slot.metric, numbers)}
+    if PAPER in slot.figures:
+        made[PAPER] = papers(result.paper(str(slot.metric.paper)) if result else None)
+        made[DIFFERENCE] = difference(result, slot.metric)
+    return [made[name] for name in slot.figures]
+
+
+def _upright(
+    experiment: Experiment,
+    layout: Layout,
+    rows: list[_Row],
+    slots: list[_Slot],
+    places: dict[tuple[_Row, str, str | None], Result],
+    notes: Notes,
+) -> Table:
+    heads = _row_heads(experiment, layout, rows)
+    with_columns = any(slot.column is not None for slot in slots)
+    levels: list[list[Heading]] = [[], [], []] if with_columns else [[], []]
+    datasets = list(dict.fromkeys((slot.dataset, slot.reference) for slot in slots))
+    for dataset, reference in datasets:
+        mine = [slot for slot in slots if (slot.dataset, slot.reference) == (dataset, reference)]
+        span = sum(len(slot.figures) for slot in mine)
+        levels[0].append(Heading(_dataset_title(dataset, reference), _dataset_detail(dataset, reference, places), span))
+        if with_columns:
+            for column in dict.fromkeys(slot.column for slot in mine):
+                width = sum(len(slot.figures) for slot in mine if slot.column == column)
+                title = f"{layout.columns} {column or ''}".strip()
+                levels[1].append(Heading(title, span=width))
+        levels[-1] += [
+            Heading(slot.metric.title if name == slot.figures[0] else name, _figure_detail(slot, name))
+            for slot in mine
+            for name in slot.figures
+        ]
+    depth = len(levels)
+    titles = [title for title, _ in heads]
+    levels[0] = [*(Heading(title, depth=depth, numeric=False) for title in titles), *levels[0]]
+    columns = titles + [_leaf(slot, name) for slot in slots for name in slot.figures]
+    body = [
+        [
+            *(take[row] for _, take in heads),
+            *(entry for slot in slots for entry in _entries(experiment, row, slot, places, notes)),
+        ]
+        for row in rows
+    ]
+    return Table(_caption(experiment), levels, columns, body, notes.texts)
+
+
+def _on_its_side(
+    experiment: Experiment,
+    layout: Layout,
+    rows: list[_Row],
+    slots: list[_Slot],
+    places: dict[tuple[_Row, str, str | None], Result],
+    notes: Notes,
+) -> Table:
+    level = [Heading(layout.heads, numeric=False), *(Heading(row.text) for row in rows)]
+    body: list[list[Entry]] = []
+    for slot in slots:
+        across = [_entries(experiment, row, slot, places, notes) for row in rows]
+        for index, name in enumerate(slot.figures):
+            head = Entry(_leaf(slot, name), name)
+            body.append([head, *(entries[index] for entries in across)])
+    columns = [layout.heads, *(row.text for row in rows)]
+    return Table(_caption(experiment), [level], columns, body, notes.texts, sortable=False)
+
+
+def _row_heads(experiment: Experiment, layout: Layout, rows: list[_Row]) -> list[tuple[str, dict[_Row, Entry]]]:
+    """The columns that name the rows: one, and in Table 1 the paper's four."""
+    if experiment.layout == "table1":
+        found = {row: re.match(r"#?\s*([1-9])(?![0-9])", row.name or "") for row in rows}
+        known = {row: match.group(1) for row, match in found.items() if match}
+        if len(known) == len(rows):
+            heads = [("#", {row: Entry(number, value=float(number)) for row, number in known.items()})]
+            for place, title in enumerate(("Feature extractor", "Clustering", "Superpixel")):
+                heads.append((title, {row: Entry(_TABLE_1[number][place]) for row, number in known.items()}))
+            if any(row.variant for row in rows):
+                heads.append(("Variant", {row: Entry(row.variant) for row in rows}))
+            return heads
+    return [(layout.heads, {row: Entry(row.text) for row in rows})]
+
+
+def _dataset_title(dataset: str, reference: bool) -> str:
+    name = _PAPER_NAMES.get(dataset, dataset)
+    return f"the paper on {name}" if reference else name
+
+
+def _dataset_detail(dataset: str, reference: bool, places: dict[tuple[_Row, str, str | None], Result]) -> str:
+    if reference:
+        return "other data, not comparable"
+    return protocol_line(result for (_, name, _), result in places.items() if name == dataset)
+
+
+def _figure_detail(slot: _Slot, name: str) -> str:
+    if slot.reference or name != OURS:
+        return ""
+    return ", ".join(filter(None, [slot.metric.detail, OURS]))
+
+
+def _leaf(slot: _Slot, name: str) -> str:
+    """The heading of a single figure in one line."""
+    where = [_PAPER_NAMES.get(slot.dataset, slot.dataset), slot.column, slot.metric.title]
+    detail = slot.metric.detail if name == OURS else ""
+    return ", ".join(filter(None, [*where, detail])) + f": {name}"
+
+
+def _caption(experiment: Experiment) -> str:
+    number = str(experiment.layout).removeprefix("table")
+    return f"Laid out as the paper's Table {number}"
+
+
+def _remarks(experiment: Experiment, results: list[Result], slots: list[_Slot]) -> list[str]:
+    """What a reader must know before comparing."""
+    remarks = []
+    if LAYOUTS[str(experiment.layout)].on_its_side:
+        for dataset in dict.fromkeys(result.dataset for result in results):
+            line = protocol_line(result for result in results if result.dataset == dataset)
+            remarks += [f"Scored on {_dataset_title(dataset, False)}: {line}."] if line else []
+    compared = any(DIFFERENCE in slot.figures for slot in slots)
+    if not comparable(experiment):
+        remarks.append(
+            f"Not comparable with the paper: this was run at size {experiment.size!r}, which has other images, "
+            "networks and training lengths. Compare which row is better than which, not the figures."
+        )
+    elif any(slot.reference for slot in slots):
+        remarks.append("Not comparable with the paper: it prints no figures for this data set.")
+    if compared:
+        remarks.append("difference = ours " + "minus the paper's, in percentage points; positive: ours is higher.")
+    if any(slot.metric.name == "miou_multi_scale" for slot in slots):
+        remarks.append(
+            "The paper's mIoU stands beside our multi-scale + flip figure: the supplement does not name its scales, "
+            "but its PSPNet baseline equals published multi-scale figures."
+        )
+    if any(len(result.cells) > 1 for result in results):
+        most = max(len(result.cells) for result in results)
+        remarks.append(f"± is the sample standard deviation over up to {most} repeats with other seeds.")
+    return remarks
