@@ -5,17 +5,17 @@ The model: nothing below this module knows HTML or Markdown, nothing above it re
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
-from orchestrator.report.comparing import Result, described, is_seed, results_of
+from orchestrator.report.comparing import Result, described, is_seed, results_of, warning_of
 from orchestrator.report.costs import Costs, cost_table, costs_of
 from orchestrator.report.layouts import laid_out
 from orchestrator.report.plots import Chart, predictions, sweeps, training_curves
 from orchestrator.report.provenance import Provenance, machines_of, provenance_of
 from orchestrator.report.reading import Experiment
 from orchestrator.report.sheets import Sheet, sheets_of
-from orchestrator.report.tables import Table, plain_table
+from orchestrator.report.tables import Table, metrics_of, plain_table
 from orchestrator.storage import Storage
 
 
@@ -74,8 +74,8 @@ class Report:
         """The sections that the page has, as (anchor, name)."""
         sections = [
             ("table", "The paper's table", self.table is not None),
-            ("plots", "Plots", bool(self.sweeps)),
             ("results", "Results", True),
+            ("plots", "Plots", bool(self.sweeps)),
             ("prediction", "PmIoU and mIoU", bool(self.predictions)),
             ("curves", "Training", bool(self.curves)),
             ("pictures", "Pictures", bool(self.sheets)),
@@ -89,11 +89,18 @@ def assemble(experiment: Experiment, storage: Storage) -> Report:
     """Work out everything that a report says."""
     results = results_of(experiment)
     costs = costs_of(experiment)
+    table = laid_out(experiment, results)
+    metrics = metrics_of(results)
+    if table is None:
+        plain = replace(plain_table(results, metrics, "All results"), warning=warning_of(experiment, results))
+    else:
+        # The paper's figures stand in its own layout already.
+        plain = plain_table(results, [replace(metric, paper=None) for metric in metrics], "All results")
     return Report(
         experiment=experiment,
         results=results,
-        table=laid_out(experiment, results),
-        plain=plain_table(results, "All results"),
+        table=table,
+        plain=plain,
         sweeps=sweeps(experiment, results),
         predictions=predictions(results),
         curves=training_curves(experiment),

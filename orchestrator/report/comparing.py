@@ -18,6 +18,7 @@ import numpy as np
 from orchestrator.report.reading import Experiment, ResultCell
 
 Published = float | str
+_SPELT = {"cityscapes": "Cityscapes", "nyuv2": "NYUv2", "ade20k": "ADE20K", "camvid": "CamVid"}
 
 
 @dataclass(frozen=True)
@@ -98,15 +99,21 @@ def is_seed(key: str) -> bool:
 
 def results_of(experiment: Experiment) -> list[Result]:
     """The results in the order in which the cells are written."""
-    grouped: dict[str, Result] = {}
+    grouped: dict[str, list[tuple[int, ResultCell]]] = {}
     for number, cell in enumerate(experiment.cells):
-        values = {key: value for key, value in cell.cell.items() if not is_seed(key)}
-        identity = json.dumps([cell.row, cell.column, values], sort_keys=True)
-        if identity not in grouped:
-            dataset = dataset_of(experiment, cell)
-            grouped[identity] = Result(len(grouped), cell.row, cell.column, dataset, values, [])
-        grouped[identity].cells.append((number, cell))
-    return list(grouped.values())
+        identity = json.dumps([cell.row, cell.column, _without_seeds(cell)], sort_keys=True)
+        grouped.setdefault(identity, []).append((number, cell))
+    results: list[Result] = []
+    for cells in grouped.values():
+        # A repeat that ended well names its data set; one that failed can only say what was asked for.
+        _, first = next((pair for pair in cells if pair[1].status != "failed"), cells[0])
+        dataset = dataset_of(experiment, first)
+        results.append(Result(len(results), first.row, first.column, dataset, _without_seeds(first), cells))
+    return results
+
+
+def _without_seeds(cell: ResultCell) -> dict[str, Any]:
+    return {key: value for key, value in cell.cell.items() if not is_seed(key)}
 
 
 def dataset_of(experiment: Experiment, cell: ResultCell) -> str:
@@ -141,6 +148,24 @@ def published(experiment: Experiment, row: str | None, column: str | None, metri
 def comparable(experiment: Experiment) -> bool:
     """Whether the experiment was run at the size of the paper, as far as the experiment file says."""
     return experiment.size in (None, "paper")
+
+
+def warning_of(experiment: Experiment, results: Iterable[Result]) -> str:
+    """What keeps ours from being compared with the paper's, in a sentence; empty where nothing does."""
+    results = list(results)
+    if not comparable(experiment):
+        return (
+            f"Not comparable with the paper: this was run at size {experiment.size!r}, which has other images, "
+            "networks and training lengths. Compare which row is better than which, not the figures."
+        )
+    if experiment.document.get("rows") and not any(cell.paper for result in results for _, cell in result.cells):
+        return "Not comparable with the paper: it prints no figures for this data set."
+    return ""
+
+
+def dataset_title(dataset: str) -> str:
+    """A data set as its authors spell it."""
+    return _SPELT.get(dataset, dataset)
 
 
 def varying(results: Iterable[Result]) -> list[str]:

@@ -2,7 +2,7 @@
 
 The model: a chart is an SVG element whose colours are classes of the page's style sheet, so that it follows light and
 dark and prints. Series differ in colour, dash and marker, so that colour alone says nothing; values stand beside their
-points; every point names itself on hover. Sizes are in units of a 420 wide view box, which fills a phone's width.
+points; every point names itself on hover. Sizes are in units of a 360 wide view box, which fills a phone's width.
 """
 
 import math
@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 Value = TypeVar("Value")
 
-_WIDTH, _HEIGHT = 420, 268
+_WIDTH, _HEIGHT = 360, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 14, 16, 58
 _CHARACTER = 6.6
 
@@ -102,9 +102,7 @@ def category_chart(title: str, x_label: str, y_label: str, categories: Sequence[
         for index, value in known:
             _error_bar(group, frame, index, value, _at(one.deviations, index))
             _marker(group, one.style, frame.x(index), frame.y(value), _at(one.hints, index) or one.name)
-            others = [other for line in series if line is not one if (other := line.values[index]) is not None]
-            nearest = min(others, key=lambda other: abs(other - value), default=value)
-            above = number == 0 if nearest == value else value > nearest
+            above = _stands_above(series, number, index, value)
             gap = -9 if above else 18
             edge = (_at(one.deviations, index) or 0.0) * (1 if above else -1)
             text = _add(group, "text", "value middle", x=frame.x(index), y=frame.y(value + edge) + gap)
@@ -115,7 +113,7 @@ def category_chart(title: str, x_label: str, y_label: str, categories: Sequence[
 def step_chart(title: str, y_label: str, points: Sequence[Point], y_range: tuple[float, float]) -> str:
     """One line over training steps; the scale is given, so that several charts can share it."""
     svg = _svg(title)
-    scale, ticks = _scale(*y_range, room=0.05)
+    scale, ticks = _scale(*y_range, room=0.15)
     last = max(point.x for point in points)
     first = min(point.x for point in points)
     span = (first, last) if last > first else (first - 1, last + 1)
@@ -130,7 +128,8 @@ def step_chart(title: str, y_label: str, points: Sequence[Point], y_range: tuple
     for point in marked:
         _marker(group, "line-0", frame.x(point.x), frame.y(point.y), point.hint)
     end = points[-1]
-    text = _add(group, "text", "value end", x=frame.x(end.x), y=frame.y(end.y) - 9)
+    falling = len(points) > 1 and points[-2].y > end.y
+    text = _add(group, "text", "value end", x=frame.x(end.x), y=frame.y(end.y) + (17 if falling else -9))
     text.text = end.text
     return _written(svg)
 
@@ -158,6 +157,17 @@ def _free_side(x: float, y: float, taken: list[tuple[float, float]]) -> tuple[st
     near = [(a - x, b - y) for a, b in taken if abs(a - x) < 22 and abs(b - y) < 16]
     sides = [("start", 8.0, 4.0), ("end", -8.0, 4.0), ("middle", 0.0, -9.0), ("middle", 0.0, 18.0)]
     return sides[len(near) % len(sides)]
+
+
+def _stands_above(series: Sequence[Series], number: int, index: int, value: float) -> bool:
+    """Whether a value is written above its point: away from the nearest other line, else away from its own."""
+    others = [other for line in series if line is not series[number] if (other := line.values[index]) is not None]
+    if others:
+        nearest = min(others, key=lambda other: abs(other - value))
+        return number == 0 if nearest == value else value > nearest
+    neighbours = [_at(series[number].values, place) for place in (index - 1, index + 1) if place >= 0]
+    known = [other for other in neighbours if other is not None]
+    return not known or value >= sum(known) / len(known)
 
 
 def _marker(group: ElementTree.Element, style: str, x: float, y: float, hint: str) -> None:

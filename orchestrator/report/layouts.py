@@ -8,9 +8,18 @@ figure for our data set, the figures of its data sets stand beside, and no diffe
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from orchestrator.report.comparing import Result, comparable, described, is_seed, published, varying
+from orchestrator.report.comparing import (
+    Result,
+    comparable,
+    dataset_title,
+    described,
+    is_seed,
+    published,
+    varying,
+    warning_of,
+)
 from orchestrator.report.reading import Experiment
 from orchestrator.report.tables import (
     DIFFERENCE,
@@ -41,7 +50,6 @@ _TABLE_1 = {
     "8": ("DeepLabV3 (Pascal VOC)", "K-means", "✓"),
     "9": ("DeepLabV3 (*)", "K-means", "✓"),
 }
-_PAPER_NAMES = {"cityscapes": "Cityscapes", "nyuv2": "NYUv2", "ade20k": "ADE20K", "camvid": "CamVid"}
 
 
 @dataclass(frozen=True)
@@ -57,8 +65,8 @@ class Layout:
 LAYOUTS = {
     "table1": Layout("#"),
     "table2": Layout("K"),
-    "table3": Layout("# superpixels", ("miou",), on_its_side=True),
-    "table4": Layout("Outliers removed", ("miou",), on_its_side=True),
+    "table3": Layout("# superpixels", on_its_side=True),
+    "table4": Layout("Outliers removed", on_its_side=True),
     "table5": Layout("# images", on_its_side=True),
     "table6": Layout("Method", ("miou",)),
     "table7": Layout("Pre-training", ("miou",), columns="# labeled images"),
@@ -81,13 +89,15 @@ class _Row:
 class _Slot:
     """A metric on a data set in a column; `figures` are those of ours, paper and difference that it has.
 
-    `reference` marks a data set of the paper's on which nothing was run here.
+    `first` marks the first metric of a data set and column, which carries the notes; `reference` a data set of the
+    paper's on which nothing was run here.
     """
 
     dataset: str
     column: str | None
     metric: Metric
     figures: tuple[str, ...]
+    first: bool = False
     reference: bool = False
 
 
@@ -104,8 +114,7 @@ def laid_out(experiment: Experiment, results: list[Result]) -> Table | None:
         table = _on_its_side(experiment, layout, rows, slots, places, notes)
     else:
         table = _upright(experiment, layout, rows, slots, places, notes)
-    table.remarks.extend(_remarks(experiment, results, slots))
-    return table
+    return replace(table, remarks=_remarks(experiment, results, slots), warning=warning_of(experiment, results))
 
 
 def _places(results: Sequence[Result]) -> dict[tuple[_Row, str, str | None], Result]:
@@ -128,9 +137,7 @@ def _slots(experiment: Experiment, layout: Layout, results: list[Result]) -> lis
     measured = [
         metric
         for metric in metrics_of(results)
-        if metric.paper in layout.metrics
-        or metric.name in layout.metrics
-        or any(result.spread(metric.name) is not None for result in results)
+        if (metric.paper in layout.metrics or metric.name in layout.metrics) and _known(experiment, results, metric)
     ]
     slots = []
     for dataset in dict.fromkeys(result.dataset for result in results):
@@ -138,10 +145,23 @@ def _slots(experiment: Experiment, layout: Layout, results: list[Result]) -> lis
             here = [result for result in results if (result.dataset, result.column) == (dataset, column)]
             for metric in measured:
                 figures = (OURS, PAPER, DIFFERENCE) if has_paper(here, metric) else (OURS,)
-                slots.append(_Slot(dataset, column, metric, figures))
+                slots.append(_Slot(dataset, column, metric, figures, first=metric is measured[0]))
     if not any(PAPER in slot.figures for slot in slots):
         slots += _references(experiment, results, columns, [metric for metric in measured if metric.paper])
     return slots
+
+
+def _known(experiment: Experiment, results: list[Result], metric: Metric) -> bool:
+    """Whether anyone has a figure of this metric, or it is one of those that a run would have given."""
+    measured = any(result.spread(metric.name) is not None for result in results)
+    return (
+        measured
+        or metric.name != "pmiou"
+        or any(
+            result.paper("pmiou") is not None or published(experiment, result.row, result.column, "pmiou")
+            for result in results
+        )
+    )
 
 
 def _references(
@@ -173,7 +193,7 @@ def _entries(
     if slot.reference:
         return [papers(published(experiment, row.name, slot.column, str(slot.metric.paper)).get(slot.dataset))]
     result = places.get((row, slot.dataset, slot.column))
-    numbers = notes.numbers(result.notes) if result else ()
+    numbers = notes.numbers(result.notes) if result and slot.first else ()
     made = {OURS: ours(result, slot.metric, numbers)}
     if PAPER in slot.figures:
         made[PAPER] = papers(result.paper(str(slot.metric.paper)) if result else None)
@@ -189,9 +209,10 @@ def _upright(
     places: dict[tuple[_Row, str, str | None], Result],
     notes: Notes,
 ) -> Table:
-    heads = _row_heads(experiment, layout, rows)
+    heads = _row_heads(experiment, layout, rows, places)
     with_columns = any(slot.column is not None for slot in slots)
-    levels: list[list[Heading]] = [[], [], []] if with_columns else [[], []]
+    with_figures = any(len(slot.figures) > 1 for slot in slots)
+    levels: list[list[Heading]] = [[] for _ in range(2 + with_columns + with_figures)]
     datasets = list(dict.fromkeys((slot.dataset, slot.reference) for slot in slots))
     for dataset, reference in datasets:
         mine = [slot for slot in slots if (slot.dataset, slot.reference) == (dataset, reference)]
@@ -202,11 +223,12 @@ def _upright(
                 width = sum(len(slot.figures) for slot in mine if slot.column == column)
                 title = f"{layout.columns} {column or ''}".strip()
                 levels[1].append(Heading(title, span=width))
-        levels[-1] += [
-            Heading(slot.metric.title if name == slot.figures[0] else name, _figure_detail(slot, name))
-            for slot in mine
-            for name in slot.figures
-        ]
+        for slot in mine:
+            alone = len(slot.figures) == 1
+            detail = "" if reference else slot.metric.detail
+            depth = 2 if alone and with_figures else 1
+            levels[1 + with_columns].append(Heading(slot.metric.title, detail, len(slot.figures), depth))
+            levels[-1] += [] if alone else [Heading(name) for name in slot.figures]
     depth = len(levels)
     titles = [title for title, _ in heads]
     levels[0] = [*(Heading(title, depth=depth, numeric=False) for title in titles), *levels[0]]
@@ -234,30 +256,48 @@ def _on_its_side(
     for slot in slots:
         across = [_entries(experiment, row, slot, places, notes) for row in rows]
         for index, name in enumerate(slot.figures):
-            head = Entry(_leaf(slot, name), name)
+            several = len({slot.dataset for slot in slots}) > 1
+            head = Entry(_leaf(slot, name) if several else _leaf(slot, name).split(", ", 1)[1], name)
             body.append([head, *(entries[index] for entries in across)])
     columns = [layout.heads, *(row.text for row in rows)]
     return Table(_caption(experiment), [level], columns, body, notes.texts, sortable=False)
 
 
-def _row_heads(experiment: Experiment, layout: Layout, rows: list[_Row]) -> list[tuple[str, dict[_Row, Entry]]]:
-    """The columns that name the rows: one, and in Table 1 the paper's four."""
+def _row_heads(
+    experiment: Experiment, layout: Layout, rows: list[_Row], places: dict[tuple[_Row, str, str | None], Result]
+) -> list[tuple[str, dict[_Row, Entry]]]:
+    """The columns that name the rows: one, and in Table 1 the paper's four.
+
+    At another size than the paper's, other networks stand in for the paper's; they are named.
+    """
+    networks = {row: _network(experiment, result) for (row, _, _), result in places.items()}
     if experiment.layout == "table1":
         found = {row: re.match(r"#?\s*([1-9])(?![0-9])", row.name or "") for row in rows}
         known = {row: match.group(1) for row, match in found.items() if match}
         if len(known) == len(rows):
-            heads = [("#", {row: Entry(number, value=float(number)) for row, number in known.items()})]
+            heads = [("#", {row: Entry(number, "count", float(number)) for row, number in known.items()})]
             for place, title in enumerate(("Feature extractor", "Clustering", "Superpixel")):
                 heads.append((title, {row: Entry(_TABLE_1[number][place]) for row, number in known.items()}))
+            if not comparable(experiment):
+                heads.append(("Network here", {row: Entry(networks.get(row, "")) for row in rows}))
             if any(row.variant for row in rows):
                 heads.append(("Variant", {row: Entry(row.variant) for row in rows}))
             return heads
     return [(layout.heads, {row: Entry(row.text) for row in rows})]
 
 
+def _network(experiment: Experiment, result: Result) -> str:
+    """The architecture that made the features of a result, from the manifest of its samples."""
+    for _, cell in result.cells:
+        manifest = experiment.manifests.get(cell.steps.get("sample", ""))
+        extractor = manifest.meaning.get("extractor") if manifest else None
+        if isinstance(extractor, dict) and extractor.get("arch"):
+            return str(extractor["arch"])
+    return ""
+
+
 def _dataset_title(dataset: str, reference: bool) -> str:
-    name = _PAPER_NAMES.get(dataset, dataset)
-    return f"the paper on {name}" if reference else name
+    return f"the paper on {dataset_title(dataset)}" if reference else dataset_title(dataset)
 
 
 def _dataset_detail(dataset: str, reference: bool, places: dict[tuple[_Row, str, str | None], Result]) -> str:
@@ -266,15 +306,9 @@ def _dataset_detail(dataset: str, reference: bool, places: dict[tuple[_Row, str,
     return protocol_line(result for (_, name, _), result in places.items() if name == dataset)
 
 
-def _figure_detail(slot: _Slot, name: str) -> str:
-    if slot.reference or name != OURS:
-        return ""
-    return ", ".join(filter(None, [slot.metric.detail, OURS]))
-
-
 def _leaf(slot: _Slot, name: str) -> str:
     """The heading of a single figure in one line."""
-    where = [_PAPER_NAMES.get(slot.dataset, slot.dataset), slot.column, slot.metric.title]
+    where = [dataset_title(slot.dataset), slot.column, slot.metric.title]
     detail = slot.metric.detail if name == OURS else ""
     return ", ".join(filter(None, [*where, detail])) + f": {name}"
 
@@ -292,13 +326,6 @@ def _remarks(experiment: Experiment, results: list[Result], slots: list[_Slot]) 
             line = protocol_line(result for result in results if result.dataset == dataset)
             remarks += [f"Scored on {_dataset_title(dataset, False)}: {line}."] if line else []
     compared = any(DIFFERENCE in slot.figures for slot in slots)
-    if not comparable(experiment):
-        remarks.append(
-            f"Not comparable with the paper: this was run at size {experiment.size!r}, which has other images, "
-            "networks and training lengths. Compare which row is better than which, not the figures."
-        )
-    elif any(slot.reference for slot in slots):
-        remarks.append("Not comparable with the paper: it prints no figures for this data set.")
     if compared:
         remarks.append("difference = ours " + "minus the paper's, in percentage points; positive: ours is higher.")
     if any(slot.metric.name == "miou_multi_scale" for slot in slots):

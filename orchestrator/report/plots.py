@@ -15,6 +15,7 @@ from scipy.stats import spearmanr
 from orchestrator.report.comparing import (
     Result,
     comparable,
+    dataset_title,
     described,
     number_of,
     published,
@@ -23,7 +24,7 @@ from orchestrator.report.comparing import (
 )
 from orchestrator.report.drawing import Point, Series, category_chart, scatter_chart, step_chart
 from orchestrator.report.reading import Experiment
-from orchestrator.report.tables import Metric, figure, metrics_of
+from orchestrator.report.tables import Metric, figure, metrics_of, signed
 
 _AXES = {
     "table2": "number of clusters K (M: number of classes)",
@@ -97,16 +98,17 @@ def _sweep(
     ]
     left_out = f"{len(drawn) - _LINES} more lines are in the table." if len(drawn) > _LINES else ""
     dataset = results[0].dataset
+    unit = f"{metric.title}, %"
     papers = _paper_series(experiment, results, places, categories, metric) if metric.paper else {}
-    unit = f"{metric.heading}, %"
-    together = [papers.pop(dataset)] if dataset in papers and comparable(experiment) else []
+    # What the paper says of our data set is enough, where it says anything.
+    papers = {dataset: papers[dataset]} if dataset in papers else papers
+    together = [papers.pop(dataset)] if own and dataset in papers and comparable(experiment) else []
     if own:
-        charts.append(_category(f"{metric.heading} on {dataset}", axis, unit, categories, [*own, *together], left_out))
-    elif together:
-        papers[dataset] = together[0]
+        title = f"{metric.heading} on {dataset_title(dataset)}"
+        charts.append(_category(title, axis, unit, categories, [*own, *together], left_out))
     for name, series in papers.items():
-        title = f"{metric.title} in the paper, on {name}"
-        charts.append(_category(title, axis, f"{metric.title}, %", categories, [series], ""))
+        title = f"{metric.title} in the paper, on {dataset_title(name)}"
+        charts.append(_category(title, axis, unit, categories, [series], "Another scale: not comparable with ours."))
     return charts
 
 
@@ -190,7 +192,7 @@ class RankCorrelation:
     def __str__(self) -> str:
         if self.value is None:
             return f"Rank correlation (Spearman): not defined over these {self.count} trained cells."
-        return f"Rank correlation (Spearman): {self.value:.2f} over {self.count} trained cells."
+        return f"Rank correlation (Spearman): {signed(self.value, 2)} over {self.count} trained cells."
 
 
 def rank_correlation(pairs: Sequence[tuple[float, float]]) -> RankCorrelation:
@@ -219,8 +221,8 @@ def predictions(results: Iterable[Result]) -> list[Chart]:
                     points.append(Point(pmiou, miou, str(number), hint))
         if len(points) < 2:
             continue
-        title = f"PmIoU and {metric.heading} on {', '.join(filter(None, [dataset, column]))}"
-        svg = scatter_chart(title, "PmIoU of the labels, %", f"{metric.heading}, %", points)
+        title = f"PmIoU and {metric.heading} on {', '.join(filter(None, [dataset_title(dataset), column]))}"
+        svg = scatter_chart(title, "PmIoU of the labels, %", "mIoU, %", points)
         remark = f"{rank_correlation([(p.x, p.y) for p in points])} The numbers are those of the cells."
         charts.append(Chart(title, svg, remark=remark))
     return charts

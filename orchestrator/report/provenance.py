@@ -124,7 +124,8 @@ def _machine(machine: dict[str, Any]) -> str:
     parts = [str(machine.get("host", "a machine"))]
     for name in ("cores", "gpus"):
         if (count := number_of(machine.get(name))) is not None:
-            parts.append(f"{count:g} {name if name == 'cores' else 'GPUs'}")
+            one = name.removesuffix("s").replace("gpu", "GPU")
+            parts.append(f"{count:g} {one}{'' if count == 1 else 's'}")
     if (memory := number_of(machine.get("memory"))) is not None:
         parts.append(f"{size(memory)} of memory")
     return ", ".join(parts)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.report.comparing import Published, Result, Spread, number_of, shown, varying
+from orchestrator.report.comparing import Published, Result, Spread, dataset_title, number_of, shown, varying
 
 OURS, PAPER, DIFFERENCE = "ours", "paper", "difference"
 MINUS = "\N{MINUS SIGN}"
@@ -58,7 +58,10 @@ class Entry:
 
 @dataclass(frozen=True)
 class Table:
-    """A caption, levels of headings, the leaf headings in one line each, rows, and notes numbered from 1."""
+    """A caption, levels of headings, the leaf headings in one line each, rows, and notes numbered from 1.
+
+    `warning` is what a reader must know before looking, `remarks` what helps to read it.
+    """
 
     caption: str
     levels: list[list[Heading]]
@@ -66,6 +69,7 @@ class Table:
     rows: list[list[Entry]]
     notes: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
+    warning: str = ""
     sortable: bool = True
 
 
@@ -119,14 +123,19 @@ def ours(result: Result | None, metric: Metric, notes: tuple[int, ...] = ()) -> 
 
 def _spread(spread: Spread, metric: Metric) -> str:
     text = figure(spread.mean, metric.digits)
-    return text if spread.deviation is None else f"{text} ± {figure(spread.deviation, metric.digits)}"
+    # A count that is the same in every repeat has no spread to speak of.
+    if spread.deviation is None or (not metric.digits and not spread.deviation):
+        return text
+    return f"{text} ± {spread.deviation:.{metric.digits}f}"
 
 
 def papers(value: Published | None) -> Entry:
     """The paper's figure, as it prints it."""
     if value is None:
         return Entry("", PAPER)
-    return Entry(value, PAPER) if isinstance(value, str) else Entry(f"{value:g}", PAPER, float(value))
+    if isinstance(value, str):
+        return Entry(value, PAPER)
+    return Entry(f"{value:.1f}" if round(value, 1) == value else f"{value:g}", PAPER, float(value))
 
 
 def difference(result: Result | None, metric: Metric) -> Entry:
@@ -182,8 +191,8 @@ _ALSO = (
 )
 
 
-def plain_table(results: list[Result], caption: str) -> Table:
-    """Every result with the keys of the grid that tell it from the others, all metrics, and how it ended."""
+def plain_table(results: list[Result], compared: list[Metric], caption: str) -> Table:
+    """Every result with the keys of the grid that tell it from the others, the metrics, and how it ended."""
     keys = varying(results)
     labels: list[tuple[str, Any]] = []
     if any(result.row is not None for result in results):
@@ -191,7 +200,7 @@ def plain_table(results: list[Result], caption: str) -> Table:
     if any(result.column is not None for result in results):
         labels.append(("column", lambda result: result.column or ""))
     if len({result.dataset for result in results}) > 1:
-        labels.append(("data set", lambda result: result.dataset))
+        labels.append(("data set", lambda result: dataset_title(result.dataset)))
     # Rows and columns have names, so the keys that make them up would say the same again.
     if not labels or len({(r.row, r.column, r.dataset) for r in results}) < len(results):
         labels += [(key.removeprefix("labels."), _value_of(key)) for key in keys if key != "dataset.name"]
@@ -199,7 +208,7 @@ def plain_table(results: list[Result], caption: str) -> Table:
         labels = [("result", lambda result: "the only cell")]
     metrics = [
         metric
-        for metric in (*metrics_of(results), *_ALSO)
+        for metric in (*compared, *_ALSO)
         if any(result.spread(metric.name) is not None for result in results) or has_paper(results, metric)
     ]
     repeated = any(len(result.cells) > 1 for result in results)
@@ -207,9 +216,9 @@ def plain_table(results: list[Result], caption: str) -> Table:
     second: list[Heading] = []
     columns = [title for title, _ in labels]
     for metric in metrics:
-        compared = has_paper(results, metric)
-        first.append(Heading(metric.title, metric.detail, 3 if compared else 1, 1 if compared else 2))
-        if compared:
+        with_paper = has_paper(results, metric)
+        first.append(Heading(metric.title, metric.detail, 3 if with_paper else 1, 1 if with_paper else 2))
+        if with_paper:
             second += [Heading(text) for text in (OURS, PAPER, DIFFERENCE)]
             columns += [f"{metric.heading}: {text}" for text in (OURS, PAPER, DIFFERENCE)]
         else:
@@ -232,7 +241,7 @@ def plain_table(results: list[Result], caption: str) -> Table:
         for result in results
     ]
     protocol = protocol_line(results)
-    datasets = ", ".join(dict.fromkeys(result.dataset for result in results))
+    datasets = ", ".join(dict.fromkeys(dataset_title(result.dataset) for result in results))
     remarks = [f"Scored on {datasets}: {protocol}." if protocol else f"Data set: {datasets}."]
     return Table(caption, [first, second] if second else [first], columns, rows, notes.texts, remarks)
 
@@ -257,8 +266,10 @@ def _as_number(text: str) -> float | None:
 
 def _measures(result: Result, metrics: list[Metric], results: list[Result]) -> list[Entry]:
     entries = []
+    # A result that has failed altogether says so once, as its status.
+    ended = len(result.failed) < len(result.cells)
     for metric in metrics:
-        entries.append(ours(result, metric))
+        entries.append(ours(result, metric) if ended else Entry("", OURS))
         if has_paper(results, metric):
             entries += [papers(result.paper(str(metric.paper))), difference(result, metric)]
     return entries
@@ -268,4 +279,4 @@ def _status(result: Result) -> Entry:
     states = dict.fromkeys(cell.status for _, cell in result.cells)
     text = ", ".join(states)
     errors = "; ".join(f"cell {number}: {cell.error or 'failed'}" for number, cell in result.failed)
-    return Entry(text, "failed" if result.failed else "status", anchor=result.anchor, hint=errors)
+    return Entry(text, "status failed" if result.failed else "status", anchor=result.anchor, hint=errors)
