@@ -105,7 +105,10 @@ def _table(table: Table) -> str:
         _line(["---:" if right else "---" for right in numeric]),
         *(_line([_place(entry) for entry in row]) for row in table.rows),
     ]
-    parts = [f"## {_text(table.caption)}", "\n".join(lines)]
+    parts = [f"## {_text(table.caption)}"]
+    if table.warning:
+        parts.append(f"**{_text(table.warning)}**")
+    parts.append("\n".join(lines))
     if table.notes:
         parts.append("\n".join(f"{number}. {_text(note)}" for number, note in enumerate(table.notes, start=1)))
     parts += [_text(remark) for remark in table.remarks]
