@@ -134,7 +134,7 @@ def _parser() -> argparse.ArgumentParser:
 
     report = _command(commands, "report", "tables, plots, pictures, cost and provenance as HTML, CSV and Markdown")
     report.add_argument(
-        "what",
+        "experiment",
         metavar="STORAGE_OR_EXPERIMENT",
         help="a storage: all its experiments; an experiment file, or demo: its own results",
     )

@@ -19,7 +19,8 @@ from orchestrator.exporting import export_label_maps
 from orchestrator.pictures import write_sheets
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Progress
-from orchestrator.report.command import write_reports
+from orchestrator.report.command import announce, named_storage
+from orchestrator.report.writing import write_all, write_one
 from orchestrator.results import collect, write_results
 from orchestrator.spec import load_document
 from orchestrator.storage import Storage
@@ -145,8 +146,12 @@ def verify(options: Namespace) -> int:
 
 
 def report(options: Namespace) -> int:
-    """Write reports of a storage or of an experiment."""
-    return write_reports(options)
+    """Write the reports of a storage, or of one experiment on it."""
+    storage = named_storage(options.experiment, options.overrides)
+    if storage is not None:
+        return announce(write_all(storage, options.output), options)
+    name = str(_document(options)["name"])
+    return announce(write_one(Storage(options.storage), name, options.output), options)
 
 
 def _run(document: dict[str, Any], options: Namespace) -> int:

@@ -20,12 +20,12 @@ from orchestrator.storage import Storage
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A failed cell: what it is, where its provenance stands, what went wrong."""
+class Shortfall:
+    """A cell that is not whole: what it is, where its provenance stands, and why."""
 
     name: str
     anchor: str
-    error: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,19 @@ class Report:
     provenance: Provenance
 
     @cached_property
-    def failures(self) -> list[Failure]:
-        """The failed cells, in their order."""
-        found = [
-            (number, Failure(_name(number, result, cell.cell), result.anchor, cell.error or "failed"))
-            for result in self.results
-            for number, cell in result.failed
-        ]
-        return [failure for _, failure in sorted(found, key=lambda pair: pair[0])]
+    def shortfalls(self) -> dict[str, list[Shortfall]]:
+        """The cells that are neither done nor cached, by status and in their order."""
+        found: dict[str, list[tuple[int, Shortfall]]] = {}
+        for result in self.results:
+            for number, cell in result.cells:
+                if cell.status not in ("done", "cached"):
+                    why = cell.error or cell.reason or cell.status
+                    shortfall = Shortfall(_name(number, result, cell.cell), result.anchor, why)
+                    found.setdefault(cell.status, []).append((number, shortfall))
+        return {
+            status: [shortfall for _, shortfall in sorted(cells, key=lambda pair: pair[0])]
+            for status, cells in sorted(found.items())
+        }
 
     @property
     def machines(self) -> Sequence[str]:

@@ -1,4 +1,4 @@
-"""``lookbeyond report``: reports of a storage, or of one experiment on it."""
+"""What `lookbeyond report` is asked for, and what it answers."""
 
 import json
 import sys
@@ -6,15 +6,32 @@ from argparse import Namespace
 from dataclasses import asdict
 from pathlib import Path
 
-from orchestrator.report.writing import Written, write_all, write_one
-from orchestrator.spec import load_document
+from orchestrator.report.writing import Written
 from orchestrator.storage import Storage
 from workloads.errors import InputError
 
 
-def write_reports(options: Namespace) -> int:
-    """Write what was asked for and say where it lies."""
-    written = _write(options)
+def named_storage(what: str, overrides: list[str]) -> Storage | None:
+    """The storage that a word names, a folder or a URI; None where it names an experiment.
+
+    Raises:
+        InputError: the word names neither, or keys of an experiment are given with a storage.
+    """
+    path = Path(what)
+    if "://" in what or path.is_dir():
+        if overrides:
+            raise InputError(
+                f"override {overrides[0]!r} belongs to an experiment, and {what} is a storage; "
+                "give an experiment file to set its keys"
+            )
+        return Storage(what)
+    if what != "demo" and not path.exists() and path.suffix not in (".yaml", ".yml"):
+        raise InputError(f"{what} is neither a storage (a folder or a URI) nor an experiment file (YAML)")
+    return None
+
+
+def announce(written: Written, options: Namespace) -> int:
+    """Say where the reports lie, and what kept others from being written; the exit code."""
     if options.json:
         print(json.dumps(asdict(written), indent=1))
     else:
@@ -25,21 +42,3 @@ def write_reports(options: Namespace) -> int:
     for line in written.problems:
         print(f"lookbeyond: {line}", file=sys.stderr)
     return 2 if written.problems else 0
-
-
-def _write(options: Namespace) -> Written:
-    what = options.what
-    path = Path(what)
-    if "://" in what or path.is_dir():
-        if options.overrides:
-            raise InputError(
-                f"override {options.overrides[0]!r} belongs to an experiment, and {what} is a storage; "
-                "give an experiment file to set its keys"
-            )
-        return write_all(Storage(what), options.output)
-    if what == "demo" and not path.exists():
-        path = Path(__file__).parents[1] / "demo.yaml"
-    elif not path.exists() and path.suffix not in (".yaml", ".yml"):
-        raise InputError(f"{what} is neither a storage (a folder or a URI) nor an experiment file (YAML)")
-    name = load_document(path, options.overrides)["name"]
-    return write_one(Storage(options.storage), str(name), options.output)

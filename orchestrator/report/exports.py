@@ -36,6 +36,7 @@ def render_csv(report: Report) -> bytes:
                 "size": experiment.size,
                 "status": cell.status,
                 "error": cell.error,
+                "reason": cell.reason,
             }
             | {f"cell.{key}": _scalar(value) for key, value in cell.cell.items()}
             | _flat("metrics", cell.metrics)
@@ -81,12 +82,12 @@ def _scalar(value: Any) -> Any:
 def render_markdown(report: Report) -> bytes:
     """Title, how it ended, and every table, UTF-8."""
     experiment = report.experiment
-    states = ", ".join(f"{experiment.count(status)} {status}" for status in ("done", "cached", "failed"))
+    states = _text(", ".join(f"{count} {status}" for status, count in experiment.counts.items()))
     size = f", size {experiment.size}" if experiment.size else ""
     parts = [f"# {_text(experiment.title)}", f"{_text(experiment.name)}{_text(size)}: {states}."]
-    if report.failures:
-        lines = [f"- {_text(failure.name)}: {_text(failure.error)}" for failure in report.failures]
-        parts += ["Failed cells:", "\n".join(lines)]
+    for status, cells in report.shortfalls.items():
+        lines = [f"- {_text(cell.name)}: {_text(cell.why)}" for cell in cells]
+        parts += [f"Cells {_text(status)}:", "\n".join(lines)]
     if experiment.problems:
         parts.append("\n".join(f"- {_text(problem)}" for problem in experiment.problems))
     parts += [_table(table) for table in (report.table, report.plain, report.costs) if table is not None]

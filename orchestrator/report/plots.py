@@ -210,7 +210,7 @@ def predictions(results: Iterable[Result]) -> list[Chart]:
     charts = []
     for dataset, column in dict.fromkeys((result.dataset, result.column) for result in results):
         here = [result for result in results if (result.dataset, result.column) == (dataset, column)]
-        metric = metrics_of(here)[-1]
+        metric = metrics_of(here)[1]
         points = []
         for result in here:
             for number, cell in result.cells:

@@ -155,8 +155,7 @@ def _cell(experiment: Experiment, number: int, cell: ResultCell) -> CellEntry:
         for name in cell.metrics
         if (value := number_of(cell.metrics[name])) is not None
     ]
-    if cell.error:
-        facts.append(("error", cell.error))
+    facts += [(name, text) for name, text in (("error", cell.error), ("reason", cell.reason)) if text]
     return CellEntry(number, cell.status, facts, list(cell.steps.items()), cell.quarantined)
 
 

@@ -8,7 +8,7 @@ the report says so. The failure this guards against: a report that can only be m
 import json
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -21,14 +21,22 @@ from workloads.errors import InputError
 _Name = Annotated[str | None, BeforeValidator(lambda value: value if value is None else str(value))]
 
 
+# Cells that ended so have all their steps on the storage.
+_WHOLE = ("done", "cached")
+
+
 class ResultCell(BaseModel):
-    """One cell of the grid as the results file has it. What is not named here is left alone."""
+    """One cell of the grid as the results file has it. What is not named here is left alone.
+
+    `status` is done, cached, failed, or how a cell was set aside (not trained), with its `reason`.
+    """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
     cell: dict[str, Any]
-    status: Literal["done", "cached", "failed"]
+    status: str
     error: str | None = None
+    reason: str | None = None
     metrics: dict[str, Any] = Field(default_factory=dict)
     steps: dict[str, str] = Field(default_factory=dict)
     seconds: dict[str, float] = Field(default_factory=dict)
@@ -81,9 +89,13 @@ class Experiment:
         size = self.document.get("size")
         return None if size is None else str(size)
 
-    def count(self, status: str) -> int:
-        """How many cells ended so."""
-        return sum(cell.status == status for cell in self.cells)
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many cells ended how; done, cached and failed are always named."""
+        counts = dict.fromkeys(("done", "cached", "failed"), 0)
+        for cell in self.cells:
+            counts[cell.status] = counts.get(cell.status, 0) + 1
+        return counts
 
 
 def experiment_names(storage: Storage) -> list[str]:
@@ -113,7 +125,7 @@ def read_experiment(storage: Storage, name: str) -> Experiment:
     except ValueError as error:
         raise InputError(f"{storage.locate(path)} cannot be read ({error}); `lookbeyond run` writes it again") from None
     keys = list(dict.fromkeys(key for cell in results.cells for key in cell.steps.values()))
-    finished = {key for cell in results.cells if cell.status != "failed" for key in cell.steps.values()}
+    finished = {key for cell in results.cells if cell.status in _WHOLE for key in cell.steps.values()}
     manifests, problems = _read_manifests(storage, keys, finished)
     trained = [key for key, manifest in manifests.items() if manifest.kind in ("pretrain", "finetune")]
     histories = {key: history for key in trained if (history := _history(storage, key))}

@@ -109,7 +109,8 @@ def ours(result: Result | None, metric: Metric, notes: tuple[int, ...] = ()) -> 
     if result is None:
         return Entry("", OURS)
     spread = result.spread(metric.name)
-    hints = [f"cell {number}: {cell.error or 'failed'}" for number, cell in result.failed]
+    hints = [f"cell {number}: {cell.reason}" for number, cell in result.cells if cell.reason]
+    hints += [f"cell {number}: {cell.error or 'failed'}" for number, cell in result.failed]
     if spread is None:
         text = "failed" if len(result.failed) == len(result.cells) else NOTHING
         return Entry(text, "failed" if text == "failed" else OURS, None, result.anchor, "; ".join(hints), notes=notes)
@@ -278,5 +279,6 @@ def _measures(result: Result, metrics: list[Metric], results: list[Result]) -> l
 def _status(result: Result) -> Entry:
     states = dict.fromkeys(cell.status for _, cell in result.cells)
     text = ", ".join(states)
-    errors = "; ".join(f"cell {number}: {cell.error or 'failed'}" for number, cell in result.failed)
-    return Entry(text, "status failed" if result.failed else "status", anchor=result.anchor, hint=errors)
+    whys = [(number, cell.error or cell.reason) for number, cell in result.cells]
+    hint = "; ".join(f"cell {number}: {why}" for number, why in whys if why)
+    return Entry(text, "status failed" if result.failed else "status", anchor=result.anchor, hint=hint)

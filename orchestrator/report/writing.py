@@ -91,4 +91,4 @@ def _write(report: Report, target: Storage, folder: str, written: Written) -> No
 def _index_line(report: Report) -> IndexLine:
     experiment = report.experiment
     started = str(experiment.provenance.get("started", ""))
-    return IndexLine(experiment.name, experiment.title, started, len(experiment.cells), experiment.count("failed"))
+    return IndexLine(experiment.name, experiment.title, started, len(experiment.cells), experiment.counts["failed"])

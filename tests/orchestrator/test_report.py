@@ -291,7 +291,7 @@ def test_shards_that_two_image_counts_share_are_paid_once(made: HandMade) -> Non
 
 def test_the_rank_correlation_is_scipys(made: HandMade) -> None:
     document = made.table("table2", seeds=3)
-    pairs = [(cell["metrics"]["pmiou"], cell["metrics"]["miou_multi_scale"]) for cell in document["cells"]]
+    pairs = [(cell["metrics"]["pmiou"], cell["metrics"]["miou"]) for cell in document["cells"]]
     expected = spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic
     _, outline = page_of(made.storage, "table2")
     assert f"Rank correlation (Spearman): {signed(expected, 2)} over 9 trained cells" in outline.text
@@ -316,6 +316,24 @@ def test_a_failed_cell_is_named_with_its_error_and_leaves_the_others(made: HandM
     assert "weights 0 are missing" in markdown
     row = next(csv.DictReader(io.StringIO(made.storage.read("report/table2.csv").decode())))
     assert (row["status"], row["error"], row["metrics.pmiou"]) == ("failed", "weights 0 are missing", "")
+
+
+def test_a_cell_that_was_set_aside_keeps_its_pmiou_and_says_why(made: HandMade) -> None:
+    document = made.table("table2", seeds=1)
+    reason = "PmIoU 17.80 is not among the 2 best of 3 labellings"
+    aside = document["cells"][2] | {"status": "not trained", "reason": reason}
+    aside["metrics"] = {name: value for name, value in aside["metrics"].items() if "miou" not in name}
+    aside["metrics"]["pmiou"] = 17.8
+    del aside["steps"]["finetune"]
+    document["cells"][2] = aside
+    made.storage.replace("results/table2.json", json.dumps(document).encode())
+    _, outline = page_of(made.storage, "table2")
+    assert "1 not trained" in outline.text and "0 failed" in outline.text
+    assert reason in outline.text
+    last = table_of(made.storage, "table2").rows[-1]
+    assert [entry.text for entry in last[:4]] == ["2.0 x M", "17.80", "17.8", "0.0"]
+    assert "not defined over these 2 trained cells" in outline.text
+    assert reason in made.storage.read("report/table2.md").decode()
 
 
 def test_notes_are_numbered_and_printed_below_the_table(made: HandMade) -> None:
@@ -473,7 +491,7 @@ def test_missing_results_say_what_there_is(made: HandMade, capsys: pytest.Captur
     [
         (b"{", "cannot be read"),
         (b"[]", "does not hold results"),
-        (b'{"experiment": {}, "provenance": {}, "cells": [{"cell": {}, "status": "great"}]}', "cells.0.status"),
+        (b'{"experiment": {}, "provenance": {}, "cells": [{"cell": {}, "status": 3}]}', "cells.0.status"),
     ],
 )
 def test_a_damaged_results_file_is_named_and_the_other_reports_are_written(
