@@ -7,7 +7,7 @@ figure for our data set, the figures of its data sets stand beside, and no diffe
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from orchestrator.report.comparing import (
@@ -85,6 +85,10 @@ class _Row:
         return ", ".join(filter(None, [self.name, self.variant])) or "all"
 
 
+# Row, data set and column of a result.
+_Place = tuple[_Row, str, str | None]
+
+
 @dataclass(frozen=True)
 class _Slot:
     """A metric on a data set in a column; `figures` are those of ours, paper and difference that it has.
@@ -109,15 +113,12 @@ def laid_out(experiment: Experiment, results: list[Result]) -> Table | None:
     places = _places(results)
     rows = list(dict.fromkeys(row for row, _, _ in places))
     slots = _slots(experiment, layout, results)
-    notes = Notes()
-    if layout.on_its_side:
-        table = _on_its_side(experiment, layout, rows, slots, places, notes)
-    else:
-        table = _upright(experiment, layout, rows, slots, places, notes)
+    page = _Page(experiment, layout, rows, slots, places, Notes())
+    table = page.on_its_side() if layout.on_its_side else page.upright()
     return replace(table, remarks=_remarks(experiment, results, slots), warning=warning_of(experiment, results))
 
 
-def _places(results: Sequence[Result]) -> dict[tuple[_Row, str, str | None], Result]:
+def _places(results: Sequence[Result]) -> dict[_Place, Result]:
     """Each result at its row, data set and column."""
     differing: dict[str | None, list[str]] = {}
     buckets: dict[tuple[str | None, str, str | None], list[Result]] = {}
@@ -183,107 +184,112 @@ def _references(
     ]
 
 
-def _entries(
-    experiment: Experiment,
-    row: _Row,
-    slot: _Slot,
-    places: dict[tuple[_Row, str, str | None], Result],
-    notes: Notes,
-) -> list[Entry]:
-    if slot.reference:
-        return [papers(published(experiment, row.name, slot.column, str(slot.metric.paper)).get(slot.dataset))]
-    result = places.get((row, slot.dataset, slot.column))
-    numbers = notes.numbers(result.notes) if result and slot.first else ()
-    made = {OURS: ours(result, slot.metric, numbers)}
-    if PAPER in slot.figures:
-        made[PAPER] = papers(result.paper(str(slot.metric.paper)) if result else None)
-        made[DIFFERENCE] = difference(result, slot.metric)
-    return [made[name] for name in slot.figures]
+@dataclass(frozen=True)
+class _Page:
+    """The rows and slots of a table, and which result stands where they meet."""
 
+    experiment: Experiment
+    layout: Layout
+    rows: list[_Row]
+    slots: list[_Slot]
+    places: dict[_Place, Result]
+    notes: Notes
 
-def _upright(
-    experiment: Experiment,
-    layout: Layout,
-    rows: list[_Row],
-    slots: list[_Slot],
-    places: dict[tuple[_Row, str, str | None], Result],
-    notes: Notes,
-) -> Table:
-    heads = _row_heads(experiment, layout, rows, places)
-    with_columns = any(slot.column is not None for slot in slots)
-    with_figures = any(len(slot.figures) > 1 for slot in slots)
-    levels: list[list[Heading]] = [[] for _ in range(2 + with_columns + with_figures)]
-    datasets = list(dict.fromkeys((slot.dataset, slot.reference) for slot in slots))
-    for dataset, reference in datasets:
-        mine = [slot for slot in slots if (slot.dataset, slot.reference) == (dataset, reference)]
-        span = sum(len(slot.figures) for slot in mine)
-        levels[0].append(Heading(_dataset_title(dataset, reference), _dataset_detail(dataset, reference, places), span))
-        if with_columns:
-            for column in dict.fromkeys(slot.column for slot in mine):
-                width = sum(len(slot.figures) for slot in mine if slot.column == column)
-                title = f"{layout.columns} {column or ''}".strip()
-                levels[1].append(Heading(title, span=width))
-        for slot in mine:
-            alone = len(slot.figures) == 1
-            detail = "" if reference else slot.metric.detail
-            depth = 2 if alone and with_figures else 1
-            levels[1 + with_columns].append(Heading(slot.metric.title, detail, len(slot.figures), depth))
-            levels[-1] += [] if alone else [Heading(name) for name in slot.figures]
-    depth = len(levels)
-    titles = [title for title, _ in heads]
-    levels[0] = [*(Heading(title, depth=depth, numeric=False) for title in titles), *levels[0]]
-    columns = titles + [_leaf(slot, name) for slot in slots for name in slot.figures]
-    body = [
-        [
-            *(take[row] for _, take in heads),
-            *(entry for slot in slots for entry in _entries(experiment, row, slot, places, notes)),
+    def entries(self, row: _Row, slot: _Slot) -> list[Entry]:
+        """The figures of a slot in a row."""
+        if slot.reference:
+            printed = published(self.experiment, row.name, slot.column, str(slot.metric.paper))
+            return [papers(printed.get(slot.dataset))]
+        result = self.places.get((row, slot.dataset, slot.column))
+        numbers = self.notes.numbers(result.notes) if result and slot.first else ()
+        made = {OURS: ours(result, slot.metric, numbers)}
+        if PAPER in slot.figures:
+            made[PAPER] = papers(result.paper(str(slot.metric.paper)) if result else None)
+            made[DIFFERENCE] = difference(result, slot.metric)
+        return [made[name] for name in slot.figures]
+
+    def upright(self) -> Table:
+        """A line per row; data sets, columns and metrics head the figures."""
+        heads = self.row_heads()
+        body = [
+            [*(entry_of[row] for _, entry_of in heads), *(e for slot in self.slots for e in self.entries(row, slot))]
+            for row in self.rows
         ]
-        for row in rows
-    ]
-    return Table(_caption(experiment), levels, columns, body, notes.texts)
+        titles = [title for title, _ in heads]
+        columns = titles + [_leaf(slot, name) for slot in self.slots for name in slot.figures]
+        return Table(self.caption, self.levels(titles), columns, body, self.notes.texts)
+
+    def on_its_side(self) -> Table:
+        """A line per figure; the rows head the columns."""
+        several = len({slot.dataset for slot in self.slots}) > 1
+        body: list[list[Entry]] = []
+        for slot in self.slots:
+            across = [self.entries(row, slot) for row in self.rows]
+            for index, name in enumerate(slot.figures):
+                head = Entry(_leaf(slot, name) if several else _within_dataset(slot, name), name)
+                body.append([head, *(entries[index] for entries in across)])
+        level = [Heading(self.layout.heads, numeric=False), *(Heading(row.text) for row in self.rows)]
+        columns = [heading.text for heading in level]
+        return Table(self.caption, [level], columns, body, self.notes.texts, sortable=False)
+
+    @property
+    def caption(self) -> str:
+        """What the table follows."""
+        return f"Laid out as the paper's Table {str(self.experiment.layout).removeprefix('table')}"
+
+    def levels(self, titles: list[str]) -> list[list[Heading]]:
+        """The headings of an upright table: data set, column (where there are columns), metric, figure."""
+        with_columns = any(slot.column is not None for slot in self.slots)
+        with_figures = any(len(slot.figures) > 1 for slot in self.slots)
+        levels: list[list[Heading]] = [[] for _ in range(2 + with_columns + with_figures)]
+        levels[0] = [Heading(title, depth=len(levels), numeric=False) for title in titles]
+        for dataset, reference in dict.fromkeys((slot.dataset, slot.reference) for slot in self.slots):
+            mine = [slot for slot in self.slots if (slot.dataset, slot.reference) == (dataset, reference)]
+            levels[0].append(self.dataset_heading(dataset, mine))
+            if with_columns:
+                for column in dict.fromkeys(slot.column for slot in mine):
+                    title = f"{self.layout.columns} {column or ''}".strip()
+                    levels[1].append(Heading(title, span=_width(slot for slot in mine if slot.column == column)))
+            for slot in mine:
+                alone = len(slot.figures) == 1
+                detail = "" if reference else slot.metric.detail
+                depth = 2 if alone and with_figures else 1
+                levels[1 + with_columns].append(Heading(slot.metric.title, detail, len(slot.figures), depth))
+                levels[-1] += [] if alone else [Heading(name) for name in slot.figures]
+        return levels
+
+    def dataset_heading(self, dataset: str, slots: list[_Slot]) -> Heading:
+        """A data set with its protocol; one of the paper's says that it is no match for ours."""
+        if slots[0].reference:
+            title = f"the paper on {dataset_title(dataset)}"
+            return Heading(title, "other data, not comparable", _width(slots))
+        protocol = protocol_line(result for (_, name, _), result in self.places.items() if name == dataset)
+        return Heading(dataset_title(dataset), protocol, _width(slots))
+
+    def row_heads(self) -> list[tuple[str, dict[_Row, Entry]]]:
+        """The columns that name the rows: one, and in Table 1 the paper's four."""
+        if self.experiment.layout == "table1":
+            found = {row: re.match(r"#?\s*([1-9])(?![0-9])", row.name or "") for row in self.rows}
+            numbers = {row: match.group(1) for row, match in found.items() if match}
+            if len(numbers) == len(self.rows):
+                return self.conditions(numbers)
+        return [(self.layout.heads, {row: Entry(row.text) for row in self.rows})]
+
+    def conditions(self, numbers: dict[_Row, str]) -> list[tuple[str, dict[_Row, Entry]]]:
+        """Table 1's conditions as the paper describes them; other networks that stand in for the paper's are named."""
+        heads = [("#", {row: Entry(number, "count", float(number)) for row, number in numbers.items()})]
+        for place, title in enumerate(("Feature extractor", "Clustering", "Superpixel")):
+            heads.append((title, {row: Entry(_TABLE_1[number][place]) for row, number in numbers.items()}))
+        if not comparable(self.experiment):
+            networks = {row: _network(self.experiment, result) for (row, _, _), result in self.places.items()}
+            heads.append(("Network here", {row: Entry(networks[row]) for row in self.rows}))
+        if any(row.variant for row in self.rows):
+            heads.append(("Variant", {row: Entry(row.variant) for row in self.rows}))
+        return heads
 
 
-def _on_its_side(
-    experiment: Experiment,
-    layout: Layout,
-    rows: list[_Row],
-    slots: list[_Slot],
-    places: dict[tuple[_Row, str, str | None], Result],
-    notes: Notes,
-) -> Table:
-    level = [Heading(layout.heads, numeric=False), *(Heading(row.text) for row in rows)]
-    body: list[list[Entry]] = []
-    for slot in slots:
-        across = [_entries(experiment, row, slot, places, notes) for row in rows]
-        for index, name in enumerate(slot.figures):
-            several = len({slot.dataset for slot in slots}) > 1
-            head = Entry(_leaf(slot, name) if several else _leaf(slot, name).split(", ", 1)[1], name)
-            body.append([head, *(entries[index] for entries in across)])
-    columns = [layout.heads, *(row.text for row in rows)]
-    return Table(_caption(experiment), [level], columns, body, notes.texts, sortable=False)
-
-
-def _row_heads(
-    experiment: Experiment, layout: Layout, rows: list[_Row], places: dict[tuple[_Row, str, str | None], Result]
-) -> list[tuple[str, dict[_Row, Entry]]]:
-    """The columns that name the rows: one, and in Table 1 the paper's four.
-
-    At another size than the paper's, other networks stand in for the paper's; they are named.
-    """
-    networks = {row: _network(experiment, result) for (row, _, _), result in places.items()}
-    if experiment.layout == "table1":
-        found = {row: re.match(r"#?\s*([1-9])(?![0-9])", row.name or "") for row in rows}
-        known = {row: match.group(1) for row, match in found.items() if match}
-        if len(known) == len(rows):
-            heads = [("#", {row: Entry(number, "count", float(number)) for row, number in known.items()})]
-            for place, title in enumerate(("Feature extractor", "Clustering", "Superpixel")):
-                heads.append((title, {row: Entry(_TABLE_1[number][place]) for row, number in known.items()}))
-            if not comparable(experiment):
-                heads.append(("Network here", {row: Entry(networks.get(row, "")) for row in rows}))
-            if any(row.variant for row in rows):
-                heads.append(("Variant", {row: Entry(row.variant) for row in rows}))
-            return heads
-    return [(layout.heads, {row: Entry(row.text) for row in rows})]
+def _width(slots: Iterable[_Slot]) -> int:
+    return sum(len(slot.figures) for slot in slots)
 
 
 def _network(experiment: Experiment, result: Result) -> str:
@@ -296,26 +302,14 @@ def _network(experiment: Experiment, result: Result) -> str:
     return ""
 
 
-def _dataset_title(dataset: str, reference: bool) -> str:
-    return f"the paper on {dataset_title(dataset)}" if reference else dataset_title(dataset)
-
-
-def _dataset_detail(dataset: str, reference: bool, places: dict[tuple[_Row, str, str | None], Result]) -> str:
-    if reference:
-        return "other data, not comparable"
-    return protocol_line(result for (_, name, _), result in places.items() if name == dataset)
-
-
 def _leaf(slot: _Slot, name: str) -> str:
     """The heading of a single figure in one line."""
-    where = [dataset_title(slot.dataset), slot.column, slot.metric.title]
+    return f"{dataset_title(slot.dataset)}, {_within_dataset(slot, name)}"
+
+
+def _within_dataset(slot: _Slot, name: str) -> str:
     detail = slot.metric.detail if name == OURS else ""
-    return ", ".join(filter(None, [*where, detail])) + f": {name}"
-
-
-def _caption(experiment: Experiment) -> str:
-    number = str(experiment.layout).removeprefix("table")
-    return f"Laid out as the paper's Table {number}"
+    return ", ".join(filter(None, [slot.column, slot.metric.title, detail])) + f": {name}"
 
 
 def _remarks(experiment: Experiment, results: list[Result], slots: list[_Slot]) -> list[str]:
@@ -324,7 +318,7 @@ def _remarks(experiment: Experiment, results: list[Result], slots: list[_Slot]) 
     if LAYOUTS[str(experiment.layout)].on_its_side:
         for dataset in dict.fromkeys(result.dataset for result in results):
             line = protocol_line(result for result in results if result.dataset == dataset)
-            remarks += [f"Scored on {_dataset_title(dataset, False)}: {line}."] if line else []
+            remarks += [f"Scored on {dataset_title(dataset)}: {line}."] if line else []
     compared = any(DIFFERENCE in slot.figures for slot in slots)
     if compared:
         remarks.append("difference = ours " + "minus the paper's, in percentage points; positive: ours is higher.")

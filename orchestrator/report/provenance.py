@@ -11,13 +11,14 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.ledger import Manifest
+from orchestrator.ledger import Manifest, manifest_path
 from orchestrator.report.comparing import Result, dataset_of, is_seed, number_of, shown
 from orchestrator.report.costs import duration, size
 from orchestrator.report.reading import Experiment, ResultCell
 from orchestrator.report.tables import figure
 
 Facts = list[tuple[str, str]]
+_LISTED_FILES = 24
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,9 @@ def _step(key: str, role: str, experiment: Experiment) -> StepEntry:
     manifest = experiment.manifests.get(key)
     if manifest is None:
         return StepEntry(key, role, True, [], [], [], "")
-    records = [ShardLine(shard.path, shard.rows, size(shard.size), shard.sha256) for shard in manifest.shards]
+    # A long list is as long in every step of a grid; the manifest on the storage has it.
+    listed = manifest.shards if len(manifest.shards) <= _LISTED_FILES else []
+    records = [ShardLine(shard.path, shard.rows, size(shard.size), shard.sha256) for shard in listed]
     return StepEntry(
         key=key,
         kind=manifest.kind,
@@ -195,7 +198,8 @@ def _step_facts(manifest: Manifest, experiment: Experiment) -> Facts:
     if seed := manifest.meaning.get("seed"):
         facts.append(("seed", str(seed)))
     quarantined = manifest.quarantined
-    facts.append(("files", f"{len(manifest.shards)} with SHA-256, {size(manifest.size)}"))
+    place = manifest_path(manifest.kind, manifest.key)
+    facts.append(("files", f"{len(manifest.shards)} with SHA-256, {size(manifest.size)}, listed in {place}"))
     if quarantined:
         facts.append(("images set aside", "; ".join(f"{item.image}: {item.reason}" for item in quarantined)))
     versions = provenance.get("versions")
