@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.report.assembling import Report
 from orchestrator.report.comparing import dataset_of, number_of
-from orchestrator.report.tables import Entry, Table
+from orchestrator.report.tables import Entry, Table, letter
 
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]|#~"} | {"<": "&lt;", ">": "&gt;"})
 
@@ -111,7 +111,8 @@ def _table(table: Table) -> str:
         parts.append(f"**{_text(table.warning)}**")
     parts.append("\n".join(lines))
     if table.notes:
-        parts.append("\n".join(f"{number}. {_text(note)}" for number, note in enumerate(table.notes, start=1)))
+        # Markdown numbers lists itself, so each note is a paragraph with its letter.
+        parts += [f"({letter(index)}) {_text(note)}" for index, note in enumerate(table.notes)]
     parts += [_text(remark) for remark in table.remarks]
     return "\n\n".join(parts)
 
@@ -123,9 +124,9 @@ def _line(cells: list[str]) -> str:
 def _place(entry: Entry) -> str:
     if not entry.text:
         return ""
-    numbers = f" ({', '.join(str(number) for number in entry.notes)})" if entry.notes else ""
+    letters = f" ({', '.join(entry.notes)})" if entry.notes else ""
     detail = f" ({_text(entry.detail)})" if entry.detail else ""
-    return f"{_text(entry.text)}{detail}{numbers}"
+    return f"{_text(entry.text)}{detail}{letters}"
 
 
 def _text(text: str) -> str:

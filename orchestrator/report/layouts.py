@@ -113,9 +113,13 @@ def laid_out(experiment: Experiment, results: list[Result]) -> Table | None:
     places = _places(results)
     rows = list(dict.fromkeys(row for row, _, _ in places))
     slots = _slots(experiment, layout, results)
-    page = _Page(experiment, layout, rows, slots, places, Notes())
+    page = _Page(experiment, layout, rows, slots, places, Notes(results))
     table = page.on_its_side() if layout.on_its_side else page.upright()
-    return replace(table, remarks=_remarks(experiment, results, slots), warning=warning_of(experiment, results))
+    return replace(
+        table,
+        remarks=_remarks(experiment, results, slots) + page.notes.remarks,
+        warning=warning_of(experiment, results),
+    )
 
 
 def _places(results: Sequence[Result]) -> dict[_Place, Result]:
@@ -201,8 +205,8 @@ class _Page:
             printed = published(self.experiment, row.name, slot.column, str(slot.metric.paper))
             return [papers(printed.get(slot.dataset))]
         result = self.places.get((row, slot.dataset, slot.column))
-        numbers = self.notes.numbers(result.notes) if result and slot.first else ()
-        made = {OURS: ours(result, slot.metric, numbers)}
+        letters = self.notes.letters(result) if result and slot.first else ()
+        made = {OURS: ours(result, slot.metric, letters)}
         if PAPER in slot.figures:
             made[PAPER] = papers(result.paper(str(slot.metric.paper)) if result else None)
             made[DIFFERENCE] = difference(result, slot.metric)
@@ -280,8 +284,8 @@ class _Page:
         heads = [("#", {row: Entry(number, "count", float(number)) for row, number in numbers.items()})]
         for place, title in enumerate(("Feature extractor", "Clustering", "Superpixel")):
             heads.append((title, {row: Entry(_TABLE_1[number][place]) for row, number in numbers.items()}))
-        if not comparable(self.experiment):
-            networks = {row: _network(self.experiment, result) for (row, _, _), result in self.places.items()}
+        networks = {row: _network(self.experiment, result) for (row, _, _), result in self.places.items()}
+        if not comparable(self.experiment) and any(networks.values()):
             heads.append(("Network here", {row: Entry(networks[row]) for row in self.rows}))
         if any(row.variant for row in self.rows):
             heads.append(("Variant", {row: Entry(row.variant) for row in self.rows}))
@@ -322,7 +326,7 @@ def _remarks(experiment: Experiment, results: list[Result], slots: list[_Slot]) 
     compared = any(DIFFERENCE in slot.figures for slot in slots)
     if compared:
         remarks.append("difference = ours " + "minus the paper's, in percentage points; positive: ours is higher.")
-    if any(slot.metric.name == "miou_multi_scale" for slot in slots):
+    if any(DIFFERENCE in slot.figures and slot.metric.name == "miou_multi_scale" for slot in slots):
         remarks.append(
             "The paper's mIoU stands beside our multi-scale + flip figure: the supplement does not name its scales, "
             "but its PSPNet baseline equals published multi-scale figures."

@@ -142,15 +142,17 @@ def read_experiment(storage: Storage, name: str) -> Experiment:
 
 
 def _read_manifests(storage: Storage, keys: list[str], finished: set[str]) -> tuple[dict[str, Manifest], list[str]]:
-    """The manifests of the keys that have one; a sentence for each that should be there and is not."""
+    """The manifests of the keys that have one; sentences about those that should be there and are not."""
     # One listing, whatever the roles are called: a manifest is found by its key alone.
     places = {PurePosixPath(file.path).stem: file.path for file in storage.files("steps", deep=True)}
     manifests: dict[str, Manifest] = {}
     problems = []
+    gone = [key for key in keys if key in finished and key not in places]
+    if gone:
+        named = ", ".join(key[:12] for key in gone[:5]) + (" …" if len(gone) > 5 else "")
+        problems.append(f"{len(gone)} of {len(finished)} manifests are no longer on the storage: {named}")
     for key in keys:
         if key not in places:
-            if key in finished:
-                problems.append(f"the manifest of step {key[:12]} is no longer on the storage")
             continue
         try:
             manifests[key] = Manifest.from_bytes(storage.read(places[key]))

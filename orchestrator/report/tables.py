@@ -45,7 +45,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in one place of a table; `notes` are numbers of the table's notes, `hint` shows on hover."""
+    """What stands in one place of a table; `notes` are letters of the table's notes, `hint` shows on hover."""
 
     text: str
     role: str = "label"
@@ -53,12 +53,12 @@ class Entry:
     anchor: str | None = None
     hint: str = ""
     detail: str = ""
-    notes: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Table:
-    """A caption, levels of headings, the leaf headings in one line each, rows, and notes numbered from 1.
+    """A caption, levels of headings, the leaf headings in one line each, rows, and notes lettered from a.
 
     `warning` is what a reader must know before looking, `remarks` what helps to read it.
     """
@@ -74,19 +74,29 @@ class Table:
 
 
 class Notes:
-    """Numbers the notes of a table; equal notes share a number."""
+    """The notes of a table: equal ones share a letter, and what holds for every result is said once, without one."""
 
-    def __init__(self) -> None:
+    def __init__(self, results: Sequence[Result]) -> None:
         self.texts: list[str] = []
+        shared = [note for note in results[0].notes if all(note in other.notes for other in results)] if results else []
+        self._common = shared if len(results) > 1 else []
 
-    def numbers(self, texts: Iterable[str]) -> tuple[int, ...]:
-        """The numbers of some notes."""
-        found = []
-        for text in texts:
-            if text not in self.texts:
-                self.texts.append(text)
-            found.append(self.texts.index(text) + 1)
-        return tuple(found)
+    def letters(self, result: Result) -> tuple[str, ...]:
+        """The letters of the notes that tell a result from others."""
+        own = [note for note in result.notes if note not in self._common]
+        self.texts += [note for note in own if note not in self.texts]
+        return tuple(letter(self.texts.index(note)) for note in own)
+
+    @property
+    def remarks(self) -> list[str]:
+        """What holds for every result."""
+        return [f"In every cell: {note}." for note in self._common]
+
+
+def letter(index: int) -> str:
+    """a to z, then aa, ab and so on: figures beside a figure would read as a part of it."""
+    name = chr(ord("a") + index % 26)
+    return name if index < 26 else letter(index // 26 - 1) + name
 
 
 def figure(value: float, digits: int = 2) -> str:
@@ -104,7 +114,7 @@ def signed(value: float, digits: int = 1) -> str:
     return f"{'+' if value > 0 else MINUS}{text}"
 
 
-def ours(result: Result | None, metric: Metric, notes: tuple[int, ...] = ()) -> Entry:
+def ours(result: Result | None, metric: Metric, notes: tuple[str, ...] = ()) -> Entry:
     """Our figure of a result: mean and deviation, or what kept it from being there."""
     if result is None:
         return Entry("", OURS)
@@ -231,7 +241,7 @@ def plain_table(results: list[Result], compared: list[Metric], caption: str) -> 
     columns.append("status")
     if not second:
         first = [replace(heading, depth=1) for heading in first]
-    notes = Notes()
+    notes = Notes(results)
     rows = [
         [
             *_labels(result, labels, notes),
@@ -244,7 +254,7 @@ def plain_table(results: list[Result], compared: list[Metric], caption: str) -> 
     protocol = protocol_line(results)
     datasets = ", ".join(dict.fromkeys(dataset_title(result.dataset) for result in results))
     remarks = [f"Scored on {datasets}: {protocol}." if protocol else f"Data set: {datasets}."]
-    return Table(caption, [first, second] if second else [first], columns, rows, notes.texts, remarks)
+    return Table(caption, [first, second] if second else [first], columns, rows, notes.texts, remarks + notes.remarks)
 
 
 def _value_of(key: str) -> Any:
@@ -253,8 +263,7 @@ def _value_of(key: str) -> Any:
 
 def _labels(result: Result, labels: list[tuple[str, Any]], notes: Notes) -> list[Entry]:
     entries = [Entry(take(result), value=_as_number(take(result))) for _, take in labels]
-    numbers = notes.numbers(result.notes)
-    entries[0] = replace(entries[0], notes=numbers, anchor=result.anchor)
+    entries[0] = replace(entries[0], notes=notes.letters(result), anchor=result.anchor)
     return entries
 
 

@@ -336,7 +336,7 @@ def test_a_cell_that_was_set_aside_keeps_its_pmiou_and_says_why(made: HandMade) 
     assert reason in made.storage.read("report/table2.md").decode()
 
 
-def test_notes_are_numbered_and_printed_below_the_table(made: HandMade) -> None:
+def test_notes_are_lettered_and_printed_below_the_table(made: HandMade) -> None:
     document = made.table("table6", seeds=1)
     note = "MoCo weights: random values in the official format"
     for number in (3, 6):
@@ -344,10 +344,15 @@ def test_notes_are_numbered_and_printed_below_the_table(made: HandMade) -> None:
     made.storage.replace("results/table6.json", json.dumps(document).encode())
     table = table_of(made.storage, "table6")
     assert table.notes == [note]
-    marked = [(row[0].text, entry.text) for row in table.rows for entry in row if entry.notes == (1,)]
+    marked = [(row[0].text, entry.text) for row in table.rows for entry in row if entry.notes == ("a",)]
     assert [name for name, _ in marked] == ["ImageNet", "MoCo"]
     assert note in page_of(made.storage, "table6")[1].text
-    assert f"1. {note}" in made.storage.read("report/table6.md").decode()
+    for cell in document["cells"]:
+        cell["substitutes"].append("for 12 steps")
+    made.storage.replace("results/table6.json", json.dumps(document).encode())
+    assert table_of(made.storage, "table6").notes == [note]
+    assert "In every cell: for 12 steps." in page_of(made.storage, "table6")[1].text
+    assert f"(a) {note}" in made.storage.read("report/table6.md").decode()
 
 
 HOSTILE = "<img src=x onerror=alert(1)>|`*_[x](javascript:1)\"'&</script>"
@@ -464,7 +469,8 @@ def test_a_manifest_that_is_gone_is_named_and_costs_only_its_provenance(made: Ha
     Ledger(made.storage).forget("score", gone)
     made.storage.replace(f"steps/score/{damaged}.json", b"{")
     _, outline = page_of(made.storage, "table3")
-    assert f"the manifest of step {gone[:12]} is no longer on the storage" in outline.text
+    steps = {key for cell in document["cells"] for key in cell["steps"].values()}
+    assert f"1 of {len(steps)} manifests are no longer on the storage: {gone[:12]}" in outline.text
     assert f"steps/score/{damaged}.json is damaged" in outline.text
     assert figure(document["cells"][0]["metrics"]["pmiou"]) in outline.text
 
