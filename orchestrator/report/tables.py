@@ -85,7 +85,7 @@ class Notes:
         """The letters of the notes that tell a result from others."""
         own = [note for note in result.notes if note not in self._common]
         self.texts += [note for note in own if note not in self.texts]
-        return tuple(letter(self.texts.index(note)) for note in own)
+        return tuple(letter(index) for index in sorted(self.texts.index(note) for note in own))
 
     @property
     def remarks(self) -> list[str]:
