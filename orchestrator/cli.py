@@ -28,6 +28,7 @@ examples:
   lookbeyond run   experiments/camvid-k.yaml labels.images=100 grid.labels.outliers='[0, 0.05]'
   lookbeyond export labels experiments/camvid-k.yaml labels-out
   lookbeyond export backbone demo backbone.pth --cell 1   loads strictly into torchvision's network of that name
+  lookbeyond report storage                               tables, plots and provenance of all that was run there
 
 Any key of the experiment file can be set on the command line as key=value; the value is YAML.
 exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wrong, 130 interrupted"""
@@ -147,6 +148,18 @@ def _parser() -> argparse.ArgumentParser:
         default="pretrain",
         help="take the backbone after pre-training or after fine-tuning (default pretrain)",
     )
+    report = _command(commands, "report", "tables, plots, pictures, cost and provenance as HTML, CSV and Markdown")
+    report.add_argument(
+        "experiment",
+        metavar="STORAGE_OR_EXPERIMENT",
+        help="a storage: all its experiments; an experiment file, or demo: its own results",
+    )
+    _add_overrides(report)
+    _add_storage(report)
+    report.add_argument(
+        "--output", metavar="FOLDER", help="folder or URI to write to (default: the folder report of the storage)"
+    )
+    _add_json(report)
 
     verify = _command(commands, "verify", "check the SHA-256 of every shard of a storage")
     verify.add_argument("storage", help="path or URI of the storage")

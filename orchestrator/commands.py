@@ -19,6 +19,8 @@ from orchestrator.exporting import export_label_maps
 from orchestrator.pictures import write_predictions, write_sheets
 from orchestrator.plan import Plan, PlannedCell, make_plan
 from orchestrator.progress import Progress
+from orchestrator.report.command import announce, named_storage
+from orchestrator.report.writing import write_all, write_one
 from orchestrator.results import collect, write_results
 from orchestrator.storage import Storage
 from orchestrator.tabulating import describe, print_cells
@@ -158,6 +160,15 @@ def verify(options: Namespace) -> int:
         elif found.damaged:
             print("`lookbeyond verify STORAGE --repair` forgets the damaged shards, so that `run` computes them again")
     return 1 if found.damaged and not options.repair else 0
+
+
+def report(options: Namespace) -> int:
+    """Write the reports of a storage, or of one experiment on it."""
+    storage = named_storage(options.experiment, options.overrides)
+    if storage is not None:
+        return announce(write_all(storage, options.output), options)
+    name = str(_document(options)["name"])
+    return announce(write_one(Storage(options.storage), name, options.output), options)
 
 
 def _run(document: dict[str, Any], options: Namespace) -> int:

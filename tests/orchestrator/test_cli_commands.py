@@ -1,5 +1,7 @@
 """Every command as a user types it: what it prints, what it writes, and the same command after an interruption."""
 
+import base64
+import io
 import json
 import re
 import shutil
@@ -377,6 +379,35 @@ def test_two_runs_at_once_share_the_work(lookbeyond: Any, tmp_path: Path) -> Non
     assert len(here) == len(list(tmp_path.glob("storage/shards/*/*.json")))
     assert list(tmp_path.glob("storage/leases/*/*")) == []
     assert lookbeyond("verify", "storage").returncode == 0
+
+
+def test_the_report_of_a_run_shows_its_numbers_and_pictures(command: Commands) -> None:
+    answer = command("report", "storage")
+    assert (answer.code, answer.err) == (0, "")
+    page = (command.folder / "storage/report/small.html").read_text()
+    for cell in command.results()["cells"]:
+        assert f">{cell['metrics']['pmiou']:.2f}</a>" in page
+        assert all(f'id="step-{key}"' in page for key in cell["steps"].values())
+    sheet = (command.folder / "storage/figures/small.png").read_bytes()
+    assert base64.b64encode(sheet).decode() in page
+    assert command("report", "small.yaml", GRID, "--output", "elsewhere").code == 0
+    assert (command.folder / "elsewhere/small.html").read_text() == page
+    assert command("report", "storage", "labels.images=1").messages == [
+        "override 'labels.images=1' belongs to an experiment, and storage is a storage; "
+        "give an experiment file to set its keys"
+    ]
+
+
+def test_without_sheets_the_report_draws_labels_from_their_shards(command: Commands) -> None:
+    (command.folder / "storage/figures/small.png").unlink()
+    shutil.rmtree(command.folder / "camvid")
+    assert command("report", "storage").code == 0
+    page = (command.folder / "storage/report/small.html").read_text()
+    found = re.search(r'src="data:image/png;base64,([^"]+)"', page)
+    assert found and "drawn from the label shards" in page
+    with Image.open(io.BytesIO(base64.b64decode(found.group(1)))) as picture:
+        # Two cells and two images, each as wide as the sheet draws them.
+        assert picture.width > 2 * 256 and picture.height > 2 * 256 * 32 // 48
 
 
 def test_the_module_is_the_command(tmp_path: Path) -> None:

@@ -1,0 +1,122 @@
+"""One report as plain data: everything that the page and the exports write down.
+
+The model: nothing below this module knows HTML or Markdown, nothing above it reads a storage.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from orchestrator.report.comparing import Result, described, is_seed, results_of, warning_of
+from orchestrator.report.costs import Costs, cost_table, costs_of
+from orchestrator.report.layouts import laid_out
+from orchestrator.report.plots import Chart, predictions, sweeps, training_curves
+from orchestrator.report.provenance import Provenance, machines_of, provenance_of
+from orchestrator.report.reading import Experiment
+from orchestrator.report.sheets import Sheet, sheets_of
+from orchestrator.report.tables import Table, metrics_of, plain_table
+from orchestrator.storage import Storage
+
+
+@dataclass(frozen=True)
+class Shortfall:
+    """A cell that is not whole: what it is, where its provenance stands, and why."""
+
+    name: str
+    anchor: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """Everything about one experiment; `table` is the paper's layout, None where the experiment names none."""
+
+    experiment: Experiment
+    results: list[Result]
+    table: Table | None
+    plain: Table
+    sweeps: list[Chart]
+    predictions: list[Chart]
+    curves: dict[str, list[Chart]]
+    sheets: list[Sheet]
+    cell_costs: Costs
+    costs: Table
+    provenance: Provenance
+
+    @cached_property
+    def shortfalls(self) -> dict[str, list[Shortfall]]:
+        """The cells that are neither done nor cached, by status and in their order."""
+        found: dict[str, list[tuple[int, Shortfall]]] = {}
+        for result in self.results:
+            for number, cell in result.cells:
+                if cell.status not in ("done", "cached"):
+                    why = cell.error or cell.reason or cell.status
+                    shortfall = Shortfall(_name(number, result, cell.cell), result.anchor, why)
+                    found.setdefault(cell.status, []).append((number, shortfall))
+        return {
+            status: [shortfall for _, shortfall in sorted(cells, key=lambda pair: pair[0])]
+            for status, cells in sorted(found.items())
+        }
+
+    @property
+    def machines(self) -> Sequence[str]:
+        """The machines of the run."""
+        return machines_of(self.experiment)
+
+    @property
+    def document(self) -> str:
+        """The experiment as it was run."""
+        return json.dumps(self.experiment.document, indent=1)
+
+    @cached_property
+    def step_keys(self) -> frozenset[str]:
+        """The steps that have an entry."""
+        return frozenset(step.key for step in self.provenance.steps)
+
+    @property
+    def contents(self) -> list[tuple[str, str]]:
+        """The sections that the page has, as (anchor, name)."""
+        sections = [
+            ("table", "The paper's table", self.table is not None),
+            ("results", "Results", True),
+            ("plots", "Plots", bool(self.sweeps)),
+            ("prediction", "PmIoU and mIoU", bool(self.predictions)),
+            ("curves", "Training", bool(self.curves)),
+            ("pictures", "Pictures", bool(self.sheets)),
+            ("cost", "Cost", True),
+            ("provenance", "Provenance", True),
+        ]
+        return [(anchor, name) for anchor, name, there in sections if there]
+
+
+def assemble(experiment: Experiment, storage: Storage) -> Report:
+    """Work out everything that a report says."""
+    results = results_of(experiment)
+    costs = costs_of(experiment)
+    table = laid_out(experiment, results)
+    metrics = metrics_of(results)
+    if table is None:
+        plain = replace(plain_table(results, metrics, "All results"), warning=warning_of(experiment, results))
+    else:
+        # The paper's figures stand in its own layout already.
+        plain = plain_table(results, [replace(metric, paper=None) for metric in metrics], "All results")
+    return Report(
+        experiment=experiment,
+        results=results,
+        table=table,
+        plain=plain,
+        sweeps=sweeps(experiment, results),
+        predictions=predictions(results),
+        curves=training_curves(experiment),
+        sheets=sheets_of(experiment, results, storage),
+        cell_costs=costs,
+        costs=cost_table(experiment, costs),
+        provenance=provenance_of(experiment, results),
+    )
+
+
+def _name(number: int, result: Result, values: dict[str, object]) -> str:
+    keys = [key for key in values if is_seed(key)] if result.row is not None else list(values)
+    parts = [result.row, result.column, described(values, keys)]
+    return f"cell {number}: {', '.join(filter(None, parts))}".removesuffix(": ")

@@ -1,0 +1,166 @@
+"""Reading an experiment back from a storage: its results file, the manifests behind it and the training histories.
+
+The model: the results file says which cells there are and which steps they rest on; the manifests say what those steps
+computed, where and at what cost. A manifest that is gone or damaged takes its provenance with it, not the report, and
+the report says so. The failure this guards against: a report that can only be made while the cluster still stands.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from orchestrator.jobs.training import read_history
+from orchestrator.ledger import Manifest
+from orchestrator.storage import Storage
+from workloads.errors import InputError
+
+# A row may be named by a number in YAML: 200 superpixels.
+_Name = Annotated[str | None, BeforeValidator(lambda value: value if value is None else str(value))]
+
+
+# Cells that ended so have all their steps on the storage.
+_WHOLE = ("done", "cached")
+
+
+class ResultCell(BaseModel):
+    """One cell of the grid as the results file has it. What is not named here is left alone.
+
+    `status` is done, cached, failed, or how a cell was set aside (not trained), with its `reason`.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    cell: dict[str, Any]
+    status: str
+    error: str | None = None
+    reason: str | None = None
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    steps: dict[str, str] = Field(default_factory=dict)
+    seconds: dict[str, float] = Field(default_factory=dict)
+    images: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    quarantined: list[str] = Field(default_factory=list)
+    row: _Name = None
+    column: _Name = None
+    paper: dict[str, float | str | None] | None = None
+    substitutes: list[str] = Field(default_factory=list)
+
+
+class _Results(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+    experiment: dict[str, Any]
+    cells: list[ResultCell]
+    provenance: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that a storage knows of one experiment.
+
+    `manifests` and `histories` are by step key; `problems` are sentences about what could not be read.
+    """
+
+    name: str
+    storage: str
+    document: dict[str, Any]
+    cells: list[ResultCell]
+    provenance: dict[str, Any]
+    manifests: dict[str, Manifest]
+    histories: dict[str, list[dict[str, float]]]
+    problems: list[str]
+
+    @property
+    def title(self) -> str:
+        """What the experiment file calls it, or its name."""
+        return str(self.document.get("title") or self.name)
+
+    @property
+    def layout(self) -> str | None:
+        """Which table of the paper the cells are laid out as."""
+        layout = self.document.get("layout")
+        return None if layout is None else str(layout)
+
+    @property
+    def size(self) -> str | None:
+        """At which of its sizes the experiment was run; None where it has none."""
+        size = self.document.get("size")
+        return None if size is None else str(size)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many cells ended how; done, cached and failed are always named."""
+        counts = dict.fromkeys(("done", "cached", "failed"), 0)
+        for cell in self.cells:
+            counts[cell.status] = counts.get(cell.status, 0) + 1
+        return counts
+
+
+def experiment_names(storage: Storage) -> list[str]:
+    """The experiments that have results on a storage, sorted."""
+    files = [PurePosixPath(file.path) for file in storage.files("results")]
+    return sorted(file.stem for file in files if file.suffix == ".json")
+
+
+def read_experiment(storage: Storage, name: str) -> Experiment:
+    """Read the results of an experiment and everything they rest on.
+
+    Raises:
+        InputError: there are no such results, or the file does not hold results.
+    """
+    path = f"results/{name}.json"
+    try:
+        results = _Results.model_validate(json.loads(storage.read(path)))
+    except FileNotFoundError:
+        there = ", ".join(experiment_names(storage)) or "none at all"
+        raise InputError(f"no results of {name!r} on storage {storage.uri}; there are: {there}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise InputError(
+            f"{storage.locate(path)} does not hold results: {place}: {first['msg']}; `lookbeyond run` writes it again"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{storage.locate(path)} cannot be read ({error}); `lookbeyond run` writes it again") from None
+    keys = list(dict.fromkeys(key for cell in results.cells for key in cell.steps.values()))
+    finished = {key for cell in results.cells if cell.status in _WHOLE for key in cell.steps.values()}
+    manifests, problems = _read_manifests(storage, keys, finished)
+    trained = [key for key, manifest in manifests.items() if manifest.kind in ("pretrain", "finetune")]
+    histories = {key: history for key in trained if (history := _history(storage, key))}
+    return Experiment(
+        name=name,
+        storage=storage.uri,
+        document=results.experiment,
+        cells=results.cells,
+        provenance=results.provenance,
+        manifests=manifests,
+        histories=histories,
+        problems=problems,
+    )
+
+
+def _read_manifests(storage: Storage, keys: list[str], finished: set[str]) -> tuple[dict[str, Manifest], list[str]]:
+    """The manifests of the keys that have one; sentences about those that should be there and are not."""
+    # One listing, whatever the roles are called: a manifest is found by its key alone.
+    places = {PurePosixPath(file.path).stem: file.path for file in storage.files("steps", deep=True)}
+    manifests: dict[str, Manifest] = {}
+    problems = []
+    gone = [key for key in keys if key in finished and key not in places]
+    if gone:
+        named = ", ".join(key[:12] for key in gone[:5]) + (" …" if len(gone) > 5 else "")
+        problems.append(f"{len(gone)} of {len(finished)} manifests are no longer on the storage: {named}")
+    for key in keys:
+        if key not in places:
+            continue
+        try:
+            manifests[key] = Manifest.from_bytes(storage.read(places[key]))
+        except (ValueError, FileNotFoundError) as error:
+            problems.append(f"{places[key]} is damaged ({error}); `lookbeyond verify --repair` forgets it")
+    return manifests, problems
+
+
+def _history(storage: Storage, key: str) -> list[dict[str, float]]:
+    rows = read_history(storage, key)
+    return [row for row in rows if {"step", "loss"} <= row.keys()]

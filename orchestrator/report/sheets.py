@@ -1,0 +1,122 @@
+"""The picture sheets of an experiment, ready to be embedded.
+
+The model: `lookbeyond run` leaves sheets as ``figures/NAME*.png``; they are embedded as they are. Where there are none,
+the label maps are drawn from their shards, which need no data set. The failure this guards against: showing the sheets
+of another experiment whose name begins alike.
+"""
+
+import base64
+import io
+import itertools
+import re
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from orchestrator.ledger import Manifest
+from orchestrator.report.comparing import Result, described, varying
+from orchestrator.report.reading import Experiment, experiment_names
+from orchestrator.shards import read_maps
+from orchestrator.storage import Storage
+from workloads.auxiliary import IGNORE_LABEL
+from workloads.errors import InputError
+from workloads.figures import colourise, distinct_colours, sheet
+
+_IMAGES = 3
+_COLUMNS = 6
+_CELL_WIDTH = 256
+_CAPTIONS = {
+    "table1": "labels of the feature extractors, as in the paper's Figures 1 and 2",
+    "table2": "labels with different numbers of clusters, as in the paper's Figure 3",
+}
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A picture as a data URI, with its size in pixels and what it shows."""
+
+    caption: str
+    source: str
+    width: int
+    height: int
+
+
+def sheets_of(experiment: Experiment, results: list[Result], storage: Storage) -> list[Sheet]:
+    """The sheets on the storage; where there are none, one drawn from label shards (or none)."""
+    names = experiment_names(storage)
+    found = []
+    for file in storage.files("figures"):
+        path = PurePosixPath(file.path)
+        if path.suffix == ".png" and _owner(path.stem, names) == experiment.name:
+            kind = path.stem.removeprefix(experiment.name).removeprefix("-")
+            found.append((_order(kind), _embedded(storage.read(file.path), _caption(experiment, kind))))
+    if found:
+        return [picture for _, picture in sorted(found, key=lambda pair: pair[0])]
+    drawn = _drawn(experiment, results, storage)
+    return [] if drawn is None else [drawn]
+
+
+def _owner(stem: str, names: list[str]) -> str | None:
+    """The experiment that a sheet belongs to: the longest name that it begins with."""
+    owners = [name for name in names if stem == name or stem.startswith(f"{name}-")]
+    return max(owners, key=len, default=None)
+
+
+def _order(kind: str) -> tuple[int, int, str]:
+    """Label sheets by their page, then the others by name."""
+    if not kind or kind.isdigit():
+        return (0, int(kind or 1), "")
+    return (1, 0, kind)
+
+
+def _caption(experiment: Experiment, kind: str) -> str:
+    if kind == "predictions":
+        return "predictions after fine-tuning beside the ground truth, as in the paper's Figure 4"
+    if kind and not kind.isdigit():
+        return re.sub(r"[-_]+", " ", kind)
+    page = f", page {kind}" if kind else ""
+    return _CAPTIONS.get(experiment.layout or "", "images, superpixels, labels and the classes they match") + page
+
+
+def _embedded(data: bytes, caption: str) -> Sheet:
+    with Image.open(io.BytesIO(data)) as picture:
+        width, height = picture.size
+    return Sheet(caption, f"data:image/png;base64,{base64.b64encode(data).decode()}", width, height)
+
+
+def _drawn(experiment: Experiment, results: list[Result], storage: Storage) -> Sheet | None:
+    """The first label maps of the first results, in colours of their own."""
+    columns: list[tuple[str, dict[str, np.ndarray], int]] = []
+    for result in results:
+        _, cell = result.cells[0]
+        labels = experiment.manifests.get(cell.steps.get("label_val") or cell.steps.get("label") or "")
+        clusters = cell.metrics.get("clusters")
+        if labels is not None and isinstance(clusters, int) and len(columns) < _COLUMNS:
+            title = result.row or described(result.values, varying(results)) or "labels"
+            columns.append((title, _first_maps(labels, storage), clusters))
+    names = list(dict.fromkeys(name for _, maps, _ in columns for name in maps))[:_IMAGES]
+    if not names:
+        return None
+    rows = [
+        [
+            colourise(maps[name], distinct_colours(clusters), IGNORE_LABEL) if name in maps else None
+            for _, maps, clusters in columns
+        ]
+        for name in names
+    ]
+    titles = [title for title, _, _ in columns]
+    captions = [name.rsplit("/", 1)[-1] for name in names]
+    buffer = io.BytesIO()
+    Image.fromarray(sheet(rows, titles, captions, cell_width=_CELL_WIDTH)).save(buffer, format="PNG", optimize=True)
+    return _embedded(buffer.getvalue(), "labels in colours of their own, drawn from the label shards")
+
+
+def _first_maps(manifest: Manifest, storage: Storage) -> dict[str, np.ndarray]:
+    """A few label maps; none where the shards are gone, which `lookbeyond verify` reports."""
+    try:
+        every = itertools.chain.from_iterable(read_maps(storage, shard.path) for shard in manifest.shards)
+        return dict(itertools.islice(every, _IMAGES))
+    except InputError:
+        return {}

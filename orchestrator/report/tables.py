@@ -1,0 +1,293 @@
+"""Tables as plain data: headings, rows and entries, which the page and the exports write down each in their own way.
+
+The model: a table is a few levels of headings over leaf columns, and rows of entries. An entry is a text with, where it
+is a number of ours, its value for sorting and the place of its provenance. `plain_table` lays out any experiment by the
+keys of its grid; the layouts of the paper are in `layouts`.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from orchestrator.report.comparing import Published, Result, Spread, dataset_title, number_of, shown, varying
+
+OURS, PAPER, DIFFERENCE = "ours", "paper", "difference"
+MINUS = "\N{MINUS SIGN}"
+NOTHING = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of merit: its name in the results, its title, how it was measured, and the paper's name for it."""
+
+    name: str
+    title: str
+    detail: str = ""
+    paper: str | None = None
+    digits: int = 2
+
+    @property
+    def heading(self) -> str:
+        """Title and way of measuring in one line."""
+        return f"{self.title}, {self.detail}" if self.detail else self.title
+
+
+@dataclass(frozen=True)
+class Heading:
+    """A heading over `span` leaf columns; `detail` is a second, smaller line."""
+
+    text: str
+    detail: str = ""
+    span: int = 1
+    depth: int = 1
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What stands in one place of a table; `notes` are letters of the table's notes, `hint` shows on hover."""
+
+    text: str
+    role: str = "label"
+    value: float | None = None
+    anchor: str | None = None
+    hint: str = ""
+    detail: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Table:
+    """A caption, levels of headings, the leaf headings in one line each, rows, and notes lettered from a.
+
+    `warning` is what a reader must know before looking, `remarks` what helps to read it.
+    """
+
+    caption: str
+    levels: list[list[Heading]]
+    columns: list[str]
+    rows: list[list[Entry]]
+    notes: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    warning: str = ""
+    sortable: bool = True
+
+
+class Notes:
+    """The notes of a table: equal ones share a letter, and what holds for every result is said once, without one."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self.texts: list[str] = []
+        shared = [note for note in results[0].notes if all(note in other.notes for other in results)] if results else []
+        self._common = shared if len(results) > 1 else []
+
+    def letters(self, result: Result) -> tuple[str, ...]:
+        """The letters of the notes that tell a result from others."""
+        own = [note for note in result.notes if note not in self._common]
+        self.texts += [note for note in own if note not in self.texts]
+        return tuple(letter(index) for index in sorted(self.texts.index(note) for note in own))
+
+    @property
+    def remarks(self) -> list[str]:
+        """What holds for every result."""
+        return [f"In every cell: {note}." for note in self._common]
+
+
+def letter(index: int) -> str:
+    """a to z, then aa, ab and so on: figures beside a figure would read as a part of it."""
+    name = chr(ord("a") + index % 26)
+    return name if index < 26 else letter(index // 26 - 1) + name
+
+
+def figure(value: float, digits: int = 2) -> str:
+    """A number for a reader: so many decimals, and for a small one two significant digits; whole ones stay whole."""
+    if value and abs(value) < 10.0**-digits:
+        return f"{value:.2g}"
+    return f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference: with its sign, zero without."""
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return f"{'+' if value > 0 else MINUS}{text}"
+
+
+def ours(result: Result | None, metric: Metric, notes: tuple[str, ...] = ()) -> Entry:
+    """Our figure of a result: mean and deviation, or what kept it from being there."""
+    if result is None:
+        return Entry("", OURS)
+    spread = result.spread(metric.name)
+    hints = [f"cell {number}: {cell.reason}" for number, cell in result.cells if cell.reason]
+    hints += [f"cell {number}: {cell.error or 'failed'}" for number, cell in result.failed]
+    if spread is None:
+        text = "failed" if len(result.failed) == len(result.cells) else NOTHING
+        return Entry(text, "failed" if text == "failed" else OURS, None, result.anchor, "; ".join(hints), notes=notes)
+    text = _spread(spread, metric)
+    values = [number_of(cell.metrics.get(metric.name)) for _, cell in result.cells]
+    exact = ", ".join(f"{value:.6g}" for value in values if value is not None)
+    detail = f"{len(result.failed)} of {len(result.cells)} repeats failed" if result.failed else ""
+    hint = "; ".join([f"{metric.title} {exact}", *hints])
+    return Entry(text, OURS, spread.mean, result.anchor, hint, detail, notes)
+
+
+def _spread(spread: Spread, metric: Metric) -> str:
+    text = figure(spread.mean, metric.digits)
+    # A count that is the same in every repeat has no spread to speak of.
+    if spread.deviation is None or (not metric.digits and not spread.deviation):
+        return text
+    return f"{text} ± {spread.deviation:.{metric.digits}f}"
+
+
+def papers(value: Published | None) -> Entry:
+    """The paper's figure, as it prints it."""
+    if value is None:
+        return Entry("", PAPER)
+    if isinstance(value, str):
+        return Entry(value, PAPER)
+    return Entry(f"{value:.1f}" if round(value, 1) == value else f"{value:g}", PAPER, float(value))
+
+
+def difference(result: Result | None, metric: Metric) -> Entry:
+    """Ours minus the paper's; empty where either is missing or the paper only gives a bound."""
+    paper = result.paper(metric.paper) if result and metric.paper else None
+    spread = result.spread(metric.name) if result else None
+    if spread is None or paper is None or isinstance(paper, str):
+        return Entry("", DIFFERENCE)
+    value = spread.mean - float(paper)
+    return Entry(signed(value), DIFFERENCE, value)
+
+
+def metrics_of(results: Sequence[Result]) -> list[Metric]:
+    """The paper's two figures of merit, the second at the scales at which it was measured.
+
+    The paper's mIoU is compared with multi-scale + flip where that was measured: its PSPNet baseline equals the
+    published multi-scale figures of the code that it most likely used.
+    """
+
+    def measured(name: str) -> bool:
+        return any(result.spread(name) is not None for result in results)
+
+    several = measured("miou_multi_scale")
+    chosen = [Metric("pmiou", "PmIoU", paper="pmiou")]
+    if measured("miou") or not several:
+        chosen.append(
+            Metric("miou", "mIoU", "single scale" if measured("miou") else "", paper=None if several else "miou")
+        )
+    if several:
+        chosen.append(Metric("miou_multi_scale", "mIoU", "multi-scale + flip", paper="miou"))
+    return chosen
+
+
+def has_paper(results: Iterable[Result], metric: Metric) -> bool:
+    """Whether the paper prints this metric for any of the results."""
+    return metric.paper is not None and any(result.paper(metric.paper) is not None for result in results)
+
+
+def protocol_line(results: Iterable[Result]) -> str:
+    """Split, classes and number of scored images, as far as the results agree on them."""
+    protocols = [result.protocol for result in results if result.protocol]
+    parts = []
+    for name, pattern in (("split", "{}"), ("classes", "{} classes"), ("scored_images", "{} images")):
+        values = {str(protocol[name]) for protocol in protocols if protocol.get(name) is not None}
+        if len(values) == 1:
+            parts.append(pattern.format(values.pop()))
+    return ", ".join(parts)
+
+
+_ALSO = (
+    Metric("coverage", "coverage", digits=3),
+    Metric("clusters", "clusters", digits=0),
+)
+
+
+def plain_table(results: list[Result], compared: list[Metric], caption: str) -> Table:
+    """Every result with the keys of the grid that tell it from the others, the metrics, and how it ended."""
+    keys = varying(results)
+    labels: list[tuple[str, Any]] = []
+    if any(result.row is not None for result in results):
+        labels.append(("row", lambda result: result.row or ""))
+    if any(result.column is not None for result in results):
+        labels.append(("column", lambda result: result.column or ""))
+    if len({result.dataset for result in results}) > 1:
+        labels.append(("data set", lambda result: dataset_title(result.dataset)))
+    # Rows and columns have names, so the keys that make them up would say the same again.
+    if not labels or len({(r.row, r.column, r.dataset) for r in results}) < len(results):
+        labels += [(key.removeprefix("labels."), _value_of(key)) for key in keys if key != "dataset.name"]
+    if not labels:
+        labels = [("result", lambda result: "the only cell")]
+    metrics = [
+        metric
+        for metric in (*compared, *_ALSO)
+        if any(result.spread(metric.name) is not None for result in results) or has_paper(results, metric)
+    ]
+    repeated = any(len(result.cells) > 1 for result in results)
+    first: list[Heading] = [Heading(title, depth=2, numeric=False) for title, _ in labels]
+    second: list[Heading] = []
+    columns = [title for title, _ in labels]
+    for metric in metrics:
+        with_paper = has_paper(results, metric)
+        first.append(Heading(metric.title, metric.detail, 3 if with_paper else 1, 1 if with_paper else 2))
+        if with_paper:
+            second += [Heading(text) for text in (OURS, PAPER, DIFFERENCE)]
+            columns += [f"{metric.heading}: {text}" for text in (OURS, PAPER, DIFFERENCE)]
+        else:
+            columns.append(metric.heading)
+    if repeated:
+        first.append(Heading("repeats", depth=2))
+        columns.append("repeats")
+    first.append(Heading("status", depth=2, numeric=False))
+    columns.append("status")
+    if not second:
+        first = [replace(heading, depth=1) for heading in first]
+    notes = Notes(results)
+    rows = [
+        [
+            *_labels(result, labels, notes),
+            *_measures(result, metrics, results),
+            *([Entry(str(len(result.cells)), "count", float(len(result.cells)))] if repeated else []),
+            _status(result),
+        ]
+        for result in results
+    ]
+    protocol = protocol_line(results)
+    datasets = ", ".join(dict.fromkeys(dataset_title(result.dataset) for result in results))
+    remarks = [f"Scored on {datasets}: {protocol}." if protocol else f"Data set: {datasets}."]
+    return Table(caption, [first, second] if second else [first], columns, rows, notes.texts, remarks + notes.remarks)
+
+
+def _value_of(key: str) -> Any:
+    return lambda result: shown(result.values[key]) if key in result.values else ""
+
+
+def _labels(result: Result, labels: list[tuple[str, Any]], notes: Notes) -> list[Entry]:
+    entries = [Entry(take(result), value=_as_number(take(result))) for _, take in labels]
+    entries[0] = replace(entries[0], notes=notes.letters(result), anchor=result.anchor)
+    return entries
+
+
+def _as_number(text: str) -> float | None:
+    try:
+        return number_of(float(text))
+    except ValueError:
+        return None
+
+
+def _measures(result: Result, metrics: list[Metric], results: list[Result]) -> list[Entry]:
+    entries = []
+    # A result that has failed altogether says so once, as its status.
+    ended = len(result.failed) < len(result.cells)
+    for metric in metrics:
+        entries.append(ours(result, metric) if ended else Entry("", OURS))
+        if has_paper(results, metric):
+            entries += [papers(result.paper(str(metric.paper))), difference(result, metric)]
+    return entries
+
+
+def _status(result: Result) -> Entry:
+    states = dict.fromkeys(cell.status for _, cell in result.cells)
+    text = ", ".join(states)
+    whys = [(number, cell.error or cell.reason) for number, cell in result.cells]
+    hint = "; ".join(f"cell {number}: {why}" for number, why in whys if why)
+    return Entry(text, "status failed" if result.failed else "status", anchor=result.anchor, hint=hint)

@@ -1,0 +1,37 @@
+"use strict";
+// Sorting: a click on a heading orders the rows by that column, a second click the other way; empty places stay last.
+for (const table of document.querySelectorAll("table[data-sortable]")) {
+  const body = table.tBodies[0];
+  for (const heading of table.querySelectorAll("th[data-column]")) {
+    const column = Number(heading.dataset.column);
+    const button = document.createElement("button");
+    button.type = "button";
+    button.append(...heading.childNodes);
+    heading.append(button);
+    button.addEventListener("click", () => {
+      const upwards = heading.getAttribute("aria-sort") !== "ascending";
+      for (const other of table.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
+      heading.setAttribute("aria-sort", upwards ? "ascending" : "descending");
+      const rows = [...body.rows].sort((first, second) => {
+        const [a, b] = [first.cells[column], second.cells[column]];
+        const [empty, other] = [a.textContent.trim() === "", b.textContent.trim() === ""];
+        if (empty || other) return Number(empty) - Number(other);
+        const numbers = a.dataset.value !== undefined && b.dataset.value !== undefined;
+        const order = numbers
+          ? Number(a.dataset.value) - Number(b.dataset.value)
+          : a.textContent.localeCompare(b.textContent, "en", { numeric: true });
+        return upwards ? order : -order;
+      });
+      body.append(...rows);
+    });
+  }
+}
+// A link to a result or a step opens it, and what it lies in.
+function open() {
+  let place = document.getElementById(decodeURIComponent(location.hash.slice(1)));
+  const target = place;
+  for (; place; place = place.parentElement) if (place.tagName === "DETAILS") place.open = true;
+  if (target) target.scrollIntoView();
+}
+addEventListener("hashchange", open);
+if (location.hash) open();
