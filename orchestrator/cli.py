@@ -198,6 +198,17 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--dashboard", action="store_true", help="with a cluster of its own: Ray's dashboard on localhost"
     )
+    command.add_argument(
+        "--cluster-config",
+        metavar="FILE",
+        help="file of `ray up`: what the cluster may grow to, so that a run waits for it (sets compute.cluster_config)",
+    )
+    command.add_argument(
+        "--judge",
+        type=_count,
+        metavar="N",
+        help="train only the cells of the N best labellings by PmIoU (default: train all)",
+    )
 
 
 def _add_json(command: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ failure this guards against: two runs doing one step twice, or waiting for each 
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -29,20 +30,33 @@ _POLL_SECONDS = 1.0
 
 @dataclass
 class RunReport:
-    """How a run ended: errors by step key, which of them the user has to mend, and what it ran on."""
+    """How a run ended: errors by step key, which of them the user has to mend, and what it ran on.
+
+    `trials` is the folder of what Ray Tune wrote, None where nothing was trained.
+    """
 
     failed: dict[str, str] = field(default_factory=dict)
     input_errors: set[str] = field(default_factory=set)
     executed: list[str] = field(default_factory=list)
     machines: list[dict[str, Any]] = field(default_factory=list)
     retries: dict[str, int] = field(default_factory=dict)
+    trials: str | None = None
     worker_peak_bytes: int = 0
 
 
-def run_plan(plan: Plan, storage: Storage, progress: Progress, *, address: str | None, dashboard: bool) -> RunReport:
+def run_plan(
+    plan: Plan,
+    storage: Storage,
+    progress: Progress,
+    *,
+    address: str | None,
+    dashboard: bool,
+    between: Callable[[], object] | None = None,
+) -> RunReport:
     """Run all pending steps of a plan; `plan.done` holds the manifests afterwards.
 
-    A run with nothing pending connects to no cluster.
+    A run with nothing pending connects to no cluster. `between` is called when all is done that is pending at first:
+    what it takes from `plan.set_aside` is run then.
     """
     report = RunReport()
     if not plan.pending:
@@ -55,10 +69,13 @@ def run_plan(plan: Plan, storage: Storage, progress: Progress, *, address: str |
             runner = _make_runner(plan, storage, progress)
             try:
                 _run_rounds(plan, runner, ledger, leases, progress, report)
+                if between is not None:
+                    between()
+                    _run_rounds(plan, runner, ledger, leases, progress, report)
             finally:
                 runner.close()
-                session.release_placement_groups()
                 report.retries = dict(runner.retries)
+                report.trials = runner.trainings.folder if runner.trainings is not None else None
                 report.worker_peak_bytes = max(runner.peak_bytes.values(), default=0)
     finally:
         leases.close()
@@ -74,7 +91,7 @@ def _make_runner(plan: Plan, storage: Storage, progress: Progress) -> Runner:
     compute = plan.compute
     offer = session.offer(compute.cluster_config)
     uses_gpus = compute.device == "cuda" or (compute.device == "auto" and offer.ever_gpus > 0)
-    pending = {step.kind for step in plan.pending}
+    pending = {step.kind for step in plan.steps.values() if step.key not in plan.done}
     runner = Runner(storage, compute, progress, uses_gpus)
     demands = []
     if pending & {StepKind.SAMPLE, StepKind.LABEL}:
@@ -89,7 +106,9 @@ def _make_runner(plan: Plan, storage: Storage, progress: Progress) -> Runner:
         scale = Scale.of(compute, uses_gpus, offer)
         demands.append(scale.demand)
         card = partial(trial_card, plan)
-        runner.trainings = Trainings(storage, plan.name, compute, scale, offer, progress, card, runner.retries)
+        runner.trainings = Trainings(
+            storage, plan.name, compute, scale, offer, progress, card, runner.retries, runner.metrics
+        )
     verdict = judge(demands, offer)
     if verdict.refused:
         raise InputError("\n".join(verdict.refused))

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from orchestrator.cluster import session
+from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.workers import (
     SHARE,
     Report,
@@ -57,6 +58,7 @@ class Runner:
     trainings: "Trainings | None" = None
     peak_bytes: dict[int, int] = field(default_factory=dict)
     retries: Counter[str] = field(default_factory=Counter)
+    metrics: RunMetrics = field(default_factory=RunMetrics)
     _flights: dict[Any, _Flight] = field(default_factory=dict)
     _extractors: list[Any] = field(default_factory=list)
     _clusterer: Any = None
@@ -175,7 +177,12 @@ class Runner:
                 self.peak_bytes[report.process] = max(report.peak_bytes, self.peak_bytes.get(report.process, 0))
                 outcome = report.outcome
                 execution.completed(flight.item, flight.steps, outcome.records, outcome.device, outcome.results)
-                self.progress.advance(flight.item.payload.kind, flight.item.payload.images)
+                task = flight.item.payload
+                self.progress.advance(task.kind, task.images)
+                self.metrics.add("images", task.images, kind=task.kind.value)
+                self.metrics.add("shards", len(outcome.records), kind=task.kind.value)
+                broken = sum(len(record.quarantined) for record in outcome.records)
+                self.metrics.add("quarantined", broken, kind=task.kind.value)
 
     def _erred_in_its_work(self, execution: Execution, flight: _Flight, error: RayTaskError) -> None:
         cause = error.cause if isinstance(error.cause, BaseException) else error
@@ -185,6 +192,7 @@ class Runner:
             return
         self._erred[name] += 1
         self.retries["error"] += 1
+        self.metrics.add("retries", cause="error")
         if self._erred[name] <= self.compute.error_retries:
             self.progress.note(f"{name} failed ({type(cause).__name__}: {cause}); trying again")
             execution.schedule.put_back(flight.item)
@@ -197,6 +205,7 @@ class Runner:
             self._forget(flight.actor)
         self._lost[name] += 1
         self.retries["lost"] += 1
+        self.metrics.add("retries", cause="lost")
         if self._lost[name] <= self.compute.lost_worker_retries:
             self.progress.note(f"lost the worker of {name} ({type(error).__name__}); the shard is computed again")
             execution.schedule.put_back(flight.item)

@@ -54,6 +54,7 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
         with redirect_stdout(sys.stderr):
             yield
     finally:
+        _release_placement_groups()
         ray.shutdown()
 
 
@@ -71,20 +72,22 @@ def offer(cluster_config: str | None) -> Offer:
     return autoscaled(now, cluster_config) if cluster_config else Offer.fixed(now)
 
 
-def release_placement_groups() -> int:
-    """Give back what this run still reserves; returns how many reservations there were.
+def _release_placement_groups() -> None:
+    """Give back what this run still reserves.
 
     Ray does so itself when a driver ends in good order. It was seen not to when one was interrupted while workers
     waited for cores that were taken: on a cluster that stays up they would be reserved for ever.
     """
     # A placement group's identity ends in that of the job that made it.
     job = ray.get_runtime_context().get_job_id()
-    left = [
-        name for name, group in placement_group_table().items() if name.endswith(job) and group["state"] != "REMOVED"
-    ]
-    for name in left:
-        remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
-    return len(left)
+    for name, group in placement_group_table().items():
+        if name.endswith(job) and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
+
+
+def has_dashboard() -> bool:
+    """Whether the cluster shows itself on a dashboard, so that someone takes its metrics."""
+    return bool(ray.is_initialized() and ray._private.worker.get_dashboard_url())
 
 
 def free() -> dict[str, float]:

@@ -30,6 +30,7 @@ from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.cluster import session
+from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.training import DRIVER_CORES, FailedInItsWork, LostWorker, NotStarted, Scale, fit
 from orchestrator.execution import TRAIN, Execution, Task
 from orchestrator.jobs.making import make_training_job
@@ -58,7 +59,14 @@ class Trainings:
     progress: Progress
     card: Callable[[Step], TrialCard]
     retries: Counter[str]
+    metrics: RunMetrics
     _lost: Counter[str] = field(default_factory=Counter)
+    _begun: bool = False
+
+    @property
+    def folder(self) -> str | None:
+        """Where the trials of this run lie; None as long as there was none."""
+        return f"{_place(self.storage)}/{self.name}" if self._begun else None
 
     def run_wave(self, execution: Execution) -> None:
         """Run all training steps that are ready.
@@ -69,6 +77,10 @@ class Trainings:
         wave = _Wave(self, execution, self._ready(execution))
         if not wave.items:
             return
+        if not self._begun:
+            self._begun = True
+            where = "" if self.storage.is_local else " (on this machine: the storage is no local path)"
+            self.progress.say(f"trainings: tensorboard --logdir {self.folder}{where}")
         # Of Tune's two ways of printing the one that can be silent; what a run prints is said by `progress`.
         os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
         with _interruptible() as interrupted, _quiet("ray.tune", "ray.train"):
@@ -83,7 +95,7 @@ class Trainings:
                     trial_dirname_creator=wave.names,
                 ),
                 run_config=tune.RunConfig(
-                    name=self.name, storage_path=trials_folder(self.storage), callbacks=[wave.follower], verbose=0
+                    name=self.name, storage_path=_place(self.storage), callbacks=[wave.follower], verbose=0
                 ),
             )
             try:
@@ -113,8 +125,13 @@ class Trainings:
     def may_try_again(self, key: str) -> bool:
         """Whether a trial that went away with its machine is within its budget."""
         self._lost[key] += 1
-        self.retries["lost"] += 1
+        self.retried("lost")
         return self._lost[key] <= self.compute.lost_worker_retries
+
+    def retried(self, cause: str) -> None:
+        """Count a training that is started again."""
+        self.retries[cause] += 1
+        self.metrics.add("retries", cause=cause)
 
 
 @dataclass(frozen=True)
@@ -155,7 +172,7 @@ class _Wave:
         """A trial lost a worker or failed, and goes on by itself."""
         kind, reason = result["restart"]
         trainings = self._trainings
-        trainings.retries[kind] += 1
+        trainings.retried(kind)
         trainings.progress.note(f"{trial}: {reason}; the training continues from its last state")
 
     def note_end(self, trial: Trial) -> None:
@@ -177,12 +194,19 @@ class _Wave:
             if rows := read_history(trainings.storage, key):
                 share = rows[-1]["step"] / rows[-1]["total_steps"]
                 trainings.progress.follow(self.steps[key].kind, share, rows[-1]["loss"])
-        patience = trainings.scale.start_seconds
-        if not self._any_started and time.monotonic() - self._begun > patience:
-            free = session.free()
+        self._require_room()
+
+    def _require_room(self) -> None:
+        """Refuse to wait for ever for a cluster that others have taken whole."""
+        patience = self._trainings.scale.start_seconds
+        if self._any_started or not self._open or time.monotonic() - self._begun < patience:
+            return
+        free = session.free()["cores"]
+        # With room enough it is only a slow machine that takes its time to start a process.
+        if free < DRIVER_CORES:
             raise _NothingStarted(
                 f"no training could start within {patience:g} s (compute.start_seconds): its driver takes "
-                f"{DRIVER_CORES} cores, free are {free['cores']:g}"
+                f"{DRIVER_CORES} cores, free are {free:g}"
             )
 
     def require_all_ended(self) -> None:
@@ -213,11 +237,13 @@ class _Wave:
         self._execution.completed(item, steps, outcome.records, outcome.device, outcome.results)
         forget_outcome(trainings.storage, key)
         trainings.progress.advance(item.payload.kind, item.payload.images)
+        trainings.metrics.add("trainings", kind=item.payload.kind.value, end="done")
 
     def _fail(self, key: str, message: str, *, user: bool) -> None:
         self._open.discard(key)
         item = self.items[key]
         self._execution.fail(item, self._execution.live_steps(item.payload), message, user=user)
+        self._trainings.metrics.add("trainings", kind=item.payload.kind.value, end="failed")
 
     def _lose(self, key: str, reason: str) -> None:
         trainings = self._trainings
@@ -277,7 +303,7 @@ class _Follower(tune.Callback):
             self._wave.follow()
 
 
-def trials_folder(storage: Storage) -> str:
+def _place(storage: Storage) -> str:
     """Where Tune writes: on the storage where that is a local path, else in Ray's own folder on this machine."""
     return storage.locate("tune") if storage.is_local else str(Path.home() / "ray_results")
 
