@@ -117,6 +117,33 @@ def _parser() -> argparse.ArgumentParser:
     _add_experiment(explain)
     _add_storage(explain)
 
+    _add_export(commands)
+
+    report = _command(commands, "report", "tables, plots, pictures, cost and provenance as HTML, CSV and Markdown")
+    report.add_argument(
+        "experiment",
+        metavar="STORAGE_OR_EXPERIMENT",
+        help="a storage: all its experiments; an experiment file, or demo: its own results",
+    )
+    _add_overrides(report)
+    _add_storage(report)
+    report.add_argument(
+        "--output", metavar="FOLDER", help="folder or URI to write to (default: the folder report of the storage)"
+    )
+    _add_json(report)
+
+    verify = _command(commands, "verify", "check the SHA-256 of every shard of a storage")
+    verify.add_argument("storage", help="path or URI of the storage")
+    verify.add_argument(
+        "--repair",
+        action="store_true",
+        help="forget what is damaged, so that `run` computes it again, and sweep leftovers",
+    )
+    _add_json(verify)
+    return parser
+
+
+def _add_export(commands: "argparse._SubParsersAction") -> None:
     export = _command(commands, "export", "take results away in common formats")
     what = export.add_subparsers(required=True, metavar="WHAT")
     labels = _command(
@@ -148,28 +175,6 @@ def _parser() -> argparse.ArgumentParser:
         default="pretrain",
         help="take the backbone after pre-training or after fine-tuning (default pretrain)",
     )
-    report = _command(commands, "report", "tables, plots, pictures, cost and provenance as HTML, CSV and Markdown")
-    report.add_argument(
-        "experiment",
-        metavar="STORAGE_OR_EXPERIMENT",
-        help="a storage: all its experiments; an experiment file, or demo: its own results",
-    )
-    _add_overrides(report)
-    _add_storage(report)
-    report.add_argument(
-        "--output", metavar="FOLDER", help="folder or URI to write to (default: the folder report of the storage)"
-    )
-    _add_json(report)
-
-    verify = _command(commands, "verify", "check the SHA-256 of every shard of a storage")
-    verify.add_argument("storage", help="path or URI of the storage")
-    verify.add_argument(
-        "--repair",
-        action="store_true",
-        help="forget what is damaged, so that `run` computes it again, and sweep leftovers",
-    )
-    _add_json(verify)
-    return parser
 
 
 def _command(
@@ -233,6 +238,17 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--dashboard", action="store_true", help="with a cluster of its own: Ray's dashboard on localhost"
+    )
+    command.add_argument(
+        "--cluster-config",
+        metavar="FILE",
+        help="file of `ray up`: what the cluster may grow to, so that a run waits for it (sets compute.cluster_config)",
+    )
+    command.add_argument(
+        "--judge",
+        type=_count,
+        metavar="N",
+        help="train only the cells of the N best labellings by PmIoU (default: train all)",
     )
 
 

@@ -5,6 +5,7 @@ import sys
 import time
 from argparse import Namespace
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from orchestrator.documents import load_document
 from orchestrator.estimating import estimate
 from orchestrator.explaining import explain as explain_plan
 from orchestrator.exporting import export_label_maps
+from orchestrator.judging import agreement, set_aside_all_but
+from orchestrator.layers import set_key
 from orchestrator.pictures import write_predictions, write_sheets
 from orchestrator.plan import Plan, PlannedCell, make_plan
 from orchestrator.progress import Progress
@@ -24,6 +27,7 @@ from orchestrator.report.writing import write_all, write_one
 from orchestrator.results import collect, write_results
 from orchestrator.storage import Storage
 from orchestrator.tabulating import describe, print_cells
+from orchestrator.tensorboard import show_sheets
 from orchestrator.verifying import verify as verify_storage
 from workloads.errors import InputError
 
@@ -172,43 +176,57 @@ def report(options: Namespace) -> int:
 
 
 def _run(document: dict[str, Any], options: Namespace) -> int:
+    if options.cluster_config:
+        set_key(document, "compute.cluster_config", options.cluster_config)
     started = time.time()
     storage = Storage(options.storage)
     storage.check_writable()
     made = make_plan(document, storage, write_listings=True, until=options.until)
     cached = set(made.done)
+    if options.judge:
+        set_aside_all_but(made, options.judge)
     with Progress() as progress:
         progress.say(f"{made.name}: {_count(made)}, {len(made.pending)} to run")
-        for line in _short_pools(made):
+        for line in (*_short_pools(made), *_unjudged(made)):
             progress.note(line)
-        for name, pool in _unjudged(made):
-            progress.note(f"{name} has no labelled pool {pool!r}: labels are made, PmIoU is not")
         if made.pending:
             # Ray is imported only where something is run: an all-cached run answers at once.
             from orchestrator.cluster.rounds import run_plan
 
-            report = run_plan(made, storage, progress, address=options.address, dashboard=options.dashboard)
-            failed, input_errors, machines = report.failed, report.input_errors, report.machines
+            judge = partial(set_aside_all_but, made, options.judge) if options.judge else None
+            report = run_plan(
+                made, storage, progress, address=options.address, dashboard=options.dashboard, between=judge
+            )
+            failed, input_errors, machines, trials = report.failed, report.input_errors, report.machines, report.trials
         else:
-            failed, input_errors, machines = {}, set(), []
+            failed, input_errors, machines, trials = {}, set(), [], None
     cells = collect(made, cached, failed)
-    results = write_results(made, cells, storage, started=started, machines=machines)
+    agreed = agreement(cells)
+    results = write_results(made, cells, storage, started=started, machines=machines, agreement=agreed)
     sheets = write_sheets(made, storage) + write_predictions(made, storage)
+    if trials is not None:
+        show_sheets(sheets, trials)
     if options.json:
         print(storage.read(f"results/{made.name}.json").decode())
     else:
         print_cells(made.name, cells, Console(highlight=False))
-        print(f"results  {results}")
-        for sheet in sheets:
-            print(f"picture  {sheet}")
-        print(f"took     {_duration(time.time() - started)}")
+        places = [("results", results), *(("picture", sheet) for sheet in sheets)]
+        if trials is not None:
+            places.append(("watch", f"tensorboard --logdir {trials}"))
+        if agreed is not None:
+            places.append(("judged", str(agreed)))
+        for title, text in (*places, ("took", _duration(time.time() - started))):
+            print(f"{title:<8} {text}")
     bad = [cell for cell in cells if cell["status"] == "failed"]
     for cell in bad:
         print(f"lookbeyond: failed {describe(cell, cells)}: {cell['error']}", file=sys.stderr)
-    if not bad:
+    return _exit_code(made, bool(bad), failed, input_errors)
+
+
+def _exit_code(made: Plan, any_failed: bool, failed: dict[str, str], input_errors: set[str]) -> int:
+    if not any_failed:
         return 0
-    wrong_input = all(_is_input_error(planned, failed, input_errors) for planned in made.cells)
-    return 2 if wrong_input else 1
+    return 2 if all(_is_input_error(planned, failed, input_errors) for planned in made.cells) else 1
 
 
 def _is_input_error(planned: Any, failed: dict[str, str], input_errors: set[str]) -> bool:
@@ -230,11 +248,12 @@ def _short_pools(made: Plan) -> list[str]:
     ]
 
 
-def _unjudged(made: Plan) -> set[tuple[str, str]]:
-    """Data set and pool of the cells whose labels cannot be judged; baselines make none."""
+def _unjudged(made: Plan) -> list[str]:
+    """A line for every data set whose labels cannot be judged; baselines make none."""
     making = [cell for cell in made.cells if {"label", "superpixels"} & cell.roles.keys()]
     configs = [cell.cell.entry.dataset.config for cell in making if "score" not in cell.roles]
-    return {(config.name, config.val) for config in configs}
+    named = sorted({(config.name, config.val) for config in configs})
+    return [f"{name} has no labelled pool {pool!r}: labels are made, PmIoU is not" for name, pool in named]
 
 
 def _print_errors(made: Plan, console: Console) -> None:

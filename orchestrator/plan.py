@@ -32,9 +32,20 @@ class PlannedCell:
     error: str | None = None
 
 
+@dataclass(frozen=True)
+class SetAside:
+    """A step that is neither run nor failed: the status that its cells get, and why."""
+
+    status: Literal["not trained", "stopped"]
+    reason: str
+
+
 @dataclass
 class Plan:
-    """All cells and all distinct steps in an order in which they can be run, with the manifests of those done."""
+    """All cells and all distinct steps in an order in which they can be run, with the manifests of those done.
+
+    `set_aside` holds the steps that this run leaves alone.
+    """
 
     name: str
     document: dict[str, Any]
@@ -42,11 +53,12 @@ class Plan:
     cells: list[PlannedCell]
     steps: dict[str, Step]
     done: dict[str, Manifest]
+    set_aside: dict[str, SetAside] = field(default_factory=dict)
 
     @property
     def pending(self) -> list[Step]:
-        """Steps that have no manifest yet."""
-        return [step for step in self.steps.values() if step.key not in self.done]
+        """Steps that have no manifest yet and are not set aside."""
+        return [step for step in self.steps.values() if step.key not in self.done and step.key not in self.set_aside]
 
     def users(self, key: str) -> list[PlannedCell]:
         """The cells that need a step."""

@@ -8,10 +8,12 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from orchestrator.execution import installed_versions
+from orchestrator.judging import Agreement
 from orchestrator.ledger import Manifest
 from orchestrator.plan import Plan, PlannedCell
 from orchestrator.steps import FinetuneStep, PretrainStep, SampleStep, ScoreStep, Step
@@ -31,12 +33,13 @@ def write_results(
     *,
     started: float,
     machines: list[dict[str, Any]],
+    agreement: Agreement | None = None,
 ) -> str:
     """Write ``results/NAME.json`` and return its place."""
     path = f"results/{plan.name}.json"
     # A run that finds everything cached ran on no machine; those that computed the numbers are named by the manifests.
     hosts = sorted({manifest.provenance["host"] for manifest in plan.done.values() if manifest.provenance.get("host")})
-    document = {
+    document: dict[str, Any] = {
         "experiment": plan.document,
         "cells": cells,
         "provenance": {
@@ -49,6 +52,8 @@ def write_results(
             "machines": machines or [{"host": host} for host in hosts],
         },
     }
+    if agreement is not None:
+        document["agreement"] = asdict(agreement)
     storage.replace(path, json.dumps(document, indent=1).encode())
     return storage.locate(path)
 
@@ -72,11 +77,15 @@ def _cell(planned: PlannedCell, plan: Plan, cached: set[str], failed: dict[str, 
     keys = {role: step.key for role, step in planned.roles.items()}
     error = planned.error or next((failed[key] for key in keys.values() if key in failed), None)
     complete = not planned.error and all(key in plan.done for key in keys.values())
+    aside = next((plan.set_aside[key] for key in keys.values() if key in plan.set_aside), None)
     if complete:
         status, error = ("cached" if all(key in cached for key in keys.values()) else "done"), None
+    elif aside is not None and error is None:
+        status = aside.status
     else:
         status, error = "failed", error or "not finished"
     manifests = {role: plan.done[key] for role, key in keys.items() if key in plan.done}
+    why = {"reason": aside.reason} if aside is not None and status == aside.status else {}
     return {
         "cell": planned.cell.values,
         "row": planned.cell.row,
@@ -84,7 +93,8 @@ def _cell(planned: PlannedCell, plan: Plan, cached: set[str], failed: dict[str, 
         "paper": planned.cell.paper,
         "status": status,
         "error": error,
-        "metrics": _metrics(manifests, planned) if complete else {},
+        **why,
+        "metrics": {} if status == "failed" else _metrics(manifests, planned),
         "steps": keys,
         "seconds": {role: _seconds(manifest) for role, manifest in manifests.items()},
         "images": {

@@ -114,6 +114,11 @@ class Compute(How):
     error_retries: int = Field(1, ge=0, description="times one shard is tried again after an error in the work itself")
     train_workers: int = Field(1, ge=1, description="workers of one training run; they split its batch")
     train_cores: int | None = Field(None, ge=1, description="cores of one training worker; null for all of a machine")
+    start_seconds: float | None = Field(
+        None, gt=0, description="time in which the workers of a training must start; null: 60, or 900 where it scales"
+    )
+    checkpoint_seconds: float = Field(20.0, ge=0, description="time between two states of a training that are kept")
+    cluster_config: str | None = Field(None, description="file of `ray up`: what the cluster can grow to")
     lease_seconds: float = Field(60.0, gt=0, description="silence after which another run's lease is taken over")
 
 

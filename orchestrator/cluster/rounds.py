@@ -6,38 +6,57 @@ failure this guards against: two runs doing one step twice, or waiting for each 
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from orchestrator.cluster import session
 from orchestrator.cluster.runner import Runner
+from orchestrator.cluster.workers import extraction_demand
 from orchestrator.execution import Execution
 from orchestrator.leases import Leases
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.plan import Plan
+from orchestrator.preflight import Demand, judge
 from orchestrator.progress import Progress
-from orchestrator.steps import Step
+from orchestrator.steps import Step, StepKind
 from orchestrator.storage import Storage
+from orchestrator.trial_cards import trial_card
+from workloads.errors import InputError
 
 _POLL_SECONDS = 1.0
 
 
 @dataclass
 class RunReport:
-    """How a run ended: errors by step key, which of them the user has to mend, and what it ran on."""
+    """How a run ended: errors by step key, which of them the user has to mend, and what it ran on.
+
+    `trials` is the folder of what Ray Tune wrote, None where nothing was trained.
+    """
 
     failed: dict[str, str] = field(default_factory=dict)
     input_errors: set[str] = field(default_factory=set)
     executed: list[str] = field(default_factory=list)
     machines: list[dict[str, Any]] = field(default_factory=list)
     retries: dict[str, int] = field(default_factory=dict)
+    trials: str | None = None
     worker_peak_bytes: int = 0
 
 
-def run_plan(plan: Plan, storage: Storage, progress: Progress, *, address: str | None, dashboard: bool) -> RunReport:
+def run_plan(
+    plan: Plan,
+    storage: Storage,
+    progress: Progress,
+    *,
+    address: str | None,
+    dashboard: bool,
+    between: Callable[[], object] | None = None,
+) -> RunReport:
     """Run all pending steps of a plan; `plan.done` holds the manifests afterwards.
 
-    A run with nothing pending connects to no cluster.
+    A run with nothing pending connects to no cluster. `between` is called when all is done that is pending at first:
+    what it takes from `plan.set_aside` is run then.
     """
     report = RunReport()
     if not plan.pending:
@@ -47,16 +66,55 @@ def run_plan(plan: Plan, storage: Storage, progress: Progress, *, address: str |
     try:
         with session.session(address, dashboard=dashboard):
             report.machines = session.machines()
-            runner = Runner(storage, plan.compute, progress)
+            runner = _make_runner(plan, storage, progress)
             try:
                 _run_rounds(plan, runner, ledger, leases, progress, report)
+                if between is not None:
+                    between()
+                    _run_rounds(plan, runner, ledger, leases, progress, report)
             finally:
                 runner.close()
                 report.retries = dict(runner.retries)
+                report.trials = runner.trainings.folder if runner.trainings is not None else None
                 report.worker_peak_bytes = max(runner.peak_bytes.values(), default=0)
     finally:
         leases.close()
     return report
+
+
+def _make_runner(plan: Plan, storage: Storage, progress: Progress) -> Runner:
+    """The runner of a plan whose pending steps can all be placed on the cluster.
+
+    Raises:
+        InputError: one of them never can; with the numbers.
+    """
+    compute = plan.compute
+    offer = session.offer(compute.cluster_config)
+    uses_gpus = compute.device == "cuda" or (compute.device == "auto" and offer.ever_gpus > 0)
+    pending = {step.kind for step in plan.steps.values() if step.key not in plan.done}
+    runner = Runner(storage, compute, progress, uses_gpus)
+    demands = []
+    if pending & {StepKind.SAMPLE, StepKind.LABEL}:
+        demands.append(extraction_demand(compute.gpus_per_worker if uses_gpus else 0))
+    if StepKind.CLUSTER in pending and uses_gpus:
+        demands.append(Demand("the clustering worker (compute.device)", 1, 0, 1))
+    if pending & {StepKind.PRETRAIN, StepKind.FINETUNE}:
+        # Ray Train takes seconds to import; a run that only labels does without it.
+        from orchestrator.cluster.training import Scale
+        from orchestrator.cluster.trials import Trainings
+
+        scale = Scale.of(compute, uses_gpus, offer)
+        demands.append(scale.demand)
+        card = partial(trial_card, plan)
+        runner.trainings = Trainings(
+            storage, plan.name, compute, scale, offer, progress, card, runner.retries, runner.metrics
+        )
+    verdict = judge(demands, offer)
+    if verdict.refused:
+        raise InputError("\n".join(verdict.refused))
+    for line in verdict.waits:
+        progress.note(line)
+    return runner
 
 
 def _run_rounds(

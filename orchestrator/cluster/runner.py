@@ -1,6 +1,7 @@
 """Hands the jobs of an execution to Ray and brings their ends back.
 
-The model: three pools (extraction actors, plain tasks, one clustering actor), each with a bound on what is in flight.
+The model: three pools (extraction actors, plain tasks, one clustering actor), each with a bound on what is in flight;
+when nothing of theirs is left to do or under way, the trainings that are ready run as one wave of trials.
 A job whose worker or machine was lost goes back to the front of its queue, up to a high budget; one that failed in
 its own work is tried again a low number of times; what the user has to mend is not tried again. Work in flight holds
 no data in the driver.
@@ -9,12 +10,13 @@ no data in the driver.
 import os
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from orchestrator.cluster import session
+from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.workers import (
     SHARE,
     Report,
@@ -23,14 +25,16 @@ from orchestrator.cluster.workers import (
     start_extraction,
 )
 from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
-from orchestrator.jobs.making import make_job, make_training_job
-from orchestrator.jobs.training import read_history
+from orchestrator.jobs.making import make_job
 from orchestrator.progress import Progress
 from orchestrator.schedule import Item, Schedule
 from orchestrator.spec import Compute
 from orchestrator.steps import Step
 from orchestrator.storage import Storage
 from workloads.errors import InputError
+
+if TYPE_CHECKING:
+    from orchestrator.cluster.trials import Trainings
 
 # One job runs on an actor while the next one waits at its door, so that no actor idles for a round trip.
 _QUEUED_PER_ACTOR = 2
@@ -45,23 +49,21 @@ class _Flight:
 
 @dataclass
 class Runner:
-    """Runs one execution after the other on the connected cluster."""
+    """Runs one execution after the other on the connected cluster; `trainings` runs their training steps, if any."""
 
     storage: Storage
     compute: Compute
     progress: Progress
+    uses_gpus: bool
+    trainings: "Trainings | None" = None
     peak_bytes: dict[int, int] = field(default_factory=dict)
     retries: Counter[str] = field(default_factory=Counter)
+    metrics: RunMetrics = field(default_factory=RunMetrics)
     _flights: dict[Any, _Flight] = field(default_factory=dict)
     _extractors: list[Any] = field(default_factory=list)
     _clusterer: Any = None
     _lost: Counter[str] = field(default_factory=Counter)
     _erred: Counter[str] = field(default_factory=Counter)
-
-    def __post_init__(self) -> None:
-        self._uses_gpus = self.compute.device != "cpu" and session.gpus() > 0
-        if self.compute.device == "cuda" and not self._uses_gpus:
-            raise InputError("compute.device: 'cuda' is not possible, the cluster has no GPU; allowed: auto, cpu")
 
     def run(self, execution: Execution) -> None:
         """Run until every item is settled."""
@@ -70,8 +72,14 @@ class Runner:
                 self._launch(execution)
                 if self._flights:
                     self._land(execution)
+                elif execution.schedule.ready(TRAIN):
+                    # Last of all: the workers of a training start together or not at all, so nothing else may hold
+                    # the cores.
+                    self.close()
+                    assert self.trainings is not None, "a run with training steps has someone to run them"
+                    self.trainings.run_wave(execution)
                 else:
-                    ready = any(execution.schedule.ready(pool) for pool in (EXTRACT, PROCESS, CLUSTER, TRAIN))
+                    ready = any(execution.schedule.ready(pool) for pool in (EXTRACT, PROCESS, CLUSTER))
                     assert ready or not len(execution.schedule), "items are left that wait for nothing in flight"
         finally:
             self._flights.clear()
@@ -88,7 +96,7 @@ class Runner:
         self._end_idle(schedule)
         workers = self._wanted_extractors(schedule.ready(EXTRACT))
         while len(self._extractors) < workers:
-            self._extractors.append(start_extraction(self.compute.gpus_per_worker if self._uses_gpus else 0))
+            self._extractors.append(start_extraction(self.compute.gpus_per_worker if self.uses_gpus else 0))
         for depth in range(_QUEUED_PER_ACTOR):
             for actor in self._extractors:
                 if self._load(actor) <= depth and (item := self._next(execution, EXTRACT)):
@@ -103,35 +111,15 @@ class Runner:
         last = self._in_flight(EXTRACT) and not schedule.ready(EXTRACT)
         soon = schedule.ready(CLUSTER) or (schedule.unsettled(CLUSTER) and last)
         if soon and self._clusterer is None:
-            self._clusterer = start_clustering(1 if self._uses_gpus else 0, threads=os.cpu_count() or 1)
-        self._launch_trainings(execution)
+            self._clusterer = start_clustering(1 if self.uses_gpus else 0, threads=os.cpu_count() or 1)
         if self._clusterer is not None:
             while self._load(self._clusterer) < _QUEUED_PER_ACTOR and (item := self._next(execution, CLUSTER)):
                 self._send(execution, item, self._clusterer)
 
-    def _launch_trainings(self, execution: Execution) -> None:
-        """Trainings start once nothing else holds or wants the cores: their workers start together or not at all."""
-        schedule = execution.schedule
-        others = (EXTRACT, PROCESS, CLUSTER)
-        if not schedule.ready(TRAIN) or any(schedule.ready(pool) or self._in_flight(pool) for pool in others):
-            return
-        # Ray Train takes seconds to import; a run that only labels does without it.
-        from orchestrator.cluster.training import Scale, run_training
-
-        scale = Scale.of(self.compute, self._uses_gpus, session.cores_of_a_machine())
-        room = scale.concurrent(session.cores(), session.gpus()) - self._in_flight(TRAIN)
-        while room > 0 and (item := self._next(execution, TRAIN)):
-            steps = execution.live_steps(item.payload)
-            execution.started(steps)
-            job = make_training_job(self.storage, steps[0])
-            reference = run_training.options(name=job.title).remote(job, scale)
-            self._flights[reference] = _Flight(item, steps, None)
-            room -= 1
-
     def _end_idle(self, schedule: Schedule[Task]) -> None:
         """End the actors of a pool that has nothing left to do: what they hold is what the tasks after them need."""
         # Where GPUs are few, extraction actors that wait for clusters would hold the one that the clusters wait for.
-        waiting = (self._uses_gpus and schedule.ready(CLUSTER)) or schedule.ready(TRAIN)
+        waiting = (self.uses_gpus and schedule.ready(CLUSTER)) or schedule.ready(TRAIN)
         if self._extractors and self._is_idle(schedule, EXTRACT, waiting):
             for actor in self._extractors:
                 ray.kill(actor)
@@ -156,10 +144,10 @@ class Runner:
 
     def _wanted_extractors(self, ready: int) -> int:
         """Actors that there is work and room for: one that could not be placed would hold its share of the items."""
-        room = int(session.gpus() / self.compute.gpus_per_worker) if self._uses_gpus else session.cores()
+        room = int(session.gpus() / self.compute.gpus_per_worker) if self.uses_gpus else session.cores()
         limit = max(1, room)
         if self.compute.workers is not None:
-            limit = min(limit, self.compute.workers) if self._uses_gpus else self.compute.workers
+            limit = min(limit, self.compute.workers) if self.uses_gpus else self.compute.workers
         return min(limit, len(self._extractors) + ready)
 
     def _load(self, actor: Any) -> int:
@@ -180,7 +168,6 @@ class Runner:
 
     def _land(self, execution: Execution) -> None:
         ready, _ = ray.wait(list(self._flights), num_returns=1, timeout=1.0)
-        self._follow_trainings()
         if ready:
             more, _ = ray.wait(list(self._flights), num_returns=len(self._flights), timeout=0)
             ready = list(dict.fromkeys([*ready, *more]))
@@ -196,15 +183,12 @@ class Runner:
                 self.peak_bytes[report.process] = max(report.peak_bytes, self.peak_bytes.get(report.process, 0))
                 outcome = report.outcome
                 execution.completed(flight.item, flight.steps, outcome.records, outcome.device, outcome.results)
-                self.progress.advance(flight.item.payload.kind, flight.item.payload.images)
-
-    def _follow_trainings(self) -> None:
-        for flight in self._flights.values():
-            task = flight.item.payload
-            if flight.item.pool == TRAIN and (rows := read_history(self.storage, flight.steps[0].key)):
-                glances = [row["glance_miou"] for row in rows if "glance_miou" in row]
-                share = rows[-1]["step"] / rows[-1]["total_steps"]
-                self.progress.follow(task.kind, share, rows[-1]["loss"], glances[-1] if glances else None)
+                task = flight.item.payload
+                self.progress.advance(task.kind, task.images)
+                self.metrics.add("images", task.images, kind=task.kind.value)
+                self.metrics.add("shards", len(outcome.records), kind=task.kind.value)
+                broken = sum(len(record.quarantined) for record in outcome.records)
+                self.metrics.add("quarantined", broken, kind=task.kind.value)
 
     def _erred_in_its_work(self, execution: Execution, flight: _Flight, error: RayTaskError) -> None:
         cause = error.cause if isinstance(error.cause, BaseException) else error
@@ -214,6 +198,7 @@ class Runner:
             return
         self._erred[name] += 1
         self.retries["error"] += 1
+        self.metrics.add("retries", cause="error")
         if self._erred[name] <= self.compute.error_retries:
             self.progress.note(f"{name} failed ({type(cause).__name__}: {cause}); trying again")
             execution.schedule.put_back(flight.item)
@@ -226,6 +211,7 @@ class Runner:
             self._forget(flight.actor)
         self._lost[name] += 1
         self.retries["lost"] += 1
+        self.metrics.add("retries", cause="lost")
         if self._lost[name] <= self.compute.lost_worker_retries:
             self.progress.note(f"lost the worker of {name} ({type(error).__name__}); the shard is computed again")
             execution.schedule.put_back(flight.item)

@@ -7,12 +7,15 @@ takes down somebody else's cluster, and a dashboard open to the network.
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+from orchestrator.preflight import Machines, Offer, autoscaled
 from workloads.errors import InputError
 
 # Tasks pass a few kilobytes through the object store; Ray's default would claim a third of the memory.
@@ -47,19 +50,55 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
     except (ConnectionError, ValueError) as error:
         raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from None
     try:
-        yield
+        # Ray prints its warnings on standard output, which belongs to results.
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
+        _release_placement_groups()
         ray.shutdown()
+
+
+def offer(cluster_config: str | None) -> Offer:
+    """The machines of the cluster now, and at most: as the file of an autoscaled cluster says, else those of now.
+
+    Raises:
+        InputError: the file is not what it should be.
+    """
+    now = [
+        Machines(1, float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    return autoscaled(now, cluster_config) if cluster_config else Offer.fixed(now)
+
+
+def _release_placement_groups() -> None:
+    """Give back what this run still reserves.
+
+    Ray does so itself when a driver ends in good order. It was seen not to when one was interrupted while workers
+    waited for cores that were taken: on a cluster that stays up they would be reserved for ever.
+    """
+    # A placement group's identity ends in that of the job that made it.
+    job = ray.get_runtime_context().get_job_id()
+    for name, group in placement_group_table().items():
+        if name.endswith(job) and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
+
+
+def has_dashboard() -> bool:
+    """Whether the cluster shows itself on a dashboard, so that someone takes its metrics."""
+    return bool(ray.is_initialized() and ray._private.worker.get_dashboard_url())
+
+
+def free() -> dict[str, float]:
+    """Cores and GPUs that nobody holds at the moment."""
+    resources = ray.available_resources()
+    return {"cores": resources.get("CPU", 0.0), "GPUs": resources.get("GPU", 0.0)}
 
 
 def cores() -> int:
     """Cores of the cluster as it is now, at least one."""
     return max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-
-def cores_of_a_machine() -> int:
-    """Cores of the largest machine of the cluster as it is now, at least one."""
-    return max([1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])])
 
 
 def gpus() -> float:

@@ -1,92 +1,205 @@
-"""Training jobs on Ray Train.
+"""One training on Ray Train: a group of workers that start together, and what its failures mean.
 
-The model: a task that asks for next to nothing drives one TorchTrainer; the trainer's workers ask for the cores and
-GPUs. Ray Train restarts the group when a worker or machine is lost, and every start continues from the job's own state,
-so neither Ray's checkpoints nor its run names decide anything. The failures this guards against: a driver that holds
-the very cores its workers wait for, and a run that silently continues another one's state.
+The model: `fit` drives one TorchTrainer in a process that asks for next to nothing; the trainer's workers ask for the
+cores and GPUs. Every start continues from the job's own state, so neither Ray's checkpoints nor its run names decide
+anything, and Train's own retries are off: `fit` says what went wrong, and who calls it has a budget for each kind. The
+failures this guards against: a driver that holds the very cores its workers wait for; a group of workers that never
+starts, tried again without end and without a word; a run that silently continues another one's state.
 """
 
-import math
 import os
-import resource
 import tempfile
+import time
 from dataclasses import dataclass
 from typing import Any
 
 import ray
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+import ray.train
+from ray.train import ControllerError, WorkerGroupError
+from ray.train.torch import TorchConfig
+from ray.train.v2.api.callback import UserCallback
+from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
+from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from orchestrator.cluster.workers import Report
-from orchestrator.jobs.training import (
-    Team,
-    TrainingJob,
-    clear_outcome,
-    has_outcome,
-    leave_error,
-    leave_outcome,
-    take_outcome,
-    train,
-)
+from orchestrator.cluster import session
+from orchestrator.cluster.workers import keep_freed_memory
+from orchestrator.jobs.training import Team, TrainingJob, leave_outcome, read_outcome, train
+from orchestrator.preflight import Demand, Offer
 from orchestrator.spec import Compute
 from workloads.errors import InputError
+from workloads.training import StepReport
 
 # Enough for Ray to place the driver; the trainer's workers do the work.
-_DRIVER_CORES = 0.01
+DRIVER_CORES = 0.01
+
+# A worker waits for Train to take its report, and Train asks every half second.
+_POLL_SECONDS = 0.5
+_REPORT_SECONDS = 2.0
+
+# How long the workers of a training may take to start: where machines have to be started first, they take minutes.
+_START_SECONDS = 60.0
+_START_SECONDS_WHEN_SCALING = 900.0
+
+
+class LostWorker(Exception):  # noqa: N818
+    """A worker process or its machine went away, or one that others were talking to."""
+
+
+class NotStarted(Exception):  # noqa: N818
+    """The workers of a training could not be placed in time."""
+
+
+class FailedInItsWork(Exception):  # noqa: N818
+    """An error in the work itself that is not of the user's making, as far as is known."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """Workers of one training run, and what each of them asks for."""
+    """Workers of one training run, what each of them asks for, and how patient to be with them."""
 
     workers: int
     cores: int
     uses_gpus: bool
-    restarts: int
+    start_seconds: float
+    checkpoint_seconds: float
 
     @staticmethod
-    def of(compute: Compute, uses_gpus: bool, machine_cores: int) -> "Scale":
-        """The scale that the user asked for, or one that uses a whole machine."""
-        cores = compute.train_cores or max(1, machine_cores // compute.train_workers)
-        return Scale(compute.train_workers, cores, uses_gpus, compute.lost_worker_retries)
+    def of(compute: Compute, uses_gpus: bool, offer: Offer) -> "Scale":
+        """The scale that the user asked for, or one by which trainings use a whole machine."""
+        machine = offer.largest(gpus=uses_gpus)
+        # Where a machine has several GPUs, a training takes its share of the cores beside each of them.
+        shares = max(compute.train_workers, int(machine.gpus) if uses_gpus else 1)
+        cores = compute.train_cores or max(1, int(machine.cores) // shares)
+        patience = _START_SECONDS_WHEN_SCALING if offer.scales else _START_SECONDS
+        return Scale(
+            compute.train_workers, cores, uses_gpus, compute.start_seconds or patience, compute.checkpoint_seconds
+        )
 
-    def concurrent(self, cluster_cores: float, cluster_gpus: float) -> int:
-        """How many such runs fit the cluster at once, at least one."""
-        by_cores = cluster_cores / (self.workers * self.cores + _DRIVER_CORES)
-        by_gpus = cluster_gpus / self.workers if self.uses_gpus else math.inf
-        return max(1, int(min(by_cores, by_gpus)))
+    @property
+    def demand(self) -> Demand:
+        """What one training takes, driver included: a worker leaves the driver's share of its cores alone."""
+        purpose = "a training (compute.train_workers, compute.train_cores, compute.device)"
+        return Demand(purpose, self.workers, self.cores, float(self.uses_gpus))
+
+    @property
+    def worker_resources(self) -> dict[str, float]:
+        """What Ray reserves for a worker."""
+        # The driver's own 0.01 cores come out of the machine's whole ones: a worker asks for a little less.
+        return {"CPU": self.cores - DRIVER_CORES} | ({"GPU": 1} if self.uses_gpus else {})
 
 
-@ray.remote(max_retries=0, num_cpus=_DRIVER_CORES)
-def run_training(job: TrainingJob, scale: Scale) -> Report:
-    """Drive one training run to its end."""
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
+def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
+    """Drive one training to its end; its outcome lies on the storage then.
+
+    Raises:
+        InputError: what the user has to mend.
+        LostWorker: a worker was lost.
+        NotStarted: the workers were not placed in time.
+        FailedInItsWork: any other error.
+    """
+    if read_outcome(job.storage, job.key) is not None:
+        # The training had ended, and who drove it died before the step was declared finished.
+        return
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(_POLL_SECONDS)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(scale.start_seconds)
+    # One process less per training: whoever loses a machine, warned or not, continues from the last state.
+    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     with tempfile.TemporaryDirectory() as folder:
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"job": job, "scale": scale},
-            # The driver's own 0.01 cores come out of the machine's whole ones: a worker asks for a little less.
             scaling_config=ScalingConfig(
-                num_workers=scale.workers,
-                use_gpu=scale.uses_gpus,
-                resources_per_worker={"CPU": scale.cores - _DRIVER_CORES} | ({"GPU": 1} if scale.uses_gpus else {}),
+                num_workers=scale.workers, use_gpu=scale.uses_gpus, resources_per_worker=scale.worker_resources
             ),
             torch_config=TorchConfig(backend="nccl" if scale.uses_gpus else "gloo"),
             run_config=RunConfig(
                 name=job.key[:32],
                 storage_path=job.storage.locate("training") if job.storage.is_local else folder,
-                failure_config=FailureConfig(max_failures=scale.restarts),
+                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
+                callbacks=callbacks,
             ),
         )
-        clear_outcome(job.storage, job.key)
-        trainer.fit()
-    outcome = take_outcome(job.storage, job.key)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Report(outcome, os.getpid(), peak)
+        try:
+            trainer.fit()
+        except WorkerGroupError as error:
+            raise _cause(error.worker_failures) from None
+        except ControllerError as error:
+            raise _controller_cause(error.controller_failure, scale) from None
+        except ray.train.PreemptionError as error:
+            raise LostWorker(str(error)) from None
+
+
+def _cause(failures: dict[int, Exception]) -> Exception:
+    """What the failures of the workers come to: one that fails takes the others with it."""
+    for error in failures.values():
+        if isinstance(error, InputError):
+            return error
+    for rank, error in failures.items():
+        if type(error).__name__ == "WorkerHealthCheckFailedError" or _is_broken_connection(error):
+            return LostWorker(f"worker {rank} of {len(failures)}: {type(error).__name__}")
+    rank, error = next(iter(failures.items()))
+    return FailedInItsWork(f"{type(error).__name__} in worker {rank}: {error}")
+
+
+def _is_broken_connection(error: Exception) -> bool:
+    """Whether the error is what torch.distributed says when the process at the other end is gone."""
+    return isinstance(error, RuntimeError) and any(
+        sign in str(error) for sign in ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    )
+
+
+def _controller_cause(error: Exception, scale: Scale) -> Exception:
+    match type(error).__name__:
+        case "WorkerGroupStartupTimeoutError":
+            free = session.free()
+            return NotStarted(
+                f"{scale.demand}; they did not start within {scale.start_seconds:g} s (compute.start_seconds). Free at "
+                f"the end of that time: {free['cores']:g} cores and {free['GPUs']:g} GPUs, over all machines"
+            )
+        case "WorkerGroupStartupFailedError":
+            return LostWorker("a worker was lost while it started")
+    return FailedInItsWork(f"{type(error).__name__}: {error}")
+
+
+class _Teller:
+    """Tells Train from time to time how a training goes.
+
+    Train waits until all workers have reported, so they must agree when to: the clock of rank 0 decides.
+    """
+
+    def __init__(self, team: Team) -> None:
+        self._team = team
+        self._told = float("-inf")
+
+    def __call__(self, report: StepReport) -> None:
+        if not self._due():
+            return
+        self._told = time.monotonic()
+        ray.train.report(
+            {
+                # The name that Tune's TensorBoard logger takes its horizontal axis from: steps go on after a restart.
+                "timesteps_total": report.step,
+                "epoch": report.epoch,
+                "loss": report.loss,
+                "learning_rate": report.learning_rate,
+                "images_per_second": report.images_per_second,
+                "wait_share": report.wait_share,
+            }
+            | report.shown
+        )
+
+    def _due(self) -> bool:
+        import torch
+
+        due = time.monotonic() - self._told >= _REPORT_SECONDS
+        if self._team.workers.size == 1:
+            return due
+        word = torch.tensor(float(due and self._team.workers.rank == 0), device=self._team.machine.device)
+        return bool(self._team.workers.sum(word))
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """One worker of a training run."""
+    """One worker of a training."""
     import torch
     from torch.nn.parallel import DistributedDataParallel
 
@@ -96,19 +209,13 @@ def _worker(config: dict[str, Any]) -> None:
 
     job: TrainingJob = config["job"]
     scale: Scale = config["scale"]
+    keep_freed_memory()
     torch.set_num_threads(scale.cores)
     machine = Machine(device=torch_device("auto" if scale.uses_gpus else "cpu"))
     if scale.workers == 1:
         team = Team(machine, Alone(), None)
     else:
         team = Team(machine, ProcessGroup(), DistributedDataParallel)
-    if has_outcome(job.storage, job.key):
-        # Another worker met what the user has to mend: the group was started again only to learn that.
-        return
-    try:
-        outcome = train(job, team)
-    except InputError as error:
-        leave_error(job.storage, job.key, error)
-        return
+    outcome = train(job, team, _Teller(team), scale.checkpoint_seconds)
     if outcome is not None:
         leave_outcome(job.storage, job.key, outcome)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from orchestrator.jobs.common import Outcome, Workshop
+from orchestrator.preflight import Demand
 
 if TYPE_CHECKING:
     from orchestrator.jobs.making import Job
@@ -70,6 +71,11 @@ def keep_freed_memory() -> None:
         library.mallopt(mmap_threshold, gigabyte)
     except (OSError, AttributeError):
         return
+
+
+def extraction_demand(gpus: float) -> Demand:
+    """What one extraction actor takes."""
+    return Demand("an extraction worker (compute.gpus_per_worker, compute.device)", 1, SHARE, gpus)
 
 
 def start_extraction(gpus: float) -> Any:

@@ -8,7 +8,7 @@ the driver died) continues from it. The history of the loss lies beside it and i
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -23,7 +23,6 @@ from orchestrator.ledger import Ledger, model_path
 from orchestrator.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch, map_of
 from orchestrator.storage import Storage
 from workloads.collectives import Workers
-from workloads.errors import InputError
 from workloads.evaluation import class_counts, predict
 from workloads.finetuning import EvaluationConfig, FinetuneConfig, finetuning_loop
 from workloads.fractions import parse_labelled_list
@@ -39,7 +38,8 @@ from workloads.pretraining import PretrainConfig, pretrained_scope, pretraining_
 from workloads.seeding import stable_hash
 from workloads.training import Loop, Machine, Sample, StepReport, Wrap
 
-_CHECKPOINT_SECONDS = 20.0
+Tell = Callable[[StepReport], None]
+
 # How often, and on how many of the judged images, a fine-tuning is scored while it runs: enough to see it improve.
 _GLANCES = 5
 _GLANCE_IMAGES = 16
@@ -222,13 +222,17 @@ class TrueLabels:
         return Sample(dataset.read_image(pool, image_id), dataset.read_ground_truth(pool, image_id))
 
 
-def train(job: TrainingJob, team: Team) -> Outcome | None:
-    """Run one worker's part of a job to its end; the outcome on rank 0, None on the others."""
+def train(job: TrainingJob, team: Team, tell: Tell, checkpoint_seconds: float) -> Outcome | None:
+    """Run one worker's part of a job to its end; the outcome on rank 0, None on the others.
+
+    `tell` is called by every worker after the same steps, about a hundred times a run. Rank 0 writes the whole state
+    after one of them whenever `checkpoint_seconds` have gone by.
+    """
     loop = job.build(team)
     storage, key = job.storage, job.key
     if storage.exists(state_path(key)):
         loop.load_state_dict(torch.load(io.BytesIO(storage.read(state_path(key))), weights_only=True))
-    history = read_history(storage, key)[: loop.step]
+    history = [row for row in read_history(storage, key) if row["step"] <= loop.step]
     written = time.monotonic()
     glances = loop.step * _GLANCES // loop.total_steps
     for report in loop.run(report_every=max(1, loop.total_steps // 100)):
@@ -237,13 +241,14 @@ def train(job: TrainingJob, team: Team) -> Outcome | None:
             if report.step * _GLANCES // loop.total_steps > glances:
                 glances = report.step * _GLANCES // loop.total_steps
                 row |= job.glance(loop)
-            history = [one for one in history if one["step"] < report.step] + [row]
+            history.append(row)
             storage.replace(history_path(key), json.dumps(history).encode())
-            if time.monotonic() - written > _CHECKPOINT_SECONDS:
+            if time.monotonic() - written >= checkpoint_seconds:
                 buffer = io.BytesIO()
                 torch.save(loop.state_dict(), buffer)
                 storage.replace(state_path(key), buffer.getvalue())
                 written = time.monotonic()
+        tell(report)
     return job.finish(loop) if team.workers.rank == 0 else None
 
 
@@ -255,33 +260,21 @@ def leave_outcome(storage: Storage, key: str, outcome: Outcome) -> None:
     storage.delete(state_path(key))
 
 
-def leave_error(storage: Storage, key: str, error: InputError) -> None:
-    """What the user has to mend; the first worker's word stands."""
-    storage.create(_outcome_path(key), json.dumps({"error": str(error)}).encode())
-
-
-def has_outcome(storage: Storage, key: str) -> bool:
-    """Whether the run has ended, well or not."""
-    return storage.exists(_outcome_path(key))
-
-
-def clear_outcome(storage: Storage, key: str) -> None:
-    """Forget how an earlier run ended."""
-    storage.delete(_outcome_path(key))
-
-
-def take_outcome(storage: Storage, key: str) -> Outcome:
-    """What rank 0 left.
-
-    Raises:
-        InputError: a worker met what the user has to mend.
-    """
-    document = json.loads(storage.read(_outcome_path(key)))
-    storage.delete(_outcome_path(key))
-    if "error" in document:
-        raise InputError(document["error"])
-    records = [ShardRecord.from_json(record) for record in document["records"]]
+def read_outcome(storage: Storage, key: str) -> Outcome | None:
+    """What rank 0 left; None where no training has ended, or what it wrote is gone."""
+    try:
+        document = json.loads(storage.read(_outcome_path(key)))
+        records = [ShardRecord.from_json(record) for record in document["records"]]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    if not all(storage.exists(record.path) for record in records):
+        return None
     return Outcome(records, document["results"], document["device"])
+
+
+def forget_outcome(storage: Storage, key: str) -> None:
+    """The step is declared finished: its manifest says it all."""
+    storage.delete(_outcome_path(key))
 
 
 def _outcome_path(key: str) -> str:

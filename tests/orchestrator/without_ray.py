@@ -81,7 +81,9 @@ def run(document: dict[str, Any], storage: Storage) -> Ended:
 
     def perform(task: Task, steps: tuple[Step, ...]) -> Outcome:
         if task.kind in (StepKind.PRETRAIN, StepKind.FINETUNE):
-            outcome = train(make_training_job(storage, steps[0]), Team(Machine(), Alone(), None))
+            outcome = train(
+                make_training_job(storage, steps[0]), Team(Machine(), Alone(), None), lambda report: None, 20.0
+            )
             assert outcome is not None, "the only worker has rank 0"
             return outcome
         return make_job(storage, task.kind, steps, task.shard, "cpu").run(workshop)

@@ -1,0 +1,179 @@
+"""A training job on one worker, without Ray: what it keeps, how it goes on, and what it says when it cannot."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import mounted
+
+from orchestrator.jobs.making import make_training_job
+from orchestrator.jobs.training import (
+    Team,
+    TrainingJob,
+    forget_outcome,
+    leave_outcome,
+    read_history,
+    read_outcome,
+    read_tensors,
+    state_path,
+    train,
+)
+from orchestrator.plan import make_plan
+from orchestrator.storage import Storage, StorageFullError
+from workloads.collectives import Alone
+from workloads.errors import InputError
+from workloads.training import LossNotFinite, Machine, StepReport
+
+STEPS = 5
+STATE_BYTES = 18_000_000
+
+DOCUMENT: dict[str, Any] = {
+    "name": "tuned",
+    "dataset": {"name": "scenes", "image_size": [64, 96], "num_train": 8, "num_val": 2},
+    "finetune": {
+        "steps": STEPS,
+        "batch_size": 4,
+        "segmentor": {
+            "backbone": "mobilenet_v2",
+            "head_channels": 8,
+            "atrous_rates": [1, 2, 3],
+            "auxiliary_head": False,
+            "output_stride": 16,
+        },
+        "augmentation": {"image_size": [64, 96], "crop_mode": "fixed", "crop": [48, 64], "cutout": [0, 0]},
+    },
+}
+
+
+class Interrupted(Exception):  # noqa: N818
+    """Stands for a kill."""
+
+
+class Listener:
+    """Hears of every step, and ends the run after one of them."""
+
+    def __init__(self, last: int | None = None) -> None:
+        self.steps: list[int] = []
+        self._last = last
+
+    def __call__(self, report: StepReport) -> None:
+        self.steps.append(report.step)
+        if report.step == self._last:
+            raise Interrupted
+
+
+def make_job(storage: Storage, **finetune: Any) -> TrainingJob:
+    plan = make_plan({**DOCUMENT, "finetune": DOCUMENT["finetune"] | finetune}, storage, write_listings=True)
+    (step,) = plan.steps.values()
+    return make_training_job(storage, step)
+
+
+def run(job: TrainingJob, listener: Listener, checkpoint_seconds: float = 0.0) -> dict[str, torch.Tensor]:
+    """Train on one worker; the weights at the end."""
+    outcome = train(job, Team(Machine(), Alone(), None), listener, checkpoint_seconds)
+    assert outcome is not None
+    leave_outcome(job.storage, job.key, outcome)
+    return read_tensors(job.storage, outcome.records[0].path)
+
+
+def kept_state(job: TrainingJob) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(job.storage.read(state_path(job.key))), weights_only=True)
+    return state
+
+
+def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "storage"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    return run(make_job(Storage(str(tmp_path_factory.mktemp("undisturbed")))), Listener())
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_a_run_that_was_cut_off_goes_on_with_the_same_bits(
+    last: int, storage: Storage, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    job = make_job(storage)
+    with pytest.raises(Interrupted):
+        run(job, Listener(last))
+    again = Listener()
+    assert_equal(run(job, again), undisturbed)
+    assert again.steps == list(range(last + 1, STEPS + 1)), "steps that were done are not done again"
+    assert [row["step"] for row in read_history(storage, job.key)] == list(range(1, STEPS + 1))
+    assert not storage.exists(state_path(job.key)), "nothing is left to go on from"
+
+
+def test_without_a_state_yet_the_run_starts_anew(storage: Storage, undisturbed: dict[str, torch.Tensor]) -> None:
+    job = make_job(storage)
+    with pytest.raises(Interrupted):
+        run(job, Listener(3), checkpoint_seconds=3600)
+    assert_equal(run(job, Listener()), undisturbed)
+    assert [row["step"] for row in read_history(storage, job.key)] == list(range(1, STEPS + 1))
+
+
+def test_an_outcome_stands_until_the_step_is_declared_finished(storage: Storage) -> None:
+    job = make_job(storage, steps=1)
+    assert read_outcome(storage, job.key) is None
+    run(job, Listener())
+    left = read_outcome(storage, job.key)
+    assert left is not None
+    assert left.results[job.key]["images_trained"] == 4
+    storage.delete(left.records[0].path)
+    assert read_outcome(storage, job.key) is None, "a model that is gone is no outcome"
+    forget_outcome(storage, job.key)
+    assert read_outcome(storage, job.key) is None
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_state(storage: Storage) -> None:
+    job = make_job(storage, optimiser={"learning_rate": 1e30, "warmup_steps": 0})
+    with pytest.raises(LossNotFinite) as stopped:
+        run(job, Listener())
+    error = stopped.value
+    assert isinstance(error, InputError)
+    assert error.step >= 1
+    assert len(error.image_ids) == 4
+    assert f"at step {error.step}; images of the batch: {', '.join(error.image_ids)}" in str(error)
+    assert kept_state(job)["step"] == error.step, "the state from before the step is still there"
+
+
+def test_the_state_of_another_architecture_is_refused(storage: Storage) -> None:
+    job = make_job(storage)
+    with pytest.raises(Interrupted):
+        run(job, Listener(1))
+    state = kept_state(job)
+    state["objective"] = {name: tensor for name, tensor in state["objective"].items() if "classifier" not in name}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    storage.replace(state_path(job.key), buffer.getvalue())
+    with pytest.raises(InputError, match="the training state is of another architecture"):
+        run(job, Listener())
+
+
+def test_a_full_disk_gives_one_message_and_leaves_the_last_state(
+    tmp_path: Path, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    folder = tmp_path / "disk"
+    # Room for one state, and not for the next one beside it, which takes its place.
+    unmount = mounted(folder, f"size={STATE_BYTES * 3 // 2}")
+    try:
+        job = make_job(Storage(str(folder)))
+        with pytest.raises(StorageFullError, match=r"storage .*disk is full: no room for \d+ bytes of checkpoints/"):
+            run(job, Listener())
+        state = job.storage.read(state_path(job.key))
+        assert kept_state(job)["step"] == 1
+        assert [path.name for path in folder.rglob("*.part")] == []
+        elsewhere = Storage(str(tmp_path / "elsewhere"))
+        moved = make_job(elsewhere)
+        elsewhere.replace(state_path(moved.key), state)
+        assert_equal(run(moved, Listener()), undisturbed)
+    finally:
+        unmount()
