@@ -44,7 +44,7 @@ def expand(document: dict[str, Any]) -> list[Cell]:
         InputError: the grid is not a mapping of lists, or a cell is not valid (all wrong cells are reported together).
     """
     base = {key: value for key, value in document.items() if key not in TABLE_KEYS}
-    notes = _notes(document.get("notes"))
+    notes = _shown(document)
     cells: dict[str, Cell] = {}
     problems: dict[str, None] = {}
     rows, columns = rows_and_columns(document)
@@ -68,10 +68,15 @@ def expand(document: dict[str, Any]) -> list[Cell]:
     return list(cells.values())
 
 
-def _notes(notes: Any) -> list[str]:
-    if notes is not None and not (isinstance(notes, list) and all(isinstance(note, str) for note in notes)):
+def _shown(document: Mapping[str, Any]) -> list[str]:
+    """The notes on all cells; title and layout are checked with them."""
+    for key in ("title", "layout"):
+        if not isinstance(document.get(key), str | None):
+            raise InputError(f"{key}: {document[key]!r} is not allowed; give a text")
+    notes = document.get("notes") or []
+    if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
         raise InputError(f"notes: {notes!r} is not allowed; give a list of sentences")
-    return notes or []
+    return notes
 
 
 def _values(row: Part, column: Part, grid: Any) -> list[dict[str, Any]]:

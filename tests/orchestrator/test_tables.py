@@ -184,6 +184,8 @@ def test_nothing_that_is_shown_enters_a_key(table: Path, tmp_path: Path) -> None
             "row 'a': paper.camvid.miou: 'high' is not allowed; give a number",
         ),
         ({"notes": "x"}, "notes: 'x' is not allowed; give a list of sentences"),
+        ({"title": 5}, "title: 5 is not allowed; give a text"),
+        ({"layout": ["table2"]}, r"layout: \['table2'\] is not allowed; give a text"),
     ],
     ids=lambda value: "" if isinstance(value, dict) else value[:60],
 )
