@@ -92,6 +92,7 @@ class Compute(How):
     error_retries: int = Field(1, ge=0, description="times one shard is tried again after an error in the work itself")
     train_workers: int = Field(1, ge=1, description="workers of one training run; they split its batch")
     train_cores: int | None = Field(None, ge=1, description="cores of one training worker; null for all of a machine")
+    cluster_config: str | None = Field(None, description="file of `ray up`: what the cluster can grow to")
     lease_seconds: float = Field(60.0, gt=0, description="silence after which another run's lease is taken over")
 
 

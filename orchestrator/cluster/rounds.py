@@ -11,6 +11,7 @@ from typing import Any
 
 from orchestrator.cluster import session
 from orchestrator.cluster.runner import Runner
+from orchestrator.cluster_config import ever_offered
 from orchestrator.execution import Execution
 from orchestrator.leases import Leases
 from orchestrator.ledger import Ledger, Manifest
@@ -42,10 +43,11 @@ def run_plan(plan: Plan, storage: Storage, progress: Progress, *, address: str |
     report = RunReport()
     if not plan.pending:
         return report
+    offered = ever_offered(plan.compute.cluster_config) if plan.compute.cluster_config else None
     ledger = Ledger(storage)
     leases = Leases(storage, plan.compute.lease_seconds)
     try:
-        with session.session(address, dashboard=dashboard):
+        with session.session(address, dashboard=dashboard, offered=offered):
             report.machines = session.machines()
             runner = Runner(storage, plan.compute, progress)
             try:

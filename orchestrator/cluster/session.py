@@ -1,8 +1,9 @@
 """The one connection to Ray.
 
 The model: a run connects once, to the cluster it is told of or else to one it starts for itself on this machine, and
-leaves what it did not start as it found it. The failure this guards against: a second `ray.init` or a `ray stop` that
-takes down somebody else's cluster, and a dashboard open to the network.
+leaves what it did not start as it found it. Its pools are sized by what the cluster can ever offer where that is told,
+else by what is up. The failures this guards against: a second `ray.init` or a `ray stop` that takes down somebody
+else's cluster, a dashboard open to the network, and a cluster scaled to zero that no demand ever wakes.
 """
 
 import logging
@@ -12,20 +13,30 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 
+from orchestrator.cluster_config import Offer
 from workloads.errors import InputError
 
 # Tasks pass a few kilobytes through the object store; Ray's default would claim a third of the memory.
 _OBJECT_STORE_BYTES = 150_000_000
+TOKEN_ADVICE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it (default ~/.ray/auth_token)"
+TOKEN_REFUSED = f"the cluster asks for a token and got none, or another; {TOKEN_ADVICE}"
+_NOTHING = Offer(cpus=0, gpus=0, machine_cpus=0, machine_gpus=0)
+_offered = _NOTHING
 
 
 @contextmanager
-def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
+def session(address: str | None, *, dashboard: bool, offered: Offer | None = None) -> Iterator[None]:
     """Connect to the cluster at `address` (``auto`` for the one on this machine), or start one for this run.
 
+    `offered` is what the cluster can ever offer, where that is more than what is up now.
+
     Raises:
-        InputError: there is no cluster at the address.
+        InputError: there is no cluster at the address, or it asks for a token that is missing or another.
     """
+    global _offered  # noqa: PLW0603  (there is one connection per process, and this is part of it)
+    _offered = offered or _NOTHING
     if ray.is_initialized():
         yield
         return
@@ -44,8 +55,13 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
                 object_store_memory=_OBJECT_STORE_BYTES,
                 **common,
             )
+    except AuthenticationError:
+        raise InputError(f"--address {address}: {TOKEN_REFUSED}") from None
     except (ConnectionError, ValueError) as error:
-        raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from None
+        # Ray gives up with the same error when the token is missing.
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there ({error}); if it asks for a token, {TOKEN_ADVICE}"
+        ) from None
     try:
         yield
     finally:
@@ -53,18 +69,24 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
 
 
 def cores() -> int:
-    """Cores of the cluster as it is now, at least one."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
+    """Cores of the cluster, as it can ever be where that is known and else as it is now; at least one."""
+    return max(1, int(_offered.cpus), int(ray.cluster_resources().get("CPU", 1)))
 
 
 def cores_of_a_machine() -> int:
-    """Cores of the largest machine of the cluster as it is now, at least one."""
-    return max([1, *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])])
+    """Cores of the largest machine of the cluster, as it can ever be or as it is now; at least one."""
+    return max(
+        [
+            1,
+            int(_offered.machine_cpus),
+            *(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"]),
+        ]
+    )
 
 
 def gpus() -> float:
-    """GPUs of the cluster as it is now."""
-    return float(ray.cluster_resources().get("GPU", 0))
+    """GPUs of the cluster, as it can ever be or as it is now."""
+    return max(_offered.gpus, float(ray.cluster_resources().get("GPU", 0)))
 
 
 def machines() -> list[dict[str, object]]:
