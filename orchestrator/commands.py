@@ -16,12 +16,14 @@ from orchestrator.checking import check_experiment
 from orchestrator.estimating import estimate
 from orchestrator.explaining import explain as explain_plan
 from orchestrator.exporting import export_label_maps
+from orchestrator.grid import expand
 from orchestrator.pictures import write_sheets
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Progress
 from orchestrator.results import collect, write_results
 from orchestrator.spec import load_document
 from orchestrator.storage import Storage
+from orchestrator.submitting import Sending, submit_experiment
 from orchestrator.verifying import verify as verify_storage
 from workloads.errors import InputError
 
@@ -43,6 +45,19 @@ def demo(options: Namespace) -> int:
 def run(options: Namespace) -> int:
     """Run an experiment."""
     return _run(_document(options), options)
+
+
+def submit(options: Namespace) -> int:
+    """Run an experiment as a job on a cluster."""
+    return submit_experiment(
+        options.experiment,
+        expand(_document(options)),
+        options.overrides,
+        storage=options.storage,
+        until=options.until,
+        address=options.address,
+        sending=Sending(limit=options.limit * 1_000_000, wait=not options.no_wait, retries=options.retries),
+    )
 
 
 def _document(options: Namespace) -> dict[str, Any]:
