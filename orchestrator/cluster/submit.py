@@ -135,8 +135,8 @@ def connect(address: str) -> JobSubmissionClient:
     Raises:
         InputError: none answers at the address, or it asks for a token that is missing or another.
     """
-    # Ray would prefer these to an address that it is given.
-    os.environ["RAY_API_SERVER_ADDRESS"] = address
+    # Ray would prefer what these variables say to the address that it is given.
+    hidden = {name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ}
     try:
         return JobSubmissionClient(address)
     except AuthenticationError:
@@ -145,6 +145,8 @@ def connect(address: str) -> JobSubmissionClient:
         # requests' errors are OSErrors; of the long ones only the first line says something.
         reason = str(error).splitlines()[0]
         raise InputError(f"--address {address}: no job server of a Ray cluster answers there ({reason})") from None
+    finally:
+        os.environ.update(hidden)
 
 
 def start(client: JobSubmissionClient, submission: Submission) -> str:
@@ -154,14 +156,19 @@ def start(client: JobSubmissionClient, submission: Submission) -> str:
         InputError: the cluster refused it.
     """
     environment = {"working_dir": str(submission.folder), **submission.environment}
-    try:
-        return client.submit_job(
-            entrypoint=shlex.join(submission.command), runtime_env=environment, metadata=submission.metadata
-        )
-    except AuthenticationError:
-        raise InputError(f"--address {client.get_address()}: {TOKEN_REFUSED}") from None
-    except (OSError, RuntimeError, ValueError) as error:
-        raise InputError(f"--address {client.get_address()}: the job was refused ({error})") from None
+    deadline = time.monotonic() + _SILENCE_SECONDS
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=shlex.join(submission.command), runtime_env=environment, metadata=submission.metadata
+            )
+        except AuthenticationError:
+            raise InputError(f"--address {client.get_address()}: {TOKEN_REFUSED}") from None
+        except (OSError, RuntimeError, ValueError) as error:
+            # A head that has just started takes requests before it can run a job.
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise InputError(f"--address {client.get_address()}: the job was refused ({error})") from None
+            time.sleep(_POLL_SECONDS)
 
 
 def follow(client: JobSubmissionClient, job: str) -> int:
