@@ -62,7 +62,9 @@ def address(environment: dict[str, str]) -> Iterator[str]:
         text=True,
     ) as cluster:
         assert cluster.stdout is not None
-        yield f"http://{cluster.stdout.readline().strip()}"
+        url = cluster.stdout.readline().strip()
+        assert url, "no cluster came up"
+        yield f"http://{url}"
         assert cluster.stdin is not None
         cluster.stdin.close()
         cluster.wait(timeout=60)
