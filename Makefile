@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test check format lock clean
+.PHONY: demo test cluster-test check audit format lock clean
 
 demo: $(READY)
 	$(BIN)/lookbeyond demo
@@ -12,10 +12,20 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup
 
+# Real clusters: three hosts from `ray up` to `ray down`, and an autoscaled one. Root and some minutes; see docs/cluster.md.
+cluster-test: $(READY)
+	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_hosts.py || [ $$? = 77 ]
+	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_autoscaling.py || [ $$? = 77 ]
+
+# An advisory appears without a change of the code, so it is shown and fails only `make audit`.
 check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	@.ci/audit $(BIN)/python || echo "known vulnerabilities, or the audit failed: see above"
+
+audit: $(READY)
+	.ci/audit $(BIN)/python
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -29,6 +29,7 @@ examples:
   lookbeyond export labels experiments/camvid-k.yaml labels-out
   lookbeyond export backbone demo backbone.pth --cell 1   loads strictly into torchvision's network of that name
   lookbeyond report storage                               tables, plots and provenance of all that was run there
+  lookbeyond submit demo --address http://localhost:8265 --storage s3://BUCKET/FOLDER       as a job on a cluster
 
 Any key of the experiment file can be set on the command line as key=value; the value is YAML.
 exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wrong, 130 interrupted"""
@@ -112,6 +113,28 @@ def _parser() -> argparse.ArgumentParser:
     _add_until(run)
     _add_cluster(run)
     _add_json(run)
+
+    submit = _command(commands, "submit", "run an experiment as a job on a cluster, follow it, return its exit code")
+    _add_experiment(submit)
+    _add_storage(submit)
+    _add_until(submit)
+    submit.add_argument(
+        "--address",
+        required=True,
+        metavar="URL",
+        help="job server of the cluster, e.g. http://localhost:8265 behind `ray dashboard cluster.yaml`",
+    )
+    submit.add_argument("--no-wait", action="store_true", help="return when the job has started")
+    submit.add_argument(
+        "--retries", type=_count, default=0, metavar="N", help="submit a failed job again, up to N times (default 0)"
+    )
+    submit.add_argument(
+        "--limit",
+        type=_count,
+        default=100,
+        metavar="MB",
+        help="refuse to send more than this; Ray's job server takes no more than 100 MB (default 100)",
+    )
 
     explain = _command(commands, "explain", "why each step would run again")
     _add_experiment(explain)

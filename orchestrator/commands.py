@@ -17,6 +17,7 @@ from orchestrator.documents import load_document
 from orchestrator.estimating import estimate
 from orchestrator.explaining import explain as explain_plan
 from orchestrator.exporting import export_label_maps
+from orchestrator.grid import expand
 from orchestrator.judging import agreement, set_aside_all_but
 from orchestrator.layers import set_key
 from orchestrator.pictures import write_predictions, write_sheets
@@ -26,6 +27,7 @@ from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
 from orchestrator.results import collect, write_results
 from orchestrator.storage import Storage
+from orchestrator.submitting import Sending, submit_experiment
 from orchestrator.tabulating import describe, print_cells
 from orchestrator.tensorboard import show_sheets
 from orchestrator.verifying import verify as verify_storage
@@ -42,6 +44,19 @@ def demo(options: Namespace) -> int:
 def run(options: Namespace) -> int:
     """Run an experiment."""
     return _run(_document(options), options)
+
+
+def submit(options: Namespace) -> int:
+    """Run an experiment as a job on a cluster."""
+    return submit_experiment(
+        options.experiment,
+        expand(_document(options)),
+        options.overrides,
+        storage=options.storage,
+        until=options.until,
+        address=options.address,
+        sending=Sending(limit=options.limit * 1_000_000, wait=not options.no_wait, retries=options.retries),
+    )
 
 
 def _document(options: Namespace) -> dict[str, Any]:

@@ -8,13 +8,7 @@ Nothing here knows Ray.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import yaml
-
-from workloads.errors import InputError
+from dataclasses import dataclass, replace
 
 # Ray counts resources in ten-thousandths.
 _ROUNDING = 1e-6
@@ -59,14 +53,12 @@ class Demand:
 class Offer:
     """The machines of a cluster: now, and at most.
 
-    `limit` bounds how many machines there can be at once, over all kinds. `unstated` names kinds of machines whose
-    cores and GPUs are not known before one of them is up.
+    `limit` bounds how many machines there can be at once, over all kinds.
     """
 
     now: tuple[Machines, ...]
     most: tuple[Machines, ...]
     limit: int | None = None
-    unstated: tuple[str, ...] = ()
     scales: bool = False
 
     @staticmethod
@@ -83,9 +75,23 @@ class Offer:
         return _placed(demand, self.most, self.limit)
 
     @property
+    def ever_cores(self) -> float:
+        """The most cores that can be up at once."""
+        return self._most([(machines.cores, machines.count) for machines in self.most])
+
+    @property
     def ever_gpus(self) -> float:
-        """GPUs of all machines together, when they are up."""
-        return sum(machines.count * machines.gpus for machines in self.most)
+        """The most GPUs that can be up at once; not always together with the most cores."""
+        return self._most([(machines.gpus, machines.count) for machines in self.most])
+
+    def _most(self, kinds: list[tuple[float, int]]) -> float:
+        left = self.limit if self.limit is not None else sum(count for _, count in kinds)
+        total = 0.0
+        for each, count in sorted(kinds, reverse=True):
+            taken = min(count, left)
+            total += each * taken
+            left -= taken
+        return total
 
     def largest(self, *, gpus: bool) -> Machines:
         """The machine that a training is laid out for: with most GPUs where it uses them, else with most cores."""
@@ -116,47 +122,18 @@ def judge(demands: Sequence[Demand], offer: Offer) -> Verdict:
     for demand in demands:
         if offer.at_once(demand):
             continue
-        if offer.ever_at_once(demand) or offer.unstated:
+        if offer.ever_at_once(demand):
             waits.append(f"{demand}; there is {offer.describe(offer.now)} now: waiting for the cluster to grow")
         else:
             refused.append(f"{demand}; the cluster can never have more than {offer.describe(offer.most)}")
     return Verdict(tuple(refused), tuple(waits))
 
 
-def autoscaled(now: Sequence[Machines], path: str) -> Offer:
-    """The offer of a cluster that grows as a cluster configuration (the YAML file of ``ray up``) says.
-
-    Raises:
-        InputError: there is no such file, or it is no cluster configuration.
-    """
-    try:
-        document = yaml.safe_load(Path(path).expanduser().read_text())
-        kinds = document["available_node_types"]
-        head = document.get("head_node_type")
-        limit = int(document.get("max_workers", 2)) + 1
-        most, unstated = [], []
-        for name, kind in kinds.items():
-            # The head is one machine whatever its kind says; workers of that kind come on top.
-            count = int(kind.get("max_workers", limit - 1 if name != head else 0)) + (name == head)
-            resources = kind.get("resources") or {}
-            if count and "CPU" not in resources:
-                unstated.append(name)
-            elif count:
-                most.append(Machines(count, float(resources["CPU"]), float(resources.get("GPU", 0))))
-    except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"compute.cluster_config: {path!r} cannot be read: {_one_line(error)}") from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"compute.cluster_config: {path!r} is no cluster configuration ({type(error).__name__}: {error}); "
-            "allowed: the YAML file of `ray up`, with available_node_types"
-        ) from None
-    return Offer(tuple(now), (*most, *_unlisted(now, most)), limit, tuple(unstated), scales=True)
-
-
-def _unlisted(now: Sequence[Machines], most: Sequence[Machines]) -> list[Machines]:
-    """Machines that are up though the configuration does not name their like: they are there all the same."""
-    listed = {(one.cores, one.gpus) for one in most}
-    return [one for one in now if (one.cores, one.gpus) not in listed]
+def grown(now: Sequence[Machines], ever: Offer) -> Offer:
+    """The offer of a cluster that grows, and what is up now even where it names no such machine."""
+    listed = {(one.cores, one.gpus) for one in ever.most}
+    unlisted = [one for one in now if (one.cores, one.gpus) not in listed]
+    return replace(ever, now=tuple(now), most=(*ever.most, *unlisted))
 
 
 def _placed(demand: Demand, machines: Sequence[Machines], limit: int | None) -> int:
@@ -171,7 +148,3 @@ def _placed(demand: Demand, machines: Sequence[Machines], limit: int | None) -> 
 
 def _count(number: float, name: str) -> str:
     return f"{number:g} {name}{'' if number == 1 else 's'}"
-
-
-def _one_line(error: Any) -> str:
-    return " ".join(str(error).split())

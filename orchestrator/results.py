@@ -5,13 +5,12 @@ that computed them. A failed cell carries its error and never hides the others.
 """
 
 import json
-import subprocess
 import sys
 import time
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from orchestrator.code_state import code_state
 from orchestrator.execution import installed_versions
 from orchestrator.judging import Agreement
 from orchestrator.ledger import Manifest
@@ -43,7 +42,7 @@ def write_results(
         "experiment": plan.document,
         "cells": cells,
         "provenance": {
-            "git": git_state(),
+            "git": code_state(),
             "versions": installed_versions(),
             "seed": plan.document.get("seed", 0),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
@@ -56,21 +55,6 @@ def write_results(
         document["agreement"] = asdict(agreement)
     storage.replace(path, json.dumps(document, indent=1).encode())
     return storage.locate(path)
-
-
-def git_state() -> dict[str, Any] | None:
-    """Commit of the code and whether it has uncommitted changes; None where the code is not a checkout."""
-    here = Path(__file__).parent
-    try:
-        commit = _git(here, "rev-parse", "HEAD")
-        return {"commit": commit, "changed": bool(_git(here, "status", "--porcelain"))}
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    command = ["git", "-C", str(folder), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
 def _cell(planned: PlannedCell, plan: Plan, cached: set[str], failed: dict[str, str]) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from typing import Any
 from orchestrator.cluster import session
 from orchestrator.cluster.runner import Runner
 from orchestrator.cluster.workers import extraction_demand
+from orchestrator.cluster_config import ever_offered
 from orchestrator.execution import Execution
 from orchestrator.leases import Leases
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.plan import Plan
-from orchestrator.preflight import Demand, judge
+from orchestrator.preflight import Demand, Offer, judge
 from orchestrator.progress import Progress
 from orchestrator.steps import Step, StepKind
 from orchestrator.storage import Storage
@@ -61,12 +62,13 @@ def run_plan(
     report = RunReport()
     if not plan.pending:
         return report
+    ever = ever_offered(plan.compute.cluster_config) if plan.compute.cluster_config else None
     ledger = Ledger(storage)
     leases = Leases(storage, plan.compute.lease_seconds)
     try:
         with session.session(address, dashboard=dashboard):
             report.machines = session.machines()
-            runner = _make_runner(plan, storage, progress)
+            runner = _make_runner(plan, storage, progress, session.offer(ever))
             try:
                 _run_rounds(plan, runner, ledger, leases, progress, report)
                 if between is not None:
@@ -82,17 +84,16 @@ def run_plan(
     return report
 
 
-def _make_runner(plan: Plan, storage: Storage, progress: Progress) -> Runner:
+def _make_runner(plan: Plan, storage: Storage, progress: Progress, offer: Offer) -> Runner:
     """The runner of a plan whose pending steps can all be placed on the cluster.
 
     Raises:
         InputError: one of them never can; with the numbers.
     """
     compute = plan.compute
-    offer = session.offer(compute.cluster_config)
     uses_gpus = compute.device == "cuda" or (compute.device == "auto" and offer.ever_gpus > 0)
     pending = {step.kind for step in plan.steps.values() if step.key not in plan.done}
-    runner = Runner(storage, compute, progress, uses_gpus)
+    runner = Runner(storage, compute, progress, offer, uses_gpus)
     demands = []
     if pending & {StepKind.SAMPLE, StepKind.LABEL}:
         demands.append(extraction_demand(compute.gpus_per_worker if uses_gpus else 0))
@@ -142,7 +143,7 @@ def _run_rounds(
         execution = Execution(ledger, plan.compute, plan.done, ended)
         for step in mine:
             progress.expect(step.kind, step.images.count)
-        execution.begin(mine, score_groups=session.cores())
+        execution.begin(mine, score_groups=runner.cores)
         runner.run(execution)
         report.failed |= execution.failed
         report.input_errors |= execution.input_errors

@@ -26,6 +26,7 @@ from orchestrator.cluster.workers import (
 )
 from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
 from orchestrator.jobs.making import make_job
+from orchestrator.preflight import Offer
 from orchestrator.progress import Progress
 from orchestrator.schedule import Item, Schedule
 from orchestrator.spec import Compute
@@ -54,6 +55,7 @@ class Runner:
     storage: Storage
     compute: Compute
     progress: Progress
+    offer: Offer
     uses_gpus: bool
     trainings: "Trainings | None" = None
     peak_bytes: dict[int, int] = field(default_factory=dict)
@@ -64,6 +66,15 @@ class Runner:
     _clusterer: Any = None
     _lost: Counter[str] = field(default_factory=Counter)
     _erred: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def cores(self) -> int:
+        """Cores that work may be handed out for: those that are up, or that a cluster can grow to when it is asked."""
+        return max(session.cores(), int(self.offer.ever_cores) if self.offer.scales else 0)
+
+    @property
+    def _gpus(self) -> float:
+        return max(session.gpus(), self.offer.ever_gpus if self.offer.scales else 0)
 
     def run(self, execution: Execution) -> None:
         """Run until every item is settled."""
@@ -103,7 +114,7 @@ class Runner:
                     self._send(execution, item, actor)
         # Tasks share the cores with the extraction actors; without any of those each has a core to itself.
         share = SHARE if self._extractors else 1.0
-        room = 2 * session.cores() - self._in_flight(PROCESS)
+        room = 2 * self.cores - self._in_flight(PROCESS)
         while room > 0 and (item := self._next(execution, PROCESS)):
             self._send(execution, item, None, share)
             room -= 1
@@ -144,7 +155,7 @@ class Runner:
 
     def _wanted_extractors(self, ready: int) -> int:
         """Actors that there is work and room for: one that could not be placed would hold its share of the items."""
-        room = int(session.gpus() / self.compute.gpus_per_worker) if self.uses_gpus else session.cores()
+        room = int(self._gpus / self.compute.gpus_per_worker) if self.uses_gpus else self.cores
         limit = max(1, room)
         if self.compute.workers is not None:
             limit = min(limit, self.compute.workers) if self.uses_gpus else self.compute.workers

@@ -1,7 +1,7 @@
 """The one connection to Ray.
 
 The model: a run connects once, to the cluster it is told of or else to one it starts for itself on this machine, and
-leaves what it did not start as it found it. The failure this guards against: a second `ray.init` or a `ray stop` that
+leaves what it did not start as it found it. The failures this guards against: a second `ray.init` or a `ray stop` that
 takes down somebody else's cluster, and a dashboard open to the network.
 """
 
@@ -13,13 +13,16 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import ray
+from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
-from orchestrator.preflight import Machines, Offer, autoscaled
+from orchestrator.preflight import Machines, Offer, grown
 from workloads.errors import InputError
 
 # Tasks pass a few kilobytes through the object store; Ray's default would claim a third of the memory.
 _OBJECT_STORE_BYTES = 150_000_000
+TOKEN_ADVICE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it (default ~/.ray/auth_token)"
+TOKEN_REFUSED = f"the cluster asks for a token and got none, or another; {TOKEN_ADVICE}"
 
 
 @contextmanager
@@ -27,7 +30,7 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
     """Connect to the cluster at `address` (``auto`` for the one on this machine), or start one for this run.
 
     Raises:
-        InputError: there is no cluster at the address.
+        InputError: there is no cluster at the address, or it asks for a token that is missing or another.
     """
     if ray.is_initialized():
         yield
@@ -47,8 +50,13 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
                 object_store_memory=_OBJECT_STORE_BYTES,
                 **common,
             )
+    except AuthenticationError:
+        raise InputError(f"--address {address}: {TOKEN_REFUSED}") from None
     except (ConnectionError, ValueError) as error:
-        raise InputError(f"--address {address}: no Ray cluster answers there ({error})") from None
+        # Ray gives up with the same error when the token is missing.
+        raise InputError(
+            f"--address {address}: no Ray cluster answers there ({error}); if it asks for a token, {TOKEN_ADVICE}"
+        ) from None
     try:
         # Ray prints its warnings on standard output, which belongs to results.
         with redirect_stdout(sys.stderr):
@@ -58,18 +66,14 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
         ray.shutdown()
 
 
-def offer(cluster_config: str | None) -> Offer:
-    """The machines of the cluster now, and at most: as the file of an autoscaled cluster says, else those of now.
-
-    Raises:
-        InputError: the file is not what it should be.
-    """
+def offer(ever: Offer | None) -> Offer:
+    """The machines of the cluster now, and at most: as the file of a cluster that grows says, else those of now."""
     now = [
         Machines(1, float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
         for node in ray.nodes()
         if node["Alive"]
     ]
-    return autoscaled(now, cluster_config) if cluster_config else Offer.fixed(now)
+    return grown(now, ever) if ever else Offer.fixed(now)
 
 
 def _release_placement_groups() -> None:

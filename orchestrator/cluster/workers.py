@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 # bounds how many of each are in flight, so one kind alone does not crowd the cores either.
 SHARE = 0.5
 
+# A head that runs no work offers no core, which keeps away all that asks for one. What asks for none keeps away by the
+# label that the head of `cluster.yaml` carries; machines without the label match.
+_NOT_ON_THE_HEAD = {"lookbeyond.role": "!head"}
+
 
 @dataclass(frozen=True)
 class Report:
@@ -91,7 +95,7 @@ def start_clustering(gpus: float, threads: int) -> Any:
     only when the last of them is done.
     """
     wants = {"num_cpus": 0, "num_gpus": gpus}
-    return ClusteringWorker.options(**wants).remote(threads)
+    return ClusteringWorker.options(**wants, label_selector=_NOT_ON_THE_HEAD).remote(threads)
 
 
 def _report(outcome: Outcome) -> Report:

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.preflight import Demand, Machines, Offer, autoscaled, judge
-from workloads.errors import InputError
+from orchestrator.cluster_config import ever_offered
+from orchestrator.preflight import Demand, Machines, Offer, grown, judge
 
 LAPTOP = Offer.fixed([Machines(1, 2)])
 
@@ -17,6 +17,7 @@ def demand(workers: int, cores: float, gpus: float = 0) -> Demand:
 
 def cluster_file(folder: Path, **changes: object) -> str:
     document = {
+        "provider": {"type": "aws"},
         "max_workers": 4,
         "head_node_type": "head",
         "available_node_types": {
@@ -55,7 +56,7 @@ def test_what_can_never_be_placed_is_refused_with_numbers() -> None:
 
 
 def test_a_cluster_that_grows_is_waited_for(tmp_path: Path) -> None:
-    offer = autoscaled([Machines(1, 4)], cluster_file(tmp_path))
+    offer = grown([Machines(1, 4)], ever_offered(cluster_file(tmp_path)))
     verdict = judge([demand(2, 8, 1), demand(1, 4), demand(5, 8, 2)], offer)
     assert verdict.waits == (
         "a training takes 2 workers of 8 cores and 1 GPU each, started together; there is 1 machine with 4 cores now: "
@@ -69,27 +70,7 @@ def test_a_cluster_that_grows_is_waited_for(tmp_path: Path) -> None:
 
 
 def test_the_limit_over_all_kinds_of_machines_counts(tmp_path: Path) -> None:
-    few = autoscaled([Machines(1, 4)], cluster_file(tmp_path, max_workers=2))
+    few = grown([Machines(1, 4)], ever_offered(cluster_file(tmp_path, max_workers=2)))
     assert few.ever_at_once(demand(1, 8)) == 2 * 2 + 1, "both GPU machines hold two each, and one more machine is left"
     assert few.ever_gpus == 4
     assert few.largest(gpus=True) == Machines(2, 16, 2)
-
-
-def test_a_kind_of_machine_that_states_nothing_refuses_nothing(tmp_path: Path) -> None:
-    kinds = {"head": {"resources": {"CPU": 4}}, "spot": {"node_config": {"InstanceType": "g5.xlarge"}}}
-    offer = autoscaled([Machines(1, 4)], cluster_file(tmp_path, available_node_types=kinds))
-    assert offer.unstated == ("spot",)
-    assert judge([demand(1, 64, 8)], offer).refused == ()
-
-
-@pytest.mark.parametrize("text", ["provider: {type: local}", "just a word", "[1, 2]", "available_node_types: 3"])
-def test_what_is_no_cluster_configuration_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "wrong.yaml"
-    path.write_text(text)
-    with pytest.raises(InputError, match=r"compute\.cluster_config: .*wrong\.yaml"):
-        autoscaled([Machines(1, 4)], str(path))
-
-
-def test_a_cluster_configuration_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"compute\.cluster_config: .* cannot be read"):
-        autoscaled([], str(tmp_path / "none.yaml"))
