@@ -17,6 +17,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
+from orchestrator.faults import kill_point
 from orchestrator.images import ShardRange
 from orchestrator.keys import digest
 from orchestrator.ledger import Ledger, Manifest, shard_name
@@ -104,6 +105,7 @@ class Execution:
         results: dict[str, Any],
     ) -> None:
         """An item is done for the given steps. `results` maps a step's key to its results (steps without shards)."""
+        kill_point("driver.kill", item.name)
         shard = item.payload.shard
         for step, record in zip(steps, records, strict=False):
             if shard is not None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from orchestrator.faults import kill_point
 from orchestrator.jobs.common import Outcome, Workshop
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class _Worker:
 
     def run(self, job: "Job") -> Report:
         """Run one job."""
-        return _report(job.run(self._workshop))
+        return _run(job, self._workshop)
 
 
 ExtractionWorker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
@@ -54,7 +55,7 @@ ClusteringWorker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
 def run_job(job: "Job") -> Report:
     """Run one job in a process that keeps nothing, and that imports no torch unless the job does."""
     keep_freed_memory()
-    return _report(job.run(Workshop()))
+    return _run(job, Workshop())
 
 
 def keep_freed_memory() -> None:
@@ -86,6 +87,13 @@ def start_clustering(gpus: float, threads: int) -> Any:
     """
     wants = {"num_cpus": 0, "num_gpus": gpus}
     return ClusteringWorker.options(**wants).remote(threads)
+
+
+def _run(job: "Job", workshop: Workshop) -> Report:
+    kill_point("worker.kill", f"before {job.title}")
+    outcome = job.run(workshop)
+    kill_point("worker.kill", f"after {job.title}")
+    return _report(outcome)
 
 
 def _report(outcome: Outcome) -> Report:

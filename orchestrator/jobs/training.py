@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from orchestrator.faults import kill_point
 from orchestrator.images import read_listing
 from orchestrator.jobs.common import ImageSlice, Outcome, Source
 from orchestrator.ledger import Ledger, model_path
@@ -200,9 +201,10 @@ def train(job: TrainingJob, team: Team) -> Outcome | None:
     history = read_history(storage, key)[: loop.step]
     written = time.monotonic()
     for report in loop.run(report_every=max(1, loop.total_steps // 100)):
+        kill_point("training.kill", f"{job.title} step {report.step}")
         if team.workers.rank == 0:
             history = [one for one in history if one["step"] < report.step] + [_row(report)]
-            storage.replace(history_path(key), json.dumps(history).encode())
+            storage.post(history_path(key), json.dumps(history).encode())
             if time.monotonic() - written > _CHECKPOINT_SECONDS:
                 buffer = io.BytesIO()
                 torch.save(loop.state_dict(), buffer)
