@@ -139,8 +139,11 @@ class Bucket:
         except AlreadyExistsError:
             raise
         except FileNotFoundError as error:
-            if writes or "NoSuchBucket" in str(error):
+            if "NoSuchBucket" in str(error):
                 raise self._refused(f"there is no bucket {self.name}") from None
+            if writes:
+                # The end of an upload whose answer was lost, asked for again: there is no such upload any more.
+                raise OSError(errno.EIO, _reason(error)) from None
             raise FileNotFoundError(errno.ENOENT, "no such object", self.uri) from None
         except (PermissionDeniedError, UnauthenticatedError) as error:
             raise self._refused(_reason(error)) from None

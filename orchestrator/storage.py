@@ -138,13 +138,14 @@ class Storage:
         Raises:
             StorageFullError: no room is left.
         """
-        if self._writing(path, data, lambda: self._files.create(path, data)):
-            return True
-        try:
-            # The answer to an earlier try may have been lost on its way.
-            return self.read(path) == data
-        except FileNotFoundError:
-            return False
+        while not self._writing(path, data, lambda: self._files.create(path, data)):
+            try:
+                # The answer to an earlier try may have been lost on its way.
+                return self.read(path) == data
+            except FileNotFoundError:
+                # Removed meanwhile, or another creation is under way that may yet fail.
+                continue
+        return True
 
     def delete(self, path: str) -> None:
         """Remove the file if it is there."""

@@ -141,6 +141,26 @@ def test_an_upload_cut_off_between_its_parts_is_not_seen(
     assert storage.read("models/big.pt") == b"the old one"
 
 
+def test_a_large_upload_whose_last_answer_is_lost_is_made_again(
+    storage: Storage, trouble: S3Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer, lost = trouble.trouble.inner, threading.Event()
+
+    def lose_the_last(environ, start_response):  # type: ignore[no-untyped-def]
+        if environ["REQUEST_METHOD"] == "POST" and "uploadId" in environ["QUERY_STRING"] and not lost.is_set():
+            lost.set()
+            b"".join(answer(environ, lambda *_: None))
+            start_response("500 Trouble", [("Content-Length", "0")])
+            return []
+        return answer(environ, start_response)
+
+    monkeypatch.setattr(trouble.trouble, "inner", lose_the_last)
+    data = os.urandom(20_000_000)
+    storage.replace("models/big.pt", data)
+    assert lost.is_set()
+    assert storage.read("models/big.pt") == data
+
+
 def test_a_refusal_is_not_waited_for(storage: Storage, trouble: S3Server) -> None:
     trouble.trouble.begin(1.0, seed=0, kinds=("403",))
     with pytest.raises(InputError, match=rf"storage {storage.uri} cannot be used: 403"):

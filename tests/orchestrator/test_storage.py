@@ -195,6 +195,18 @@ def test_what_is_posted_costs_no_flush(tmp_path: Path, monkeypatch: pytest.Monke
     assert storage.read("beat") == b"one"
 
 
+def test_what_is_removed_between_two_looks_is_created_after_all(storage: Storage) -> None:
+    storage.replace("a", b"another's")
+
+    class RemovedMeanwhile(Storage):
+        def read(self, path: str) -> bytes:
+            self.delete(path)
+            return super().read(path)
+
+    assert RemovedMeanwhile(storage.uri).create("a", b"mine")
+    assert storage.read("a") == b"mine"
+
+
 def test_create_leaves_what_is_there(storage: Storage) -> None:
     assert storage.create("a/b", b"first")
     assert not storage.create("a/b", b"second")
