@@ -32,6 +32,7 @@ _STORAGE_POINTS = {
     "storage.slow": None,
 }
 _KILL_POINTS = ("worker.kill", "driver.kill", "training.kill")
+POINTS = (*_STORAGE_POINTS, *_KILL_POINTS)
 _SLOW_SECONDS = 1.0
 
 
@@ -48,20 +49,35 @@ class Fault:
     def comes(self, what: str) -> bool:
         """Count one passage, of `what`, and decide whether it fails; a failure is written down before it happens."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / f"{self.point}.json").open("a+") as stream:
-            # The lock ends with the process, so a kill cannot leave it behind.
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            stream.seek(0)
-            counted = json.loads(stream.read() or '{"passages": 0, "failures": []}')
-            number = counted["passages"]
-            counted["passages"] += 1
-            failed = counted["failures"]
-            fails = len(failed) < self.cap and random.Random(f"{self.seed} {self.point} {number}").random() < self.rate
-            if fails:
-                failed.append({"passage": number, "what": what, "time": time.time(), "process": os.getpid()})
-            stream.truncate(0)
-            stream.write(json.dumps(counted))
-        return fails
+        with (self.folder / f"{self.point}.passages").open("ab", buffering=0) as passages:
+            # The lock ends with the process, and what is written is one byte or one line: a kill leaves no half of it.
+            fcntl.flock(passages, fcntl.LOCK_EX)
+            number = os.fstat(passages.fileno()).st_size
+            passages.write(b".")
+            if random.Random(f"{self.seed} {self.point} {number}").random() >= self.rate:
+                return False
+            if len(failures(self.folder, self.point)) >= self.cap:
+                return False
+            failure = {"passage": number, "what": what, "time": time.time(), "process": os.getpid()}
+            with _failures_path(self.folder, self.point).open("ab", buffering=0) as written:
+                written.write(f"{json.dumps(failure)}\n".encode())
+        return True
+
+
+def passages(folder: Path, point: str) -> int:
+    """How often a point was passed, by all processes since the folder was empty."""
+    path = folder / f"{point}.passages"
+    return path.stat().st_size if path.exists() else 0
+
+
+def failures(folder: Path, point: str) -> list[dict[str, Any]]:
+    """The failures of a point so far: number of the passage, what it was of, Unix time and process."""
+    path = _failures_path(folder, point)
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def _failures_path(folder: Path, point: str) -> Path:
+    return folder / f"{point}.failures"
 
 
 def storage_fault(points: Iterable[str], path: str) -> None:
@@ -111,9 +127,8 @@ def parse(text: str, folder: str) -> dict[str, Fault]:
     faults = {}
     for entry in filter(None, (part.strip() for part in text.split(";"))):
         point, _, settings = entry.partition(":")
-        if point not in _STORAGE_POINTS and point not in _KILL_POINTS:
-            allowed = ", ".join([*_STORAGE_POINTS, *_KILL_POINTS])
-            raise InputError(f"{VARIABLE}: {point!r} is not a fault point; allowed: {allowed}")
+        if point not in POINTS:
+            raise InputError(f"{VARIABLE}: {point!r} is not a fault point; allowed: {', '.join(POINTS)}")
         given = dict(pair.partition("=")[::2] for pair in filter(None, settings.split(",")))
         faults[point] = _fault(point, given, Path(folder))
     return faults

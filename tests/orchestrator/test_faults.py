@@ -1,6 +1,5 @@
 """Fault points: seeded, counted over all processes, capped over all restarts, and nothing at all when not asked for."""
 
-import json
 import os
 import signal
 import subprocess
@@ -40,15 +39,15 @@ def ask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[s
     faults.asked_for.cache_clear()
 
 
-def passages(count: int) -> "subprocess.CompletedProcess[str]":
+def passing(count: int) -> "subprocess.CompletedProcess[str]":
     """A process that passes a point so many times."""
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2])}
     command = [sys.executable, "-c", PASSING, str(count)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-def failures(folder: Path, point: str) -> list[int]:
-    return [failure["passage"] for failure in json.loads((folder / f"{point}.json").read_text())["failures"]]
+def failed(folder: Path, point: str) -> list[int]:
+    return [failure["passage"] for failure in faults.failures(folder, point)]
 
 
 def test_nothing_is_counted_when_nothing_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -62,15 +61,16 @@ def test_nothing_is_counted_when_nothing_is_asked_for(tmp_path: Path, monkeypatc
 
 def test_a_process_is_killed_where_the_seed_says_and_a_restart_goes_on_from_there(ask: Callable[[str], Path]) -> None:
     folder = ask("worker.kill:rate=0.3,cap=2,seed=5")
-    ended = [passages(20) for _ in range(3)]
+    ended = [passing(20) for _ in range(3)]
     assert [process.returncode for process in ended] == [-signal.SIGKILL, -signal.SIGKILL, 0]
     assert ended[2].stdout == "alive\n"
-    first = failures(folder, "worker.kill")
+    first = failed(folder, "worker.kill")
     assert len(set(first)) == 2
-    (folder / "worker.kill.json").unlink()
+    for path in folder.iterdir():
+        path.unlink()
     for _ in range(2):
-        passages(20)
-    assert failures(folder, "worker.kill") == first
+        passing(20)
+    assert failed(folder, "worker.kill") == first
 
 
 def test_a_storage_that_fails_now_and_then_is_asked_again(
@@ -82,7 +82,7 @@ def test_a_storage_that_fails_now_and_then_is_asked_again(
     for number in range(20):
         storage.replace(str(number), str(number).encode())
     assert [storage.read(str(number)) for number in range(20)] == [str(number).encode() for number in range(20)]
-    assert len(failures(folder, "storage.write")) == len(failures(folder, "storage.read")) == 5
+    assert len(failed(folder, "storage.write")) == len(failed(folder, "storage.read")) == 5
 
 
 def test_a_storage_without_room_says_so_and_has_room_again(ask: Callable[[str], Path], tmp_path: Path) -> None:
