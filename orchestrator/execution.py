@@ -17,6 +17,7 @@ from functools import lru_cache
 from importlib.metadata import version
 from typing import Any
 
+from orchestrator.faults import kill_point
 from orchestrator.images import ShardRange
 from orchestrator.keys import digest
 from orchestrator.ledger import Ledger, Manifest, shard_name
@@ -108,6 +109,7 @@ class Execution:
         results: dict[str, Any],
     ) -> None:
         """An item is done for the given steps. `results` maps a step's key to its results (steps without shards)."""
+        kill_point("driver.kill", item.name)
         shard = item.payload.shard
         if shard is None:
             # A step that is one piece of work: its files (a model, predictions) are its own; scores have none.

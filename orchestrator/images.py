@@ -83,7 +83,11 @@ def read_listing(storage: Storage, listing: str, start: int, stop: int) -> list[
 def listing_problem(storage: Storage, listing: str) -> str | None:
     """What is wrong with a listing's file, or None: it is named by the digest of what is in it."""
     try:
-        with pa.ipc.open_file(pa.BufferReader(storage.read(listing))) as reader:
+        data = storage.read(listing)
+    except FileNotFoundError:
+        return "is missing"
+    try:
+        with pa.ipc.open_file(pa.BufferReader(data)) as reader:
             table = reader.read_all()
         table.validate(full=True)
         columns = (table.column(name).to_pylist() for name in _SCHEMA.names)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from orchestrator.storage import Storage
+from orchestrator.storage import Storage, StorageUnavailableError
 from workloads.errors import InputError
 
 MAP_SCHEMA = pa.schema(
@@ -162,6 +162,8 @@ def read_batches(storage: Storage, path: str) -> Iterator[pa.RecordBatch]:
         for index in range(reader.num_record_batches):
             try:
                 batch = reader.get_batch(index)
+            except StorageUnavailableError:
+                raise
             except (pa.ArrowInvalid, OSError) as error:
                 raise _damaged(storage, path, error) from None
             yield batch
@@ -183,6 +185,9 @@ def read_judged_labels(storage: Storage, path: str) -> Iterator[tuple[str, np.nd
 def _open_arrow(storage: Storage, path: str) -> pa.ipc.RecordBatchFileReader:
     try:
         return pa.ipc.open_file(storage.open(path))
+    except StorageUnavailableError:
+        # A storage that does not answer says nothing about the shard.
+        raise
     except (pa.ArrowInvalid, OSError) as error:
         raise _damaged(storage, path, error) from None
 

@@ -1,35 +1,39 @@
-"""Files on a path, s3:// or gs://, and the two ways of writing that the ledger stands on.
+"""Files on a path, s3:// or gs://, and the ways of writing that the ledger stands on.
 
 The model: `replace` makes a file appear whole or not at all; `create` does so only where there is none yet and says who
-won. Nothing else writes. The failure this guards against: a half-written file taken for a whole one after a kill.
+won; nothing else writes, and a reader sees a whole file or none. This holds on all storages: on a path the file system
+decides between two creators (a link, or a lock where there are no links), on s3:// and gs:// the service does (a
+conditional request). What is written survives a power cut, `post` excepted. A call that meets a storage that is slow,
+failing or away is repeated for two minutes, which every call here can be: a `create` whose answer was lost knows its
+own content again. The failure this guards against: a half-written file taken for a whole one after a kill, and a run
+lost to a storage that was away for a moment.
 """
 
 import errno
-import os
 import secrets
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
 
 import pyarrow as pa
-from pyarrow import fs
 
+from orchestrator import faults
+from orchestrator.buckets import Bucket
+from orchestrator.files import Content, FileFacts, Files
+from orchestrator.folders import Folder
+from orchestrator.retrying import StorageUnavailableError, patiently
 from workloads.errors import InputError
 
-_LISTING_ATTEMPTS = 10
+__all__ = ["FileFacts", "Storage", "StorageFullError", "StorageUnavailableError"]
+
+Answer = TypeVar("Answer")
+
+_SCHEMES = ("s3", "gs")
 
 
 class StorageFullError(InputError):
     """The storage has no room left; what was being written is not visible to any reader."""
-
-
-@dataclass(frozen=True)
-class FileFacts:
-    """A file of the storage: its path relative to the root, its size in bytes and its age's origin."""
-
-    path: str
-    size: int
-    modified: float
 
 
 class Storage:
@@ -39,35 +43,35 @@ class Storage:
         """Nothing is written or made yet.
 
         Raises:
-            InputError: the URI is empty, of a kind that is not known, or a file.
+            InputError: the URI is empty, of a kind that is not known, holds credentials, or names a file.
         """
         if not uri:
             raise InputError("storage '' is empty; give a path, s3:// or gs://")
-        if "://" in uri:
-            self.uri = uri
-            try:
-                self._filesystem, self._root = fs.FileSystem.from_uri(uri)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise InputError(f"storage {uri!r} cannot be used ({error}); allowed: a path, s3:// or gs://") from None
-        else:
-            self.uri = str(Path(uri).expanduser().absolute())
-            self._filesystem, self._root = fs.LocalFileSystem(), self.uri
-        self.is_local = isinstance(self._filesystem, fs.LocalFileSystem)
-        if self.is_local and self._filesystem.get_file_info(str(self._root)).type == fs.FileType.File:
-            raise InputError(f"storage {self.uri} is a file; give a folder, s3:// or gs://")
+        scheme, found, rest = uri.partition("://")
+        self._files: Files
+        if found and scheme in _SCHEMES:
+            bucket = Bucket(uri)
+            self.uri, self._files, self.is_local = bucket.uri, bucket, False
+            return
+        if found and scheme != "file":
+            raise InputError(f"storage {_without_credentials(uri)!r} cannot be used; allowed: a path, s3:// or gs://")
+        folder = Path(rest if found else uri).expanduser().absolute()
+        if folder.is_file():
+            raise InputError(f"storage {folder} is a file; give a folder, s3:// or gs://")
+        self.uri, self._files, self.is_local = str(folder), Folder(folder), True
 
     def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
         return Storage, (self.uri,)
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Storage) and (self._root, self.uri) == (other._root, other.uri)
+        return isinstance(other, Storage) and self.uri == other.uri
 
     def __hash__(self) -> int:
-        return hash((self._root, self.uri))
+        return hash(self.uri)
 
     def locate(self, path: str) -> str:
         """The path as a person would open it."""
-        return f"{self._root}/{path}" if self.is_local else f"{self.uri.rstrip('/')}/{path}"
+        return f"{self.uri}/{path}"
 
     def check_writable(self) -> None:
         """Write and remove a small file, so that a read-only storage is refused before any work is done.
@@ -77,10 +81,8 @@ class Storage:
         """
         probe = f".write-probe-{secrets.token_hex(4)}"
         try:
-            self.replace(probe, b"probe")
+            self.post(probe, b"probe")
             self.delete(probe)
-        except StorageFullError:
-            raise
         except OSError as error:
             raise InputError(
                 f"storage {self.uri} cannot be written ({error.strerror or error}); give a writable one with --storage"
@@ -92,12 +94,12 @@ class Storage:
         Raises:
             InputError: there is no such folder.
         """
-        if self._filesystem.get_file_info(str(self._root)).type != fs.FileType.Directory:
+        if not self._reading("", self._files.is_there):
             raise InputError(f"storage {self.uri} does not exist; give the folder that a run has written to")
 
     def exists(self, path: str) -> bool:
         """Whether there is a file at the path."""
-        return self._filesystem.get_file_info(self._at(path)).type == fs.FileType.File
+        return self._reading(path, lambda: self._files.exists(path))
 
     def read(self, path: str) -> bytes:
         """The whole file.
@@ -105,86 +107,75 @@ class Storage:
         Raises:
             FileNotFoundError: there is none.
         """
-        with self._filesystem.open_input_stream(self._at(path)) as stream:
-            return stream.read()
+        return self._reading(path, lambda: self._files.read(path))
 
     def open(self, path: str) -> pa.NativeFile:
-        """A random-access file for reading, memory-mapped where the storage is a local path."""
-        if self.is_local:
-            return pa.memory_map(self._at(path))
-        return self._filesystem.open_input_file(self._at(path))
+        """A random-access file for reading: mapped into memory on a path, fetched as it is read elsewhere."""
+        return self._reading(path, lambda: self._files.open(path, lambda fetch: self._reading(path, fetch)))
 
-    def replace(self, path: str, data: bytes | pa.Buffer) -> None:
-        """Write the file whole, in place of what may be there.
+    def replace(self, path: str, data: Content) -> None:
+        """Write the file whole, in place of what may be there; it survives a power cut.
 
         Raises:
             StorageFullError: no room is left.
         """
-        if not self.is_local:
-            with self._filesystem.open_output_stream(self._at(path)) as stream:
-                stream.write(data)
-            return
-        temporary = self._write_temporary(path, data)
-        Path(temporary).replace(self._at(path))
+        self._writing(path, data, lambda: self._files.replace(path, data))
+
+    def post(self, path: str, data: Content) -> None:
+        """Write the file whole, in place of what may be there, for whoever looks at it now: cheaper, as it may be lost
+        in a power cut.
+
+        Raises:
+            StorageFullError: no room is left.
+        """
+        self._writing(path, data, lambda: self._files.post(path, data))
 
     def create(self, path: str, data: bytes) -> bool:
-        """Write the file whole if there is none. True when this call made it.
+        """Write the file whole if there is none. True when what stands there now is what this call was to write.
 
-        On a local path the file system decides between two writers. An object store has no such call in pyarrow;
-        there the last of two writers within one round trip wins, which is harmless because both write what equal work
-        produced.
+        Two writers of one content are both told True; whoever must know the winner writes something of their own.
+
+        Raises:
+            StorageFullError: no room is left.
         """
-        if not self.is_local:
-            if self.exists(path):
-                return False
-            self.replace(path, data)
-            return True
-        temporary = self._write_temporary(path, data)
-        try:
-            os.link(temporary, self._at(path))
-        except FileExistsError:
-            return False
-        finally:
-            Path(temporary).unlink(missing_ok=True)
+        while not self._writing(path, data, lambda: self._files.create(path, data)):
+            try:
+                # The answer to an earlier try may have been lost on its way.
+                return self.read(path) == data
+            except FileNotFoundError:
+                # Removed meanwhile, or another creation is under way that may yet fail.
+                continue
         return True
 
     def delete(self, path: str) -> None:
         """Remove the file if it is there."""
-        try:
-            self._filesystem.delete_file(self._at(path))
-        except FileNotFoundError:
-            return
+        self._writing(path, b"", lambda: self._files.delete(path))
 
     def files(self, directory: str, *, deep: bool = False) -> Iterator[FileFacts]:
         """The files below a directory (none when it does not exist), sorted by path."""
-        selector = fs.FileSelector(self._at(directory), allow_not_found=True, recursive=deep)
-        found = [info for info in self._list(selector) if info.type == fs.FileType.File]
-        prefix = len(str(self._root)) + 1
-        for info in sorted(found, key=lambda info: info.path):
-            modified = info.mtime_ns / 1e9 if info.mtime_ns is not None else 0.0
-            yield FileFacts(info.path[prefix:], info.size, modified)
+        found = self._reading(directory, lambda: list(self._files.files(directory, deep=deep)))
+        yield from sorted(found, key=lambda facts: facts.path)
 
-    def _list(self, selector: fs.FileSelector) -> list[fs.FileInfo]:
-        for _ in range(_LISTING_ATTEMPTS):
-            try:
-                return self._filesystem.get_file_info(selector)
-            except FileNotFoundError:
-                # pyarrow looks twice; a folder that another process makes in between is an error to it.
-                continue
-        return self._filesystem.get_file_info(selector)
+    def _reading(self, path: str, call: Callable[[], Answer]) -> Answer:
+        def once() -> Answer:
+            faults.storage_fault(("storage.slow", "storage.read"), path)
+            return call()
 
-    def _at(self, path: str) -> str:
-        return f"{self._root}/{path}" if path else str(self._root)
+        return patiently(once, f"reading {self.locate(path)}")
 
-    def _write_temporary(self, path: str, data: bytes | pa.Buffer) -> str:
-        target = Path(self._at(path))
-        temporary = target.with_name(f".{target.name}.{secrets.token_hex(6)}.part")
+    def _writing(self, path: str, data: Content, call: Callable[[], Answer]) -> Answer:
+        def once() -> Answer:
+            faults.storage_fault(("storage.slow", "storage.write", "storage.full"), path)
+            return call()
+
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary.write_bytes(data)
+            return patiently(once, f"writing {self.locate(path)}")
         except OSError as error:
-            temporary.unlink(missing_ok=True)
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFullError(f"storage {self.uri} is full: no room for {len(data)} bytes of {path}") from None
             raise
-        return str(temporary)
+
+
+def _without_credentials(uri: str) -> str:
+    netloc = urlsplit(uri).netloc
+    return uri.replace(netloc, netloc.rpartition("@")[2]) if "@" in netloc else uri

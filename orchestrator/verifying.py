@@ -88,10 +88,14 @@ def _leftovers(storage: Storage, named: set[str]) -> list[str]:
     oldest = time.time() - _LEFTOVER_SECONDS
     return [
         file.path
-        for directory in ("shards", "models")
-        for file in storage.files(directory, deep=True)
-        if file.path.endswith((".arrow", ".part")) and file.path not in named and file.modified < oldest
+        for file in storage.files("", deep=True)
+        if _is_attempt(file.path) and file.path not in named and file.modified < oldest
     ]
+
+
+def _is_attempt(path: str) -> bool:
+    """Whether a file is a result only if it is named: an attempt at a shard or model, or at any file on a path."""
+    return path.endswith(".part") or (path.startswith(("shards/", "models/")) and path.endswith((".arrow", ".pt")))
 
 
 def _problem(storage: Storage, record: ShardRecord) -> str | None:

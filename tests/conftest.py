@@ -2,14 +2,20 @@
 
 import copy
 import os
+import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+
+from orchestrator.storage import Storage
+
+if TYPE_CHECKING:
+    from s3_server import S3Server
 
 torch.set_num_threads(1)
 
@@ -38,6 +44,34 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def tiny() -> dict[str, Any]:
     """A small experiment on generated scenes: four cells, six train shards and two val shards."""
     return copy.deepcopy(TINY)
+
+
+@pytest.fixture(scope="session")
+def s3() -> "Iterator[S3Server]":
+    """An S3 server on this machine, and the variables by which it is found."""
+    from s3_server import s3_server
+
+    with s3_server() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: "S3Server") -> str:
+    """The name of an empty bucket."""
+    return s3.make_bucket(f"bucket{secrets.token_hex(6)}")
+
+
+@pytest.fixture(params=["path", "s3"])
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """An empty storage of each kind."""
+    return empty_storage(request, tmp_path)
+
+
+def empty_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """An empty storage of the kind that the request's parameter names."""
+    if request.param == "path":
+        return Storage(str(tmp_path / "storage"))
+    return Storage(f"{request.param}://{request.getfixturevalue('bucket')}/some/folder")
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from orchestrator.faults import kill_point
 from orchestrator.jobs.common import Outcome, Workshop
 from orchestrator.preflight import Demand
 
@@ -48,7 +49,7 @@ class _Worker:
 
     def run(self, job: "Job") -> Report:
         """Run one job."""
-        return _report(job.run(self._workshop))
+        return _run(job, self._workshop)
 
 
 ExtractionWorker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
@@ -59,7 +60,7 @@ ClusteringWorker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
 def run_job(job: "Job") -> Report:
     """Run one job in a process that keeps nothing, and that imports no torch unless the job does."""
     keep_freed_memory()
-    return _report(job.run(Workshop()))
+    return _run(job, Workshop())
 
 
 def keep_freed_memory() -> None:
@@ -96,6 +97,13 @@ def start_clustering(gpus: float, threads: int) -> Any:
     """
     wants = {"num_cpus": 0, "num_gpus": gpus}
     return ClusteringWorker.options(**wants, label_selector=_NOT_ON_THE_HEAD).remote(threads)
+
+
+def _run(job: "Job", workshop: Workshop) -> Report:
+    kill_point("worker.kill", f"before {job.title}")
+    outcome = job.run(workshop)
+    kill_point("worker.kill", f"after {job.title}")
+    return _report(outcome)
 
 
 def _report(outcome: Outcome) -> Report:

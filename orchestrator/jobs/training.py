@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from orchestrator.faults import kill_point
 from orchestrator.images import read_listing
 from orchestrator.jobs.common import MAP_COMPRESSION, ImageSlice, Outcome, Source
 from orchestrator.ledger import Ledger, model_path
@@ -236,13 +237,14 @@ def train(job: TrainingJob, team: Team, tell: Tell, checkpoint_seconds: float) -
     written = time.monotonic()
     glances = loop.step * _GLANCES // loop.total_steps
     for report in loop.run(report_every=max(1, loop.total_steps // 100)):
+        kill_point("training.kill", f"{job.title} step {report.step}")
         if team.workers.rank == 0:
             row = _row(report)
             if report.step * _GLANCES // loop.total_steps > glances:
                 glances = report.step * _GLANCES // loop.total_steps
                 row |= job.glance(loop)
             history.append(row)
-            storage.replace(history_path(key), json.dumps(history).encode())
+            storage.post(history_path(key), json.dumps(history).encode())
             if time.monotonic() - written >= checkpoint_seconds:
                 buffer = io.BytesIO()
                 torch.save(loop.state_dict(), buffer)

@@ -18,8 +18,8 @@ SHARD = "ef" * 32
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(Storage(str(tmp_path)))
+def ledger(storage: Storage) -> Ledger:
+    return Ledger(storage)
 
 
 def record(ledger: Ledger, data: bytes, *broken: str) -> ShardRecord:

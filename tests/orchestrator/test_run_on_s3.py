@@ -1,0 +1,55 @@
+"""A whole run on s3://: the bytes of a run on a path, though requests fail, and nothing torn is left."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from s3_server import KINDS, S3Server
+from without_ray import run
+
+from orchestrator import retrying
+from orchestrator.ledger import Ledger
+from orchestrator.retrying import Patience
+from orchestrator.storage import Storage
+from orchestrator.verifying import verify
+
+
+@pytest.fixture
+def labels() -> dict[str, Any]:
+    return {
+        "name": "small",
+        "dataset": {"name": "scenes", "image_size": [64, 96], "num_train": 8, "num_val": 4},
+        "labels": {
+            "extractor": {"arch": "filters", "output_stride": 8, "batch_size": 2},
+            "sampling": {"pixels_per_image": 20},
+            "clustering": {"k": 4},
+            "superpixels": {"n_segments": 30},
+        },
+        "compute": {"shard_images": 2},
+    }
+
+
+def outcomes(storage: Storage) -> dict[str, Any]:
+    """What every step made: the SHA-256 of its shards and its results."""
+    return {
+        f"{manifest.kind}/{manifest.key}": ([record.sha256 for record in manifest.shards], manifest.results)
+        for manifest in Ledger(storage).manifests()
+    }
+
+
+def test_the_same_bytes_on_s3_though_requests_fail(
+    labels: dict[str, Any], bucket: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retrying, "PATIENCE", Patience(seconds=60, first_pause=0.01, longest_pause=0.1))
+    on_a_path, on_s3 = Storage(str(tmp_path)), Storage(f"s3://{bucket}/some/folder")
+    assert not run(labels, on_a_path).failed
+    s3.trouble.begin(0.15, seed=3)
+    try:
+        assert not run(labels, on_s3).failed
+        assert set(s3.trouble.made) == set(KINDS)
+    finally:
+        s3.trouble.end()
+    assert len(outcomes(on_a_path)) == 7
+    assert outcomes(on_s3) == outcomes(on_a_path)
+    found = verify(on_s3, repair=False)
+    assert (found.damaged, found.steps) == ({}, 7)
