@@ -20,9 +20,9 @@ _ASSUMED = {
     StepKind.CLUSTER: (0.01, 0),
     StepKind.LABEL: (0.03, 8_000),
     StepKind.SCORE: (0.005, 0),
-    # Per image that is trained on, of 240x180; an image counts once an epoch.
-    StepKind.PRETRAIN: (0.4, 0),
-    StepKind.FINETUNE: (0.3, 0),
+    # Per image that is trained on, by recipe small; an image counts once an epoch.
+    StepKind.PRETRAIN: (0.13, 0),
+    StepKind.FINETUNE: (0.07, 0),
 }
 
 

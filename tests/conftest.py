@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from s3_server import S3Server
 
 torch.set_num_threads(1)
+# Ray's workers give way to everything else by default, and here the tests themselves are everything else.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 TINY = {
     "name": "tiny",
@@ -31,13 +33,6 @@ TINY = {
     "compute": {"shard_images": 4},
     "grid": {"labels.clustering.k_per_class": [1.0, 1.5], "labels.superpixels": [None, {"n_segments": 40}]},
 }
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes, a file stays in one of them, and all that share a Ray in the same one."""
-    for item in items:
-        shares_ray = "ray_session" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("ray" if shares_ray else item.location[0]))
 
 
 @pytest.fixture
@@ -76,7 +71,7 @@ def empty_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[None]:
-    """Ray on this machine with two cores, started once."""
+    """Ray on this machine with two cores, started once in a process of tests."""
     import ray
 
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"

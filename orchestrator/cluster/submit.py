@@ -35,6 +35,8 @@ _OFFENDERS = 8
 _POLL_SECONDS = 1.0
 # How long the head may not answer (a tunnel that is built anew, a head under load) before the job is given up for lost.
 _SILENCE_SECONDS = 60.0
+# A machine that is busy with something else takes minutes to start all of Ray's processes.
+_START_SECONDS = 180.0
 _FAILED, _WRONG_INPUT = 1, 2
 
 # Ray tells of every ignore file and of each request; what matters here comes as an error.
@@ -156,7 +158,7 @@ def start(client: JobSubmissionClient, submission: Submission) -> str:
         InputError: the cluster refused it.
     """
     environment = {"working_dir": str(submission.folder), **submission.environment}
-    deadline = time.monotonic() + _SILENCE_SECONDS
+    deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
             return client.submit_job(

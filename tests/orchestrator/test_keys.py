@@ -105,7 +105,7 @@ def test_two_types_of_equal_fields_have_different_keys() -> None:
         np.zeros(2),
         len,
     ],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )
 def test_a_value_without_a_stable_form_has_no_key(value: Any) -> None:
     with pytest.raises(TypeError):

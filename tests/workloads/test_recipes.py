@@ -50,5 +50,5 @@ def test_cityscapes_steps_are_those_of_the_literature():
 
 
 def test_small_is_the_scale_of_two_cores():
-    assert finetuning_recipe("small").total_steps(37) == 300
-    assert pretraining_recipe("small").total_steps(367) == 918
+    assert finetuning_recipe("small").total_steps(37) == 200
+    assert pretraining_recipe("small").total_steps(367) == 367
