@@ -36,6 +36,7 @@ from workloads.superpixels import SuperpixelConfig, superpixels
 SHARD = 16
 PIXELS = 200
 EXTRACTOR = {"arch": "mobilenet_v2", "output_stride": 16, "input_size": json.loads(INPUT_SIZE)}
+SLIC = {"n_segments": 500, "compactness": 10}
 GRID = {"labels.clustering.k_per_class": [1.0, 1.5, 2.0], "labels.outliers": [0.0, 0.05, 0.1]}
 
 
@@ -68,7 +69,7 @@ def measure_extraction(options: argparse.Namespace) -> str:
 
 def measure_slic(options: argparse.Namespace) -> str:
     def project(storage: Path) -> tuple[float, float]:
-        return run_labels({"source": "superpixel"}, {}, options, storage, "superpixels")
+        return run_labels({"source": "superpixel", "superpixels": SLIC}, {}, options, storage, "superpixels")
 
     def pool() -> tuple[float, float]:
         return run_pool(options, ["train", "val"], (prepare_slic, (options.data,)), slic_slice)
@@ -103,7 +104,7 @@ def measure_grid(options: argparse.Namespace) -> str:
     order = ["one", *(["one", "nine", "nine", "one"] * options.repeats)[: 2 * options.repeats]]
     for turn, which in enumerate(order):
         with tempfile.TemporaryDirectory() as folder:
-            write_experiment({"superpixels": {"n_segments": 500, "compactness": 10}}, grids[which], Path(folder))
+            write_experiment({"superpixels": SLIC}, grids[which], Path(folder))
             run = run_project(Path(folder, "experiment.yaml"), places(options), Path(folder, "storage"))
         put(
             {
@@ -211,7 +212,7 @@ def extract_slice(task: tuple[str, list[str]]) -> tuple[float, int]:
 def slic_slice(task: tuple[str, list[str]]) -> tuple[float, int]:
     pool, names = task
     for name in names:
-        superpixels(_dataset.read_image(pool, name), SuperpixelConfig(n_segments=500, compactness=10))
+        superpixels(_dataset.read_image(pool, name), SuperpixelConfig.model_validate(SLIC))
     return time.time(), len(names)
 
 
