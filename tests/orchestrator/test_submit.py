@@ -16,7 +16,10 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # A cluster of one process tree that ends when its standard input does.
 CLUSTER = """
-import sys, ray
+import functools, sys, ray
+from ray._private.parameter import RayParams
+# Without the agent no job starts, and another Ray on this machine, such as that of other tests, has its usual port.
+RayParams.__init__ = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
 context = ray.init(num_cpus=1, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=0,
                    log_to_driver=False, object_store_memory=100_000_000)
 print(context.dashboard_url, flush=True)
