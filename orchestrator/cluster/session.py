@@ -21,6 +21,7 @@ from workloads.errors import InputError
 
 # Tasks pass a few kilobytes through the object store; Ray's default would claim a third of the memory.
 _OBJECT_STORE_BYTES = 150_000_000
+_STARTS = 3
 TOKEN_ADVICE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it (default ~/.ray/auth_token)"
 TOKEN_REFUSED = f"the cluster asks for a token and got none, or another; {TOKEN_ADVICE}"
 
@@ -47,12 +48,7 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
         if address:
             ray.init(address=address, **common)
         else:
-            ray.init(
-                include_dashboard=dashboard,
-                dashboard_host="127.0.0.1",
-                object_store_memory=_OBJECT_STORE_BYTES,
-                **common,
-            )
+            _start_own(dashboard, common)
     except AuthenticationError:
         raise InputError(f"--address {address}: {TOKEN_REFUSED}") from None
     except (ConnectionError, ValueError) as error:
@@ -67,6 +63,28 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
     finally:
         _release_placement_groups()
         ray.shutdown()
+
+
+def _start_own(dashboard: bool, common: dict[str, Any]) -> None:
+    """Start Ray on this machine; another Ray that starts at the same moment may take a port that was free just now.
+
+    Raises:
+        InputError: it did not start, several times in a row.
+    """
+    for attempt in range(_STARTS):
+        try:
+            ray.init(
+                include_dashboard=dashboard,
+                dashboard_host="127.0.0.1",
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **common,
+            )
+        except (ConnectionError, ValueError) as error:
+            ray.shutdown()
+            if attempt == _STARTS - 1:
+                raise InputError(f"Ray does not start on this machine: {error}") from None
+        else:
+            return
 
 
 def offer(ever: Offer | None) -> Offer:

@@ -80,11 +80,16 @@ class Commands:
         return loaded
 
     def assert_nothing_half_written(self, storage: str = "storage") -> None:
-        """No shard that cannot be read, no lease held, no temporary file, and no cell called done that is not."""
+        """No temporary file, and all that `assert_nothing_wrong` asks for."""
+        files = (self.folder / storage).rglob("*")
+        assert [path for path in files if path.name.endswith(".part") or path.name.startswith(".")] == []
+        self.assert_nothing_wrong(storage)
+
+    def assert_nothing_wrong(self, storage: str = "storage") -> None:
+        """No shard that cannot be read, no lease held, and no cell called done that is not."""
         place = self.folder / storage
         assert verify(Storage(str(place)), repair=False).damaged == {}
         files = [path for path in place.rglob("*") if path.is_file()]
-        assert [path for path in files if path.name.endswith(".part") or path.name.startswith(".")] == []
         assert [path for path in files if "leases" in path.relative_to(place).parts] == []
         for path in place.glob("results/*.json"):
             for cell in json.loads(path.read_text())["cells"]:

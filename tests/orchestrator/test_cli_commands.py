@@ -338,7 +338,8 @@ def test_an_interrupted_run_says_so_and_the_same_command_finishes(
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "lookbeyond: interrupted; the same command goes on from here"
     here = Commands(tmp_path, command._capsys)
-    here.assert_nothing_half_written()
+    # A worker that was writing when it was ended may leave a file that nothing refers to.
+    here.assert_nothing_wrong()
     shards = {path.name for path in tmp_path.glob("storage/shards/*/*.json")}
     assert shards
     assert not (tmp_path / "storage/results").exists()

@@ -138,7 +138,7 @@ def test_killed_driver_and_the_same_command_again(
     wanted = random.Random(seed).randrange(3, 25)
     while len(list(storage.glob("shards/*/*.json"))) < wanted and process.poll() is None:
         time.sleep(0.01)
-    assert process.poll() is None, "the run ended before it could be killed"
+    assert process.poll() is None, f"the run ended before it could be killed: {process.communicate()[1]}"
     process.kill()
     process.communicate()
     assert len(digests(storage)) < len(undisturbed)

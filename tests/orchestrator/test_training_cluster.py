@@ -164,7 +164,7 @@ def test_a_killed_driver_and_the_same_command_again(trained: Trained, labelled: 
     process = lookbeyond.start(*command)
     while not list(lookbeyond.folder.glob("storage/checkpoints/*.pt")) and process.poll() is None:
         time.sleep(0.005)
-    assert process.poll() is None, "the run ended before it could be killed"
+    assert process.poll() is None, f"the run ended before it could be killed: {process.communicate()[1]}"
     process.kill()
     process.communicate()
     again = lookbeyond(*command)
