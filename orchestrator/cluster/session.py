@@ -41,7 +41,7 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS") or None
     if not (dashboard or address):
-        # What tasks are doing is kept, by every process and for minutes, for a dashboard that is not there.
+        # Task events are for a dashboard, and there is none.
         os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "lookbeyond"}
     try:
