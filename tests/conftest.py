@@ -1,10 +1,13 @@
 """What several tests share: one Ray for the whole session, a tiny experiment, and the command line as a process."""
 
+import atexit
 import copy
 import os
 import secrets
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,10 @@ if TYPE_CHECKING:
 torch.set_num_threads(1)
 # Ray's workers give way to everything else by default, and here the tests themselves are everything else.
 os.environ.setdefault("RAY_worker_niceness", "0")
+# Ray notes there which cluster of this machine was the last; other tests, and whoever else uses the machine, have theirs.
+# Sockets lie below it, and their paths must be short.
+os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
 
 TINY = {
     "name": "tiny",
@@ -75,7 +82,7 @@ def ray_session() -> Iterator[None]:
     import ray
 
     os.environ["RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO"] = "0"
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
     yield
     ray.shutdown()
 

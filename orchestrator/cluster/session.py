@@ -73,7 +73,9 @@ def _start_own(dashboard: bool, common: dict[str, Any]) -> None:
     """
     for attempt in range(_STARTS):
         try:
+            # Without an address Ray would join one that somebody else runs on this machine.
             ray.init(
+                address="local",
                 include_dashboard=dashboard,
                 dashboard_host="127.0.0.1",
                 object_store_memory=_OBJECT_STORE_BYTES,

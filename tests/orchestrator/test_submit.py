@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,8 +21,10 @@ import functools, sys, ray
 from ray._private.parameter import RayParams
 # Without the agent no job starts, and another Ray on this machine, such as that of other tests, has its usual port.
 RayParams.__init__ = functools.partialmethod(RayParams.__init__, dashboard_agent_listen_port=0)
-context = ray.init(num_cpus=1, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=0,
+context = ray.init("local", num_cpus=1, include_dashboard=True, dashboard_host="127.0.0.1", dashboard_port=0,
                    log_to_driver=False, object_store_memory=100_000_000)
+# A job's driver connects to the cluster that is noted as the last to have been started, as `ray start` does.
+ray._private.utils.write_ray_address(context.address_info["gcs_address"])
 print(context.dashboard_url, flush=True)
 sys.stdin.read()
 """
@@ -45,12 +48,15 @@ def token(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(token: Path) -> dict[str, str]:
+def environment(token: Path) -> Iterator[dict[str, str]]:
     path = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     # A job's `python` is the first of the path.
     found = os.pathsep.join([str(Path(sys.executable).parent), kept.get("PATH", "")])
-    return kept | {"PATH": found, "PYTHONPATH": path, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    asks = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token)}
+    # A folder of its own for this cluster, so that its job server finds it and no other, and a short one.
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as sessions:
+        yield kept | asks | {"PATH": found, "PYTHONPATH": path, "RAY_TMPDIR": sessions}
 
 
 @pytest.fixture(scope="module")
