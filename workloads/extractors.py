@@ -32,6 +32,7 @@ from workloads.config import What
 from workloads.dilation import dilate, run_probe, stride_of
 from workloads.errors import InputError
 from workloads.filters import FilterBank, FilterBankConfig
+from workloads.folding import fold_batch_normalisation
 from workloads.networks import Segmentor, SegmentorConfig
 from workloads.random_weights import draw_weights
 from workloads.weights import RANDOM, WeightsReport, load_backbone, weights_identity
@@ -209,7 +210,8 @@ def build_extractor(config: ExtractorConfig, weights: str | None, device: torch.
     if identity != RANDOM:
         assert weights is not None
         report = load_backbone(network, weights, config.arch)
-    network = network.to(device).to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    network = fold_batch_normalisation(network.eval().requires_grad_(False), layer)
+    network = network.to(device).to(memory_format=torch.channels_last)
     return Extractor(config, network, layer, channels, stride, device, identity, report)
 
 
