@@ -72,7 +72,7 @@ def write_predictions(plan: Plan, storage: Storage) -> list[str]:
 
 def _save(picture: np.ndarray, path: str, storage: Storage) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(picture).save(buffer, format="PNG")
     storage.replace(path, buffer.getvalue())
     return storage.locate(path)
 

@@ -109,7 +109,7 @@ def _drawn(experiment: Experiment, results: list[Result], storage: Storage) -> S
     titles = [title for title, _, _ in columns]
     captions = [name.rsplit("/", 1)[-1] for name in names]
     buffer = io.BytesIO()
-    Image.fromarray(sheet(rows, titles, captions, cell_width=_CELL_WIDTH)).save(buffer, format="PNG", optimize=True)
+    Image.fromarray(sheet(rows, titles, captions, cell_width=_CELL_WIDTH)).save(buffer, format="PNG")
     return _embedded(buffer.getvalue(), "labels in colours of their own, drawn from the label shards")
 
 
