@@ -102,10 +102,17 @@ def _parser() -> argparse.ArgumentParser:
         help="decode at most N images of each pool (default 200)",
     )
 
-    plan = _command(commands, "plan", "cells, distinct steps, cached and to run, estimated time and bytes")
+    plan = _command(
+        commands, "plan", "cells, distinct steps, cached and to run; estimated time, bytes, GPU-hours, money"
+    )
     _add_experiment(plan)
     _add_storage(plan)
     _add_json(plan)
+    plan.add_argument(
+        "--rates",
+        metavar="FILE",
+        help="YAML with `rates` (by name, as --json prints them) and `prices` (core_hour, gpu_hour, currency)",
+    )
 
     run = _command(commands, "run", "run what is not done yet; the same command resumes and extends")
     _add_experiment(run)

@@ -13,8 +13,9 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.checking import check_experiment
+from orchestrator.cluster_config import ever_offered
 from orchestrator.documents import load_document
-from orchestrator.estimating import estimate
+from orchestrator.estimating import estimate, read_assumptions
 from orchestrator.explaining import explain as explain_plan
 from orchestrator.exporting import export_label_maps
 from orchestrator.grid import expand
@@ -68,8 +69,10 @@ def _document(options: Namespace) -> dict[str, Any]:
 def plan(options: Namespace) -> int:
     """Print the plan of an experiment."""
     storage = Storage(options.storage)
+    assumptions = read_assumptions(options.rates) if options.rates else None
     made = make_plan(_document(options), storage, write_listings=False)
-    costs = estimate(made, storage)
+    cluster = made.compute.cluster_config
+    costs = estimate(made, storage, assumptions, ever_offered(cluster) if cluster else None)
     if options.json:
         document = {
             "experiment": made.name,
@@ -99,13 +102,17 @@ def plan(options: Namespace) -> int:
             _duration(costs.seconds_by_kind.get(kind, 0.0)),
         )
     console.print(table)
-    basis = (
-        "rates measured on this storage" if costs.measured else "assumed rates: nothing comparable was done here yet"
-    )
+    gpus = f", {costs.gpu_seconds / 3600:.1f} GPU-hours" if costs.gpu_seconds else ""
     console.print(
-        f"to run: {_duration(costs.core_seconds)} of one core, {_size(costs.bytes)} to write, "
-        f"{_size(costs.sample_matrix_bytes)} of memory for the largest sample matrix ({basis})"
+        f"to run: {_duration(costs.core_seconds)} of one core{gpus}, {_size(costs.bytes)} to write, "
+        f"{_size(costs.sample_matrix_bytes)} of memory for the largest sample matrix ({costs.basis})"
     )
+    if costs.wall_seconds is not None:
+        console.print(f"on all machines of {cluster}: {_duration(costs.wall_seconds)} at least")
+    if costs.money is not None:
+        console.print(f"cost of the work by the prices given: {costs.money:.2f} {costs.currency}")
+    if len(made.cells) > 1:
+        console.print(f"each cell from scratch would take {costs.times_alone:.2f} times the work of all together")
     for line in _short_pools(made):
         console.print(line, style="yellow", markup=False)
     _print_errors(made, console)

@@ -1,0 +1,61 @@
+"""Seconds per image of every network's forward pass: memory layout and precision, which are choices per network.
+
+Networks as a run builds them (batch normalisation folded, no classifier), random weights, one thread.
+
+    python benchmarks/layouts.py
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+from measuring import put, table
+
+from workloads.extractors import ExtractorConfig, build_extractor
+
+LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", nargs="+", default=["mobilenet_v2", "resnet18", "resnet50", "vgg19"])
+    parser.add_argument("--size", type=int, nargs=2, default=[353, 481], help="height and width (default 353 481)")
+    parser.add_argument("--batch", type=int, default=4, help="images per forward pass (default 4)")
+    parser.add_argument("--repeats", type=int, default=5, help="passes; their median counts (default 5)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    images = torch.rand(options.batch, 3, *options.size, generator=torch.Generator().manual_seed(0))
+    rows = []
+    for arch in options.arch:
+        for precision in ("float32", "bfloat16"):
+            network = build_extractor(ExtractorConfig(arch=arch, output_stride=32), "random", "cpu").network
+            seconds = {name: measure(network, images, layout, precision, options) for name, layout in LAYOUTS.items()}
+            put({"arch": arch, "precision": precision} | seconds)
+            rows.append([arch, precision, *(f"{seconds[name]:.3f}" for name in LAYOUTS)])
+    print()
+    print(table(["arch", "precision", *LAYOUTS], rows))
+
+
+@torch.inference_mode()
+def measure(
+    network: torch.nn.Module,
+    images: torch.Tensor,
+    layout: torch.memory_format,
+    precision: str,
+    options: argparse.Namespace,
+) -> float:
+    """Median seconds per image; the first pass does not count."""
+    network.to(memory_format=layout)
+    images = images.contiguous(memory_format=layout)
+    times = []
+    for _ in range(options.repeats + 1):
+        begun = time.perf_counter()
+        with torch.autocast("cpu", getattr(torch, precision), enabled=precision != "float32"):
+            network(images)
+        times.append((time.perf_counter() - begun) / len(images))
+    return statistics.median(times[1:])
+
+
+if __name__ == "__main__":
+    main()
