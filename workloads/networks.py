@@ -17,7 +17,7 @@ concatenation, 3x3 to 512, dropout 0.1; auxiliary head: 3x3 to a quarter of the 
 layer3. The stem is torchvision's 7x7 in every row.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -52,6 +52,10 @@ STAGE_CHANNELS: dict[str, tuple[int, int]] = {
     "resnet18": (256, 512),
     "mobilenet_v2": (96, 320),
 }
+
+
+# Of the stage before last, in all of them, where nothing is dilated.
+MIDDLE_STRIDE = 16
 
 
 class SegmentorConfig(What):
@@ -189,6 +193,20 @@ def _head(config: SegmentorConfig, in_channels: int, num_classes: int) -> nn.Seq
             )
 
 
+def upsampled(cells: Tensor, stride: int, size: Sequence[int]) -> Tensor:
+    """Cells (B, C, ceil(H / stride), ceil(W / stride)) as pixels (B, C, H, W), bilinear.
+
+    A strided convolution centres cell (i, j) on pixel (stride i, stride j), and that is where it is put; on
+    sides of the form stride n + 1 this is `align_corners=True`, as in hszhao/semseg. Pixels beyond the last
+    cell repeat it. torchvision's `align_corners=False` would shift the picture by up to half a cell at its
+    borders, which small images cannot afford.
+    """
+    reach = [(cells_along - 1) * stride + 1 for cells_along in cells.shape[-2:]]
+    pixels = F.interpolate(cells, reach, mode="bilinear", align_corners=True)
+    below, beside = (side - reached for side, reached in zip(size, reach, strict=True))
+    return F.pad(pixels, (0, beside, 0, below), mode="replicate") if below or beside else pixels
+
+
 class Segmentor(nn.Module):
     """A backbone, a head and an optional auxiliary head; parameters are named as in torchvision's
     DeepLabV3."""
@@ -217,11 +235,11 @@ class Segmentor(nn.Module):
         """Logits of normalised images (B, 3, H, W), upsampled bilinearly to (H, W)."""
         size = images.shape[-2:]
         stages: Stages = self.backbone(images)
-        main = F.interpolate(self.classifier(stages.last), size, mode="bilinear", align_corners=False)
+        main = upsampled(self.classifier(stages.last), self.config.output_stride, size)
         if self.aux_classifier is None or not self.training:
             return Logits(main, None)
-        auxiliary = self.aux_classifier(stages.middle)
-        return Logits(main, F.interpolate(auxiliary, size, mode="bilinear", align_corners=False))
+        stride = min(MIDDLE_STRIDE, self.config.output_stride)
+        return Logits(main, upsampled(self.aux_classifier(stages.middle), stride, size))
 
 
 class ProjectionHead(nn.Sequential):

@@ -2,6 +2,7 @@ import argparse
 
 import pytest
 import torch
+import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet50
@@ -15,6 +16,7 @@ from workloads.networks import (
     load_pretrained,
     pretrained_state,
     torchvision_backbone,
+    upsampled,
 )
 
 torch.set_num_threads(1)
@@ -33,7 +35,11 @@ def test_deeplabv3_resnet50_is_torchvisions_tensor_by_tensor():
     ours.load_state_dict(reference.state_dict(), strict=True)
     images = torch.randn(1, 3, 65, 97)
     with torch.inference_mode():
-        torch.testing.assert_close(ours(images).main, reference(images)["out"], rtol=1e-4, atol=1e-5)
+        cells = reference.classifier(reference.backbone(images)["out"])
+        torch.testing.assert_close(ours.classifier(ours.backbone(images).last), cells, rtol=1e-4, atol=1e-5)
+        # Sides of the form 8 n + 1: hszhao/semseg's placing of the cells; torchvision's is half a cell off at a border.
+        expected = F.interpolate(cells, (65, 97), mode="bilinear", align_corners=True)
+        torch.testing.assert_close(ours(images).main, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_pspnet50_has_the_published_layout():
@@ -187,3 +193,23 @@ def test_moco_and_pixpro_enter_from_their_official_layouts(tmp_path):
     torch.save(keys_only, tmp_path / "keys.pth")
     with pytest.raises(InputError):
         initialise(build_segmentor(config, 3), "moco", str(tmp_path / "keys.pth"))
+
+
+@pytest.mark.parametrize(("stride", "height", "width"), [(16, 177, 241), (16, 180, 240), (8, 45, 33), (32, 33, 64)])
+def test_a_cell_is_put_where_its_convolution_looked(stride, height, width):
+    down, right = torch.arange(0, height, stride).float(), torch.arange(0, width, stride).float()
+    centres = torch.stack(torch.meshgrid(down, right, indexing="ij"))
+    pixels = upsampled(centres[None], stride, (height, width))[0]
+    expected = torch.meshgrid(
+        torch.arange(height).clamp(max=int(down[-1])), torch.arange(width).clamp(max=int(right[-1])), indexing="ij"
+    )
+    torch.testing.assert_close(pixels, torch.stack(expected).float())
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "mobilenet_v2"])
+@pytest.mark.parametrize("stride", [8, 16, 32])
+def test_both_heads_give_logits_of_the_size_of_the_image(backbone, stride):
+    network = build_segmentor(SegmentorConfig(backbone=backbone, output_stride=stride, head_channels=8), num_classes=2)
+    for size in ((65, 97), (60, 100)):
+        logits = network.train()(torch.zeros(2, 3, *size))
+        assert logits.main.shape == logits.auxiliary.shape == (2, 2, *size)
