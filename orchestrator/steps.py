@@ -45,7 +45,7 @@ CODE_VERSIONS = {
     StepKind.LABEL: 2,
     StepKind.SCORE: 1,
     StepKind.PRETRAIN: 1,
-    StepKind.FINETUNE: 1,
+    StepKind.FINETUNE: 2,
 }
 
 
