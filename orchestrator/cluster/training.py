@@ -22,6 +22,7 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from orchestrator.cluster import session
+from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.cluster.workers import keep_freed_memory
 from orchestrator.jobs.training import Team, TrainingJob, leave_outcome, read_outcome, train
 from orchestrator.preflight import Demand, Offer
@@ -170,11 +171,13 @@ class _Teller:
     def __init__(self, team: Team) -> None:
         self._team = team
         self._told = float("-inf")
+        self._busy = GpuBusy("training")
 
     def __call__(self, report: StepReport) -> None:
         if not self._due():
             return
         self._told = time.monotonic()
+        self._busy.note(self._team.machine.device.type)
         ray.train.report(
             {
                 # The name that Tune's TensorBoard logger takes its horizontal axis from: steps go on after a restart.
