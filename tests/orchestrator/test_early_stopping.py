@@ -12,6 +12,7 @@ from test_training_jobs import DOCUMENT
 
 from orchestrator.cluster.halving import Halving
 from orchestrator.early_stopping import Column, Stop, column, forget_mark, is_marked, mark_stopped, may_be_stopped
+from orchestrator.explaining import explain
 from orchestrator.jobs.training import history_path
 from orchestrator.judging import set_aside_all_but
 from orchestrator.plan import Plan, make_plan
@@ -143,6 +144,7 @@ def test_a_cell_that_was_given_up_says_so_under_the_same_rule_only(storage: Stor
         "mIoU 12.50 on the first judged images after step 2 of 10 is below 20.00, where the best 1/3 of its column "
         "begin (compute.early_stopping)"
     )
+    assert {step.key: why for step, why in explain(plan, storage)}[second] == f"stopped: {cell['reason']}"
     for other in ({}, {"early_stopping": None}, {"early_stopping": {"grace": 0.5}}):
         assert planned(storage, grid=grid, compute=other).set_aside == {}
     assert is_marked(storage, second)
