@@ -26,6 +26,7 @@ examples:
   lookbeyond check experiments/camvid-k.yaml dataset.root=CamVid
   lookbeyond plan  experiments/camvid-k.yaml              what would be computed, what is there already
   lookbeyond run   experiments/camvid-k.yaml labels.images=100 grid.labels.outliers='[0, 0.05]'
+  lookbeyond run   experiments/camvid-small.yaml compute.early_stopping={}   gives up what others leave behind
   lookbeyond export labels experiments/camvid-k.yaml labels-out
   lookbeyond export backbone demo backbone.pth --cell 1   loads strictly into torchvision's network of that name
   lookbeyond report storage                               tables, plots and provenance of all that was run there

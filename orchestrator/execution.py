@@ -49,7 +49,7 @@ class Task:
 class Execution:
     """The items of a set of steps, and the state of the steps while the items are run.
 
-    `on_step` is called once for every step that ends, with its manifest or None when it failed.
+    `on_step` is called once for every step that ends, with its manifest or None when it failed or was left.
     """
 
     ledger: Ledger
@@ -129,6 +129,12 @@ class Execution:
             self._fail(step.key, str(error), user=user)
         for step in item.payload.steps:
             self._outstanding[step.key].discard(item.name)
+        self.schedule.settle(item.name)
+
+    def leave(self, item: Item[Task]) -> None:
+        """An item was given up, which is no failure; nothing else may wait for its steps."""
+        for step in item.payload.steps:
+            self.on_step(step, None)
         self.schedule.settle(item.name)
 
     def skip(self, item: Item[Task]) -> None:

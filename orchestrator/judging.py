@@ -50,7 +50,8 @@ def set_aside_all_but(plan: Plan, number: int) -> bool:
     best = set(order[:number]) if scored else set()
     chosen = {key for cell in plan.cells if cell not in judged for key in _trainings(cell, plan)}
     chosen |= {key for cell in judged if cell.roles["score"].key in best for key in _trainings(cell, plan)}
-    plan.set_aside.clear()
+    for key in [key for key, aside in plan.set_aside.items() if aside.status == "not trained"]:
+        del plan.set_aside[key]
     limit = scores[order[min(number, len(order)) - 1]]
     for cell in judged:
         reason = "its labels are not scored"
@@ -60,7 +61,7 @@ def set_aside_all_but(plan: Plan, number: int) -> bool:
                 f"which begin at {limit:.2f} (--judge {number})"
             )
         for key in _trainings(cell, plan) - chosen:
-            plan.set_aside[key] = SetAside("not trained", reason)
+            plan.set_aside.setdefault(key, SetAside("not trained", reason))
     return scored
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator.early_stopping import may_be_stopped, stopped_before
 from orchestrator.grid import Cell, expand
 from orchestrator.images import ImageSet, build_image_set, ground_truth_digest
 from orchestrator.jobs.common import Source, below
@@ -101,7 +102,19 @@ def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: boo
     manifests = {key: ledger.manifest(step.kind, key) for key, step in steps.items()}
     done = {key: manifest for key, manifest in manifests.items() if manifest is not None}
     entry = cells[0].entry
-    return Plan(entry.name, document, entry.compute, planned, steps, done)
+    plan = Plan(entry.name, document, entry.compute, planned, steps, done)
+    set_aside_stopped(plan, storage)
+    return plan
+
+
+def set_aside_stopped(plan: Plan, storage: Storage) -> None:
+    """Set aside the fine-tunings that were given up, where the plan asks for early stopping."""
+    rule = plan.compute.early_stopping
+    if rule is None:
+        return
+    pending = (step for step in may_be_stopped(plan.steps.values()) if step.key not in plan.done)
+    stopped = stopped_before(pending, rule, storage)
+    plan.set_aside |= {key: SetAside("stopped", stop.reason) for key, stop in stopped.items()}
 
 
 def finished_images(step: Step, ledger: Ledger) -> int:

@@ -116,7 +116,7 @@ def _metrics(manifests: dict[str, Any], planned: PlannedCell) -> dict[str, Any]:
 def _protocol(roles: dict[str, Step], manifests: dict[str, Manifest]) -> dict[str, Any] | None:
     """What the scores of a cell were measured on: data set, classes, split, images."""
     for role in ("score", "finetune"):
-        work = roles[role].work if role in roles else None
+        work = roles[role].work if role in manifests else None
         if isinstance(work, ScoreStep | FinetuneStep):
             judged = work.source if isinstance(work, ScoreStep) else work.judged
             aside = {

@@ -102,8 +102,21 @@ class LabelsEntry(How):
         return data
 
 
+class EarlyStopping(How):
+    """When a fine-tuning is given up: asynchronous successive halving (Li et al. 2020).
+
+    After `grace` of its steps, and again after each `reduction_factor` times as many, a fine-tuning goes on if its mIoU
+    is among the best 1/`reduction_factor` of those of its column that came so far.
+    """
+
+    reduction_factor: float = Field(3.0, gt=1, description="one in so many goes on at each comparison")
+    grace: float = Field(0.2, gt=0, lt=1, description="share of a fine-tuning's steps before the first comparison")
+
+
 class Compute(How):
-    """How the work is run. Nothing here changes a byte of the results on one kind of machine."""
+    """How the work is run. Nothing here changes a byte of the results on one kind of machine, with one exception:
+    which trainings `early_stopping` gives up depends on which come first.
+    """
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where the cluster has one")
     workers: int | None = Field(None, ge=1, description="extraction workers; null for one per core (or per GPU)")
@@ -118,6 +131,9 @@ class Compute(How):
         None, gt=0, description="time in which the workers of a training must start; null: 60, or 900 where it scales"
     )
     checkpoint_seconds: float = Field(20.0, ge=0, description="time between two states of a training that are kept")
+    early_stopping: EarlyStopping | None = Field(
+        None, description="give up fine-tunings that do worse than others of their column; null: never, {}: defaults"
+    )
     cluster_config: str | None = Field(None, description="file of `ray up`: what the cluster can grow to")
     lease_seconds: float = Field(60.0, gt=0, description="silence after which another run's lease is taken over")
 

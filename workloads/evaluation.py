@@ -131,7 +131,7 @@ def _forward(segmentor: Segmentor, inputs: Tensor, config: EvaluationConfig) -> 
     """Logits float32 at the size of the inputs: whole, or the mean over a sliding window where that is
     smaller."""
     if config.window is None or (inputs.shape[2] <= config.window[0] and inputs.shape[3] <= config.window[1]):
-        return segmentor(inputs).main.float()
+        return _logits(segmentor, inputs)
     # A side shorter than the window is padded with the mean colour, which is zero here; as in training.
     height, width = inputs.shape[2:]
     window = config.window
@@ -141,9 +141,16 @@ def _forward(segmentor: Segmentor, inputs: Tensor, config: EvaluationConfig) -> 
     for top in _offsets(padded.shape[2], window[0], config.window_stride):
         for left in _offsets(padded.shape[3], window[1], config.window_stride):
             here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-            total[here] += segmentor(padded[here]).main.float()
+            total[here] += _logits(segmentor, padded[here])
             seen[here] += 1
     return (total / seen)[:, :, :height, :width]
+
+
+def _logits(segmentor: Segmentor, inputs: Tensor) -> Tensor:
+    """One pass in the precision of the weights, float32 at its end."""
+    weight = next(segmentor.parameters(), inputs)
+    logits: Tensor = segmentor(inputs.to(weight.dtype)).main
+    return logits.float()
 
 
 def _offsets(extent: int, window: int, stride: float) -> list[int]:

@@ -1,10 +1,10 @@
-"""Counts for Ray's dashboard: what a run has done so far, read by whatever scrapes Ray's metrics.
+"""Figures for Ray's dashboard: what a run has done so far, read by whatever scrapes Ray's metrics.
 
-The model: counters named ``lookbeyond_*``, kept by the process that drives a run. Where no dashboard runs there is no
-agent to take them, and nothing is counted.
+The model: counters named ``lookbeyond_*``, kept by the process that drives a run; where no dashboard runs there is no
+agent to take them, and nothing is counted. How busy a GPU is, is told by the process that works on it.
 """
 
-from ray.util.metrics import Counter
+from ray.util.metrics import Counter, Gauge
 
 from orchestrator.cluster import session
 
@@ -28,3 +28,36 @@ class RunMetrics:
         """Count something; the names are those above."""
         if count and name in self._counters:
             self._counters[name].inc(count, tags=tags)
+
+
+class GpuBusy:
+    """How busy the GPU of this process is, in percent of the last moment; nothing where it has none.
+
+    `process` says what the process does: extraction, clustering or training.
+    """
+
+    def __init__(self, process: str) -> None:
+        self._tags = {"process": process}
+        self._gauge: Gauge | None = None
+
+    def note(self, device: str) -> None:
+        """Ask the GPU's driver, if work was just done on a GPU."""
+        percent = _utilization() if device == "cuda" else None
+        if percent is None:
+            return
+        if self._gauge is None:
+            text = "Share of the last moment in which the GPU was computing, in percent."
+            self._gauge = Gauge("lookbeyond_gpu_busy", description=text, tag_keys=("process",))
+        self._gauge.set(percent, tags=self._tags)
+
+
+def _utilization() -> float | None:
+    """What the driver of the current GPU says; None where it says nothing."""
+    import torch
+
+    try:
+        return float(torch.cuda.utilization())
+    except Exception:
+        # No package to ask the driver with (extra `gpu`), or a driver or a slice of a GPU that does not say: their
+        # errors have no common type, and no figure is worth a training.
+        return None

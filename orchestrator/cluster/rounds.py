@@ -15,10 +15,11 @@ from orchestrator.cluster import session
 from orchestrator.cluster.runner import Runner
 from orchestrator.cluster.workers import extraction_demand
 from orchestrator.cluster_config import ever_offered
+from orchestrator.early_stopping import may_be_stopped
 from orchestrator.execution import Execution
 from orchestrator.leases import Leases
 from orchestrator.ledger import Ledger, Manifest
-from orchestrator.plan import Plan
+from orchestrator.plan import Plan, set_aside_stopped
 from orchestrator.preflight import Demand, Offer, judge
 from orchestrator.progress import Progress
 from orchestrator.steps import Step, StepKind
@@ -101,14 +102,18 @@ def _make_runner(plan: Plan, storage: Storage, progress: Progress, offer: Offer)
         demands.append(Demand("the clustering worker (compute.device)", 1, 0, 1))
     if pending & {StepKind.PRETRAIN, StepKind.FINETUNE}:
         # Ray Train takes seconds to import; a run that only labels does without it.
+        from orchestrator.cluster.halving import Halving
         from orchestrator.cluster.training import Scale
         from orchestrator.cluster.trials import Trainings
 
         scale = Scale.of(compute, uses_gpus, offer)
         demands.append(scale.demand)
         card = partial(trial_card, plan)
+        halving = None
+        if compute.early_stopping is not None:
+            halving = Halving(compute.early_stopping, may_be_stopped(plan.steps.values()), storage)
         runner.trainings = Trainings(
-            storage, plan.name, compute, scale, offer, progress, card, runner.retries, runner.metrics
+            storage, plan.name, compute, scale, offer, progress, card, runner.retries, runner.metrics, halving
         )
     verdict = judge(demands, offer)
     if verdict.refused:
@@ -128,26 +133,33 @@ def _run_rounds(
             _announce(pending, leases, progress, waited_for)
             time.sleep(_POLL_SECONDS)
             _look_up(pending, plan, ledger)
+            set_aside_stopped(plan, ledger.storage)
             continue
-
-        def ended(step: Step, manifest: Manifest | None) -> None:
-            if manifest is not None:
-                report.executed.append(step.key)
-                progress.finished(step.kind)
-                for broken in manifest.quarantined:
-                    progress.note(f"set aside in {step.kind}: {broken.image}: {broken.reason}")
-            else:
-                progress.note(f"{step.kind} {step.key[:12]} failed")
-            leases.release(step.key)
-
-        execution = Execution(ledger, plan.compute, plan.done, ended)
-        for step in mine:
-            progress.expect(step.kind, step.images.count)
-        execution.begin(mine, score_groups=runner.cores)
-        runner.run(execution)
-        report.failed |= execution.failed
-        report.input_errors |= execution.input_errors
+        _run_round(mine, plan, runner, ledger, leases, report)
         _fail_followers(plan, report)
+        set_aside_stopped(plan, ledger.storage)
+
+
+def _run_round(mine: list[Step], plan: Plan, runner: Runner, ledger: Ledger, leases: Leases, report: RunReport) -> None:
+    progress = runner.progress
+
+    def ended(step: Step, manifest: Manifest | None) -> None:
+        if manifest is not None:
+            report.executed.append(step.key)
+            progress.finished(step.kind)
+            for broken in manifest.quarantined:
+                progress.note(f"set aside in {step.kind}: {broken.image}: {broken.reason}")
+        elif step.key in execution.failed:
+            progress.note(f"{step.kind} {step.key[:12]} failed")
+        leases.release(step.key)
+
+    execution = Execution(ledger, plan.compute, plan.done, ended)
+    for step in mine:
+        progress.expect(step.kind, step.images.count)
+    execution.begin(mine, score_groups=runner.cores)
+    runner.run(execution)
+    report.failed |= execution.failed
+    report.input_errors |= execution.input_errors
 
 
 def _fail_followers(plan: Plan, report: RunReport) -> None:

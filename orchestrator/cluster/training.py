@@ -22,8 +22,10 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from orchestrator.cluster import session
+from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.cluster.workers import keep_freed_memory
-from orchestrator.jobs.training import Team, TrainingJob, leave_outcome, read_outcome, train
+from orchestrator.early_stopping import is_marked
+from orchestrator.jobs.training import GLANCE, Team, TrainingJob, leave_outcome, read_outcome, train
 from orchestrator.preflight import Demand, Offer
 from orchestrator.spec import Compute
 from workloads.errors import InputError
@@ -89,7 +91,7 @@ class Scale:
 
 
 def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
-    """Drive one training to its end; its outcome lies on the storage then.
+    """Drive one training to its end, where its outcome lies on the storage, or until it is given up.
 
     Raises:
         InputError: what the user has to mend.
@@ -162,19 +164,23 @@ def _controller_cause(error: Exception, scale: Scale) -> Exception:
 
 
 class _Teller:
-    """Tells Train from time to time how a training goes.
+    """Tells Train from time to time how a training goes, and hears whether it is to go on.
 
     Train waits until all workers have reported, so they must agree when to: the clock of rank 0 decides.
     """
 
-    def __init__(self, team: Team) -> None:
+    def __init__(self, job: TrainingJob, team: Team) -> None:
+        self._storage = job.storage
+        self._key = job.key
         self._team = team
         self._told = float("-inf")
+        self._busy = GpuBusy("training")
 
-    def __call__(self, report: StepReport) -> None:
-        if not self._due():
-            return
+    def __call__(self, report: StepReport) -> bool:
+        if not self._any_worker(self._is_due(report)):
+            return True
         self._told = time.monotonic()
+        self._busy.note(self._team.machine.device.type)
         ray.train.report(
             {
                 # The name that Tune's TensorBoard logger takes its horizontal axis from: steps go on after a restart.
@@ -187,15 +193,22 @@ class _Teller:
             }
             | report.shown
         )
+        # At its end a training has nothing left to save, and is as good as any other.
+        ends = report.step == report.total_steps
+        return ends or not self._any_worker(self._team.workers.rank == 0 and is_marked(self._storage, self._key))
 
-    def _due(self) -> bool:
+    def _is_due(self, report: StepReport) -> bool:
+        """Whether enough time has gone by, or there is a score that early stopping waits for."""
+        late = time.monotonic() - self._told >= _REPORT_SECONDS
+        return self._team.workers.rank == 0 and (late or GLANCE in report.shown)
+
+    def _any_worker(self, word: bool) -> bool:
+        """Whether any of the workers says so; the same answer on all of them."""
         import torch
 
-        due = time.monotonic() - self._told >= _REPORT_SECONDS
         if self._team.workers.size == 1:
-            return due
-        word = torch.tensor(float(due and self._team.workers.rank == 0), device=self._team.machine.device)
-        return bool(self._team.workers.sum(word))
+            return word
+        return bool(self._team.workers.sum(torch.tensor(float(word), device=self._team.machine.device)))
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -216,6 +229,6 @@ def _worker(config: dict[str, Any]) -> None:
         team = Team(machine, Alone(), None)
     else:
         team = Team(machine, ProcessGroup(), DistributedDataParallel)
-    outcome = train(job, team, _Teller(team), scale.checkpoint_seconds)
+    outcome = train(job, team, _Teller(job, team), scale.checkpoint_seconds)
     if outcome is not None:
         leave_outcome(job.storage, job.key, outcome)

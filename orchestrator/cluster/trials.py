@@ -3,7 +3,7 @@
 The model: the training steps that are ready form a wave, and a wave is one Tune run with one trial per step. What is
 done is in no wave; what is half done continues from the state named by the step's key, whatever Tune remembers of it.
 Pre-trainings come in one wave and the fine-tunings they feed in the next, so several share one. A trial that fails
-fails its step, and the others go on.
+fails its step, and the others go on; one that early stopping gives up is told so by a mark on the storage and ends.
 
 A wave runs in the thread that started it. Tune's loop turns ten times a second, and between two turns this module
 takes notice of ended trials, follows the losses and looks at the clock; leases are kept by a thread of their own.
@@ -30,11 +30,13 @@ from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.cluster import session
+from orchestrator.cluster.halving import Halving
 from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.training import DRIVER_CORES, FailedInItsWork, LostWorker, NotStarted, Scale, fit
+from orchestrator.early_stopping import Stop, forget_mark, mark_stopped, read_mark
 from orchestrator.execution import TRAIN, Execution, Task
 from orchestrator.jobs.making import make_training_job
-from orchestrator.jobs.training import TrainingJob, forget_outcome, read_history, read_outcome
+from orchestrator.jobs.training import GLANCE, TrainingJob, forget_outcome, read_history, read_outcome
 from orchestrator.preflight import Offer
 from orchestrator.progress import Progress
 from orchestrator.schedule import Item
@@ -60,6 +62,7 @@ class Trainings:
     card: Callable[[Step], TrialCard]
     retries: Counter[str]
     metrics: RunMetrics
+    halving: Halving | None = None
     _lost: Counter[str] = field(default_factory=Counter)
     _begun: bool = False
 
@@ -153,6 +156,8 @@ class _Wave:
         self.items = items
         self.steps = {key: item.payload.steps[0] for key, item in items.items()}
         compute = trainings.compute
+        for key in items:
+            forget_mark(trainings.storage, key)
         jobs = {key: make_training_job(trainings.storage, step) for key, step in self.steps.items()}
         self.work = _Work(jobs, trainings.scale, compute.lost_worker_retries, compute.error_retries)
         self.cards = {key: trainings.card(step) for key, step in self.steps.items()}
@@ -175,6 +180,12 @@ class _Wave:
         trainings.retried(kind)
         trainings.progress.note(f"{trial}: {reason}; the training continues from its last state")
 
+    def note_result(self, trial: Trial, result: dict[str, Any]) -> None:
+        """A trial has told how far it is: where others were better there, it is told to end."""
+        halving, storage = self._trainings.halving, self._trainings.storage
+        if halving is not None and (stop := halving.judge(_key(trial), result)):
+            self._events.append(lambda: mark_stopped(storage, _key(trial), stop))
+
     def note_end(self, trial: Trial) -> None:
         """A trial has ended, well or not: what to do about it is done by `follow`.
 
@@ -193,7 +204,7 @@ class _Wave:
         for key in self._open:
             if rows := read_history(trainings.storage, key):
                 share = rows[-1]["step"] / rows[-1]["total_steps"]
-                glances = [row["glance_miou"] for row in rows if "glance_miou" in row]
+                glances = [row[GLANCE] for row in rows if GLANCE in row]
                 miou = glances[-1] if glances else None
                 trainings.progress.follow(self.steps[key].kind, share, rows[-1]["loss"], miou)
         self._require_room()
@@ -230,6 +241,9 @@ class _Wave:
             return
         trainings = self._trainings
         outcome = read_outcome(trainings.storage, key)
+        if outcome is None and (stop := read_mark(trainings.storage, key)):
+            self._stop(key, stop)
+            return
         if outcome is None:
             self._lose(key, f"the process that drove it is gone ({trial.status})")
             return
@@ -238,6 +252,7 @@ class _Wave:
         steps = self._execution.live_steps(item.payload)
         self._execution.completed(item, steps, outcome.records, outcome.device, outcome.results)
         forget_outcome(trainings.storage, key)
+        forget_mark(trainings.storage, key)
         trainings.progress.advance(item.payload.kind, item.payload.images)
         trainings.metrics.add("trainings", kind=item.payload.kind.value, end="done")
 
@@ -246,6 +261,12 @@ class _Wave:
         item = self.items[key]
         self._execution.fail(item, self._execution.live_steps(item.payload), message, user=user)
         self._trainings.metrics.add("trainings", kind=item.payload.kind.value, end="failed")
+
+    def _stop(self, key: str, stop: Stop) -> None:
+        self._open.discard(key)
+        self._trainings.progress.note(f"stopped {self.cards[key].name}: {stop.reason}")
+        self._execution.leave(self.items[key])
+        self._trainings.metrics.add("trainings", kind=self.items[key].payload.kind.value, end="stopped")
 
     def _lose(self, key: str, reason: str) -> None:
         trainings = self._trainings
@@ -291,6 +312,8 @@ class _Follower(tune.Callback):
     ) -> None:
         if self._wave is not None and "restart" in result:
             self._wave.note_restart(trial, result)
+        elif self._wave is not None:
+            self._wave.note_result(trial, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         if self._wave is not None:
@@ -333,9 +356,10 @@ def _trial(config: dict[str, Any], wave: _Work) -> dict[str, float]:
 
 
 def _figures(storage: Storage, key: str) -> dict[str, float]:
-    """The scalars of a training that has ended, at its last step."""
+    """The scalars of a training that has ended, at its last step; none of one that was given up."""
     outcome = read_outcome(storage, key)
-    assert outcome is not None, "a training that has ended left its outcome"
+    if outcome is None:
+        return {}
     rows = read_history(storage, key)
     at = {"timesteps_total": rows[-1]["step"], "loss": rows[-1]["loss"]} if rows else {}
     return at | {name: value for name, value in outcome.results[key].items() if isinstance(value, int | float)}

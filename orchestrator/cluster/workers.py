@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.faults import kill_point
 from orchestrator.jobs.common import Outcome, Workshop
 from orchestrator.preflight import Demand
@@ -40,16 +41,19 @@ class Report:
 class _Worker:
     """An actor that runs jobs one after the other and keeps its workshop between them."""
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, process: str) -> None:
         import torch
 
         keep_freed_memory()
         torch.set_num_threads(threads)
         self._workshop = Workshop()
+        self._busy = GpuBusy(process)
 
     def run(self, job: "Job") -> Report:
         """Run one job."""
-        return _run(job, self._workshop)
+        report = _run(job, self._workshop)
+        self._busy.note(report.outcome.device)
+        return report
 
 
 ExtractionWorker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
@@ -86,7 +90,7 @@ def extraction_demand(gpus: float) -> Demand:
 def start_extraction(gpus: float) -> Any:
     """A new extraction actor that reserves this share of a GPU."""
     wants = {"num_cpus": SHARE, "num_gpus": gpus}
-    return ExtractionWorker.options(**wants).remote(1)
+    return ExtractionWorker.options(**wants).remote(1, "extraction")
 
 
 def start_clustering(gpus: float, threads: int) -> Any:
@@ -96,7 +100,7 @@ def start_clustering(gpus: float, threads: int) -> Any:
     only when the last of them is done.
     """
     wants = {"num_cpus": 0, "num_gpus": gpus}
-    return ClusteringWorker.options(**wants, label_selector=_NOT_ON_THE_HEAD).remote(threads)
+    return ClusteringWorker.options(**wants, label_selector=_NOT_ON_THE_HEAD).remote(threads, "clustering")
 
 
 def _run(job: "Job", workshop: Workshop) -> Report:

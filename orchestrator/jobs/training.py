@@ -9,7 +9,7 @@ import io
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -39,7 +39,10 @@ from workloads.pretraining import PretrainConfig, pretrained_scope, pretraining_
 from workloads.seeding import stable_hash
 from workloads.training import Loop, Machine, Sample, StepReport, Wrap
 
-Tell = Callable[[StepReport], None]
+# Told of a step by every worker; False on all of them where the training is to end here, without an outcome.
+Tell = Callable[[StepReport], bool]
+
+GLANCE = "glance_miou"
 
 # How often, and on how many of the judged images, a fine-tuning is scored while it runs: enough to see it improve.
 _GLANCES = 5
@@ -142,7 +145,7 @@ class FinetuneJob:
         counts = class_counts(
             loop.objective.segmentor, self._judged(_GLANCE_IMAGES), self.config.evaluation, loop.machine.device
         )
-        return {"glance_miou": mean_iou(counts).miou}
+        return {GLANCE: mean_iou(counts).miou}
 
     def finish(self, loop: Loop) -> Outcome:
         """Write the network, score it (at single scale and, where the recipe says so, at several), and keep a few
@@ -224,10 +227,10 @@ class TrueLabels:
 
 
 def train(job: TrainingJob, team: Team, tell: Tell, checkpoint_seconds: float) -> Outcome | None:
-    """Run one worker's part of a job to its end; the outcome on rank 0, None on the others.
+    """Run one worker's part of a job to its end; the outcome on rank 0, None on the others and where it was given up.
 
     `tell` is called by every worker after the same steps, about a hundred times a run. Rank 0 writes the whole state
-    after one of them whenever `checkpoint_seconds` have gone by.
+    after one of them whenever `checkpoint_seconds` have gone by, and when the training is given up.
     """
     loop = job.build(team)
     storage, key = job.storage, job.key
@@ -236,22 +239,29 @@ def train(job: TrainingJob, team: Team, tell: Tell, checkpoint_seconds: float) -
     history = [row for row in read_history(storage, key) if row["step"] <= loop.step]
     written = time.monotonic()
     glances = loop.step * _GLANCES // loop.total_steps
-    for report in loop.run(report_every=max(1, loop.total_steps // 100)):
-        kill_point("training.kill", f"{job.title} step {report.step}")
+    for told in loop.run(report_every=max(1, loop.total_steps // 100)):
+        kill_point("training.kill", f"{job.title} step {told.step}")
+        report = told
         if team.workers.rank == 0:
-            row = _row(report)
-            if report.step * _GLANCES // loop.total_steps > glances:
-                glances = report.step * _GLANCES // loop.total_steps
-                row |= job.glance(loop)
-            history.append(row)
+            if told.step * _GLANCES // loop.total_steps > glances:
+                glances = told.step * _GLANCES // loop.total_steps
+                report = replace(told, shown=told.shown | job.glance(loop))
+            history.append(_row(report))
             storage.post(history_path(key), json.dumps(history).encode())
             if time.monotonic() - written >= checkpoint_seconds:
-                buffer = io.BytesIO()
-                torch.save(loop.state_dict(), buffer)
-                storage.replace(state_path(key), buffer.getvalue())
+                _keep_state(storage, key, loop)
                 written = time.monotonic()
-        tell(report)
+        if not tell(report):
+            if team.workers.rank == 0:
+                _keep_state(storage, key, loop)
+            return None
     return job.finish(loop) if team.workers.rank == 0 else None
+
+
+def _keep_state(storage: Storage, key: str, loop: Loop) -> None:
+    buffer = io.BytesIO()
+    torch.save(loop.state_dict(), buffer)
+    storage.replace(state_path(key), buffer.getvalue())
 
 
 def leave_outcome(storage: Storage, key: str, outcome: Outcome) -> None:

@@ -11,6 +11,8 @@ import psutil
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from test_training_jobs import DOCUMENT, assert_equal
 
 from orchestrator.cluster.rounds import RunReport, run_plan
@@ -94,7 +96,15 @@ def test_a_second_run_executes_nothing_and_tensorboard_has_curves(trained: Train
     for step in plan.steps.values():
         if step.kind.value in ("pretrain", "finetune"):
             (folder,) = Path(storage.locate("tune/grid")).glob(f"{step.kind}-{step.key[:8]}*")
-            assert list(folder.glob("events.out.tfevents.*"))
+            events = EventAccumulator(str(folder))
+            events.Reload()
+            curves = {tag.removeprefix("ray/tune/") for tag in events.Tags()["scalars"]}
+            assert {"loss", "learning_rate", "images_per_second"} <= curves
+            assert {"glance_miou", "miou"} <= curves or step.kind.value == "pretrain"
+            content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+            values = HParamsPluginData.FromString(content).session_start_info.hparams
+            assert values["config/key"].string_value == step.key
+            assert values["config/steps"].number_value == step.meaning["config"]["steps"]
     (cell,) = plan.cells
     assert plan.done[cell.roles["finetune"].key].results["miou"] >= 0
 

@@ -58,10 +58,11 @@ class Listener:
         self.steps: list[int] = []
         self._last = last
 
-    def __call__(self, report: StepReport) -> None:
+    def __call__(self, report: StepReport) -> bool:
         self.steps.append(report.step)
         if report.step == self._last:
             raise Interrupted
+        return True
 
 
 def make_job(storage: Storage, **finetune: Any) -> TrainingJob:

@@ -124,6 +124,16 @@ def test_scales_and_flips_are_averaged_after_softmax():
     torch.testing.assert_close(found.sum(1), torch.ones(1, 33, 49))
 
 
+@pytest.mark.parametrize("config", [EvaluationConfig(), EvaluationConfig(window=(20, 30))])
+def test_a_network_trained_in_float64_is_scored_alike(config):
+    network = build_segmentor(SegmentorConfig(backbone="mobilenet_v2", head_channels=8), 3)
+    image = torch.from_numpy(random_sample(33, 49).image).permute(2, 0, 1)[None]
+    single = class_scores(network.eval(), image, config)
+    double = class_scores(network.double(), image, config)
+    assert double.dtype == torch.float32
+    torch.testing.assert_close(double, single, rtol=1e-3, atol=1e-4)
+
+
 def test_the_network_is_left_in_its_mode():
     network = build_segmentor(SegmentorConfig(backbone="mobilenet_v2", head_channels=8), 3).train()
     mean = network.backbone.features[0][1].running_mean.clone()
