@@ -14,6 +14,7 @@ test: $(READY)
 
 # Real clusters: three hosts from `ray up` to `ray down`, and an autoscaled one. Root and some minutes; see docs/cluster.md.
 cluster-test: $(READY)
+	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_jobs.py || [ $$? = 77 ]
 	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_hosts.py || [ $$? = 77 ]
 	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_autoscaling.py || [ $$? = 77 ]
 

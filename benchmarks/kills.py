@@ -2,11 +2,13 @@
 
 A campaign runs one small experiment (labels of generated scenes, a tiny pre-training, a tiny fine-tuning) undisturbed,
 and then over and over in new storages, with faults at seeded points until as many as asked for have come: workers, the
-driver and trainers are killed, the storage fails, is slow, or is full. After every end that is not a success the same
-command is run again, as a user would. At the end the SHA-256 of every label shard and model and the scores must be
-those of the undisturbed run, `verify` must find nothing damaged, and no lease may be left.
+node (its raylet, and with it all that runs there), the driver and trainers are killed, the storage fails, is slow, or
+is full. After every end that is not a success the same command is run again, as a user would. At the end the SHA-256 of
+every label shard and model and the scores must be those of the undisturbed run, `verify` must find nothing damaged, and
+no lease may be left.
 
     python benchmarks/kills.py --kills 100 --seed 0
+    python benchmarks/kills.py --kills 12 --seed 0 --first 5      a part of it, from the storage of that number on
 
 prints what struck what and when, and per storage how often the command was started, how it ended, what was done again
 and how much longer than undisturbed it took.
@@ -22,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +54,7 @@ EXPERIMENT = {
 # Rates spread the faults over the whole length of a run; all are far from the certainty of the first passage.
 RATES = {
     "worker.kill": 0.05,
+    "node.kill": 0.03,
     "driver.kill": 0.05,
     "training.kill": 0.3,
     "storage.read": 0.01,
@@ -82,6 +86,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="which faults come when (default 0)")
     parser.add_argument("--points", nargs="+", choices=RATES, default=list(RATES), help="default: all")
     parser.add_argument("--until", choices=("labels", "pretrain", "finetune"), default="finetune")
+    parser.add_argument("--first", type=int, default=0, help="number of the first storage (default 0)")
     parser.add_argument("--each", type=int, default=6, help="faults in one storage at most (default 6)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -96,11 +101,14 @@ def run_campaigns(folder: Path, options: argparse.Namespace) -> bool:
     put({"undisturbed_seconds": round(undisturbed.seconds, 1), "steps": len(expected)})
     random_points = random.Random(options.seed)
     come, campaigns, faults, every_one = 0, [], [], True
-    while come < options.kills:
-        number = len(campaigns)
-        wanted = min(options.each, options.kills - come)
+    for number in count():
+        if come >= options.kills:
+            break
+        wanted = min(options.each, options.kills - come) if number >= options.first else options.each
         caps = Counter(random_points.choice(options.points) for _ in range(wanted))
         seed = random_points.randrange(1_000_000)
+        if number < options.first:
+            continue
         campaign = run_until_done(folder, f"campaign-{number}", caps, seed, options.until)
         same = campaign.ends[-1] == 0 and outcomes(campaign.storage) == expected and is_clean(campaign.storage)
         every_one = every_one and same

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 torch.set_num_threads(1)
 # Ray's workers give way to everything else by default, and here the tests themselves are everything else.
 os.environ.setdefault("RAY_worker_niceness", "0")
-# Ray notes there which cluster of the machine was the last; other tests, and other users of the machine, have theirs.
+# Ray notes there which cluster of this machine was the last; other tests, and others on this machine, have theirs.
 # Sockets lie below it, and their paths must be short.
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray", dir="/tmp")
 atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)

@@ -145,13 +145,13 @@ class S3Server:
 
 
 @contextmanager
-def s3_server() -> Iterator[S3Server]:
-    """A server on a free port, with this process's variables set so that it is found."""
+def s3_server(host: str = "127.0.0.1") -> Iterator[S3Server]:
+    """A server on a free port of an address, with this process's variables set so that it is found."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     application = AsS3Does(DomainDispatcherApplication(create_backend_app))
     trouble = Trouble(application)
-    server = make_server("127.0.0.1", 0, trouble, threaded=True)
-    running = S3Server(f"http://127.0.0.1:{server.server_port}", trouble)
+    server = make_server(host, 0, trouble, threaded=True)
+    running = S3Server(f"http://{host}:{server.server_port}", trouble)
     before = {name: os.environ.get(name) for name in running.environment()}
     os.environ.update(running.environment())
     thread = threading.Thread(target=server.serve_forever, daemon=True)

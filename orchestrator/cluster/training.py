@@ -31,8 +31,11 @@ from orchestrator.spec import Compute
 from workloads.errors import InputError
 from workloads.training import StepReport
 
-# Enough for Ray to place the driver; the trainer's workers do the work.
-DRIVER_CORES = 0.01
+# The least that Ray counts; the trainer's workers do the work.
+DRIVER_CORES = 0.0001
+
+# Ray puts the drivers of many trainings on one machine, and a worker must still find a whole core beside them all.
+MOST_DRIVERS = 100
 
 # A worker waits for Train to take its report, and Train asks every half second.
 _POLL_SECONDS = 0.5
@@ -79,15 +82,15 @@ class Scale:
 
     @property
     def demand(self) -> Demand:
-        """What one training takes, driver included: a worker leaves the driver's share of its cores alone."""
+        """What one training takes, driver included: a worker leaves the share of all drivers alone."""
         purpose = "a training (compute.train_workers, compute.train_cores, compute.device)"
         return Demand(purpose, self.workers, self.cores, float(self.uses_gpus))
 
     @property
     def worker_resources(self) -> dict[str, float]:
         """What Ray reserves for a worker."""
-        # The driver's own 0.01 cores come out of the machine's whole ones: a worker asks for a little less.
-        return {"CPU": self.cores - DRIVER_CORES} | ({"GPU": 1} if self.uses_gpus else {})
+        # The drivers' cores come out of the machine's whole ones: a worker asks for a little less.
+        return {"CPU": self.cores - MOST_DRIVERS * DRIVER_CORES} | ({"GPU": 1} if self.uses_gpus else {})
 
 
 def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:

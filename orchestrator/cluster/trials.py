@@ -26,13 +26,22 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 from ray.tune.experiment import Trial
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.cluster import session
 from orchestrator.cluster.halving import Halving
 from orchestrator.cluster.metrics import RunMetrics
-from orchestrator.cluster.training import DRIVER_CORES, FailedInItsWork, LostWorker, NotStarted, Scale, fit
+from orchestrator.cluster.training import (
+    DRIVER_CORES,
+    MOST_DRIVERS,
+    FailedInItsWork,
+    LostWorker,
+    NotStarted,
+    Scale,
+    fit,
+)
 from orchestrator.early_stopping import Stop, forget_mark, mark_stopped, read_mark
 from orchestrator.execution import TRAIN, Execution, Task
 from orchestrator.jobs.making import make_training_job
@@ -82,6 +91,9 @@ class Trainings:
             return
         if not self._begun:
             self._begun = True
+            # Ray Train's shared actor stays on the machine that asks for it first, and is missed by all once that is
+            # lost: every poll of every training then takes 5 s. This machine's loss ends the run anyway.
+            get_or_create_autoscaling_coordinator()
             where = "" if self.storage.is_local else " (on this machine: the storage is no local path)"
             self.progress.say(f"trainings: tensorboard --logdir {self.folder}{where}")
         # Of Tune's two ways of printing the one that can be silent; what a run prints is said by `progress`.
@@ -108,7 +120,7 @@ class Trainings:
             if interrupted():
                 raise KeyboardInterrupt
         wave.follow()
-        wave.require_all_ended()
+        wave.close()
 
     def _ready(self, execution: Execution) -> dict[str, Item[Task]]:
         items = {}
@@ -121,12 +133,16 @@ class Trainings:
         return items
 
     def _concurrent(self) -> int:
-        """Trials that fit beside each other, workers and drivers; a cluster that grows is asked to."""
+        """Trials that fit beside each other, workers and drivers; a cluster that grows is asked to.
+
+        Counted anew for every wave: machines may have been lost since the run began.
+        """
         demand = self.scale.demand
-        return max(1, self.offer.ever_at_once(demand) if self.offer.scales else self.offer.at_once(demand))
+        fit_beside = self.offer.ever_at_once(demand) if self.offer.scales else session.offer(None).at_once(demand)
+        return min(max(1, fit_beside), MOST_DRIVERS)
 
     def may_try_again(self, key: str) -> bool:
-        """Whether a trial that went away with its machine is within its budget."""
+        """Whether a trial that its machine or its room was lost to is within its budget."""
         self._lost[key] += 1
         self.retried("lost")
         return self._lost[key] <= self.compute.lost_worker_retries
@@ -167,24 +183,30 @@ class _Wave:
         self._open = set(items)
         self._followed = self._begun = time.monotonic()
         self._any_started = False
+        # Trials that found no room, and whether others of the wave did: without the others they might have.
+        self._crowded_out: dict[str, str] = {}
+        self._any_worked = False
 
     def note_start(self, trial: Trial) -> None:
         """A trial is about to run."""
         self._any_started = True
         self._execution.started([self.steps[_key(trial)]])
 
-    def note_restart(self, trial: Trial, result: dict[str, Any]) -> None:
-        """A trial lost a worker or failed, and goes on by itself."""
-        kind, reason = result["restart"]
-        trainings = self._trainings
-        trainings.retried(kind)
-        trainings.progress.note(f"{trial}: {reason}; the training continues from its last state")
-
     def note_result(self, trial: Trial, result: dict[str, Any]) -> None:
-        """A trial has told how far it is: where others were better there, it is told to end."""
-        halving, storage = self._trainings.halving, self._trainings.storage
+        """A trial has told how far it is, or that it lost a worker or failed and goes on by itself.
+
+        Where others were better at that step, it is told to end.
+        """
+        trainings = self._trainings
+        if "restart" in result:
+            kind, reason = result["restart"]
+            trainings.retried(kind)
+            trainings.progress.note(f"{trial}: {reason}; the training continues from its last state")
+            return
+        self._any_worked |= "loss" in result
+        halving = trainings.halving
         if halving is not None and (stop := halving.judge(_key(trial), result)):
-            self._events.append(lambda: mark_stopped(storage, _key(trial), stop))
+            self._events.append(lambda: mark_stopped(trainings.storage, _key(trial), stop))
 
     def note_end(self, trial: Trial) -> None:
         """A trial has ended, well or not: what to do about it is done by `follow`.
@@ -222,10 +244,16 @@ class _Wave:
                 f"{DRIVER_CORES} cores, free are {free:g}"
             )
 
-    def require_all_ended(self) -> None:
-        """Treat trials of which Tune said nothing as lost with their machine."""
+    def close(self) -> None:
+        """Settle what is left: trials of which Tune said nothing, and those that found no room."""
         for key in list(self._open):
             self._lose(key, "Ray Tune ended without a word about it")
+        for key, message in self._crowded_out.items():
+            # Where not one training found room, none will.
+            if self._any_worked:
+                self._lose(key, "it found no room beside the others")
+            else:
+                self._fail(key, message, user=False)
 
     def fail_all(self, message: str) -> None:
         """The wave as a whole came to nothing."""
@@ -239,6 +267,10 @@ class _Wave:
         if "failure" in result:
             self._fail(key, result["failure"], user=bool(result["user"]))
             return
+        if "crowded_out" in result:
+            self._open.discard(key)
+            self._crowded_out[key] = result["crowded_out"]
+            return
         trainings = self._trainings
         outcome = read_outcome(trainings.storage, key)
         if outcome is None and (stop := read_mark(trainings.storage, key)):
@@ -248,6 +280,7 @@ class _Wave:
             self._lose(key, f"the process that drove it is gone ({trial.status})")
             return
         self._open.discard(key)
+        self._any_worked = True
         item = self.items[key]
         steps = self._execution.live_steps(item.payload)
         self._execution.completed(item, steps, outcome.records, outcome.device, outcome.results)
@@ -310,9 +343,7 @@ class _Follower(tune.Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        if self._wave is not None and "restart" in result:
-            self._wave.note_restart(trial, result)
-        elif self._wave is not None:
+        if self._wave is not None:
             self._wave.note_result(trial, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
@@ -344,8 +375,11 @@ def _trial(config: dict[str, Any], wave: _Work) -> dict[str, float]:
             return _figures(job.storage, key)
         except (LostWorker, FailedInItsWork) as error:
             kind, cause = ("lost" if isinstance(error, LostWorker) else "error"), error
-        except (InputError, NotStarted) as error:
-            tune.report({"failure": str(error), "user": isinstance(error, InputError)})
+        except InputError as error:
+            tune.report({"failure": str(error), "user": True})
+            raise
+        except NotStarted as error:
+            tune.report({"crowded_out": str(error)})
             raise
         if not left[kind]:
             setting = {"lost": "compute.lost_worker_retries", "error": "compute.error_retries"}[kind]

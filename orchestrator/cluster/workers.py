@@ -104,10 +104,16 @@ def start_clustering(gpus: float, threads: int) -> Any:
 
 
 def _run(job: "Job", workshop: Workshop) -> Report:
-    kill_point("worker.kill", f"before {job.title}")
+    _kill_points(f"before {job.title}")
     outcome = job.run(workshop)
-    kill_point("worker.kill", f"after {job.title}")
+    _kill_points(f"after {job.title}")
     return _report(outcome)
+
+
+def _kill_points(what: str) -> None:
+    kill_point("worker.kill", what)
+    # A worker's parent is the raylet; a machine without it is lost, with all that runs there.
+    kill_point("node.kill", what, os.getppid())
 
 
 def _report(outcome: Outcome) -> Report:

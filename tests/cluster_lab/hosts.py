@@ -10,6 +10,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 NETWORK = "10.78.0"
 LAUNCHER = f"{NETWORK}.254"
@@ -44,6 +45,7 @@ class Host:
     name: str
     number: int
     folder: Path
+    environment: dict[str, str]
     process: "subprocess.Popen[bytes] | None" = None
 
     @property
@@ -66,7 +68,8 @@ class Host:
         )
         tools = Path(sys.executable).parent
         (home / "root/.ssh/authorized_keys").write_text(public_key)
-        (home / "root/.bashrc").write_text(f"export PATH={tools}:$PATH OMP_NUM_THREADS=1\n")
+        variables = "".join(f"export {name}={quote(value)}\n" for name, value in self.environment.items())
+        (home / "root/.bashrc").write_text(f"export PATH={tools}:$PATH OMP_NUM_THREADS=1\n{variables}")
         (home / "root/.bash_profile").write_text(". ~/.bashrc\n")
         (home / "sshd_config").write_text(
             f"HostKey {home}/host_key\nPidFile none\nListenAddress {self.address}\nUsePAM no\n"
@@ -101,25 +104,30 @@ class Host:
 
     def ray_processes(self) -> int:
         """How many raylets run on it."""
+        return self._inside("ps", "-eo", "comm").split().count("raylet")
+
+    def kill_trainers(self) -> int:
+        """Kill the workers of all trainings on it; how many there were."""
+        return len(self._inside("pkill", "--echo", "-KILL", "-f", "^ray::RayTrainWorker").splitlines())
+
+    def _inside(self, *command: str) -> str:
+        """What a command prints that sees the processes of this host alone; nothing when the host is off."""
         assert self.process is not None
         init = subprocess.run(
             ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False
         ).stdout.split()
         if not init:
-            return 0
-        listed = subprocess.run(
-            ["nsenter", "-t", init[0], "-p", "-m", "ps", "-eo", "comm"], capture_output=True, text=True, check=True
-        )
-        return listed.stdout.split().count("raylet")
+            return ""
+        entered = ["nsenter", "-t", init[0], "-p", "-m", *command]
+        return subprocess.run(entered, capture_output=True, text=True, check=False).stdout
 
 
-def make_hosts(count: int) -> tuple[list[Host], Path]:
-    """So many hosts, switched on, and the private key that opens them."""
+def make_hosts(count: int, environment: dict[str, str]) -> tuple[list[Host], Path]:
+    """So many hosts, switched on, with variables for all that is started there; and the private key that opens them."""
     folder = Path(os.environ["LOOKBEYOND_LAB"])
     key = folder / "key"
     sh(f"ssh-keygen -q -t ed25519 -N '' -f {key}")
-    make_bridge()
-    hosts = [Host(f"host{number}", number, folder / f"host{number}") for number in range(1, count + 1)]
+    hosts = [Host(f"host{number}", number, folder / f"host{number}", environment) for number in range(1, count + 1)]
     for host in hosts:
         host.switch_on(key.with_suffix(".pub").read_text())
     return hosts, key

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import ray
 import yaml
+from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE_ID
 from ray.cluster_utils import AutoscalingCluster
 from ray.util.state import list_actors
 
@@ -97,6 +98,24 @@ def fake_workers() -> dict[str, Any]:
     }
 
 
+def start_head(config: Path) -> None:
+    """What `AutoscalingCluster.start` does, for a head with the label of cluster.yaml's.
+
+    The variable by which Ray's own start takes labels is read by the autoscaler, too, and gives them to all workers.
+    """
+    variables = {
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_enable_autoscaler_v2": "1",
+        "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD_NODE_ID,
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD_NODE_ID,
+    }
+    command = ["ray", "start", "--head", f"--autoscaling-config={config}", "--labels=lookbeyond.role=head"]
+    command += ["--num-cpus=0", "--object-store-memory=100000000", "--disable-usage-stats"]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(command, env=os.environ | variables | {"PATH": path}, check=True)
+
+
 class Watch(threading.Thread):
     """Notes every machine that is seen to be up, and how many there were at once."""
 
@@ -127,14 +146,14 @@ def cluster() -> Iterator[Path]:
     # Without a token at home there is none; the machines are processes of one user that nobody else reaches.
     os.environ["RAY_AUTH_MODE"] = "disabled"
     autoscaling = AutoscalingCluster(
-        head_resources={"CPU": 0, "object_store_memory": 100_000_000},
+        head_resources={"CPU": 0},
         worker_node_types=fake_workers(),
         autoscaler_v2=True,
         max_workers=sum(MOST.values()),
     )
     path = folder / "cluster.yaml"
     path.write_text(yaml.safe_dump(autoscaling._config))
-    autoscaling.start(override_env={"RAY_OVERRIDE_LABELS": '{"lookbeyond.role": "head"}'})
+    start_head(path)
     ray.init("auto", log_to_driver=False)
     yield path
     ray.shutdown()

@@ -1,5 +1,9 @@
 """A cluster of three hosts from `ray up` to `ray down`, with the project's own on-premise file; two of them are lost.
 
+The experiment runs three times: on the laptop alone; on the cluster with a bucket that fails now and then, while the
+workers of its trainings are killed; on the cluster with a shared folder, while two of the hosts go. All three must end
+with the same bytes.
+
 Run by `make cluster-test`.
 """
 
@@ -11,14 +15,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from hosts import Host, make_hosts
+from hosts import LAUNCHER, Host, make_bridge, make_hosts
+from s3_server import KINDS, S3Server, s3_server
 
 from orchestrator.code_state import code_state
+from orchestrator.ledger import Ledger
+from orchestrator.storage import Storage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENT = [
@@ -29,6 +37,9 @@ EXPERIMENT = [
     "labels.superpixels.n_segments=40",
     "compute.shard_images=2",
     "labels.extractor.batch_size=2",
+    "pretrain.epochs=4",
+    "finetune.steps=40",
+    "compute.checkpoint_seconds=1",
 ]
 
 
@@ -120,20 +131,23 @@ def wait_for(what: str, condition: Callable[[], bool], seconds: float) -> None:
         time.sleep(0.5)
 
 
-def digests(storage: Path) -> dict[str, Any]:
-    """SHA-256 of every shard of every step that works on images, and the scores."""
+def digests(storage: Storage) -> dict[str, Any]:
+    """SHA-256 of all files of every step that has any, trained networks too, and the scores."""
     found = {}
-    for path in storage.glob("steps/*/*.json"):
-        manifest = json.loads(path.read_text())
-        found[f"{manifest['kind']}/{manifest['key']}"] = (
-            [shard["sha256"] for shard in manifest["shards"]] if manifest["kind"] != "score" else manifest["results"]
-        )
+    for manifest in Ledger(storage).manifests():
+        shards = [shard.sha256 for shard in manifest.shards]
+        found[f"{manifest.kind}/{manifest.key}"] = shards or manifest.results
     return found
 
 
 def records(storage: Path) -> int:
     """Finished shards."""
     return len(list(storage.glob("shards/**/*.json")))
+
+
+def states(storage: Storage) -> list[str]:
+    """The trainings that have a state to go on from."""
+    return [file.path.split("/")[1][:8] for file in storage.files("checkpoints") if file.path.endswith(".pt")]
 
 
 def answers(port: int) -> bool:
@@ -145,62 +159,118 @@ def answers(port: int) -> bool:
 def lose_two_hosts(
     job: "subprocess.Popen[bytes]", storage: Path, everything: int, hosts: list[Host], log: Path
 ) -> None:
-    """Switch one host off and unplug another while the job is at work."""
+    """Switch one host off while images are labelled, and unplug another while networks are trained."""
 
-    def reached(share: float) -> Callable[[], bool]:
-        return lambda: records(storage) > everything * share or job.poll() is not None
+    def reached(condition: Callable[[], bool]) -> Callable[[], bool]:
+        return lambda: job.poll() is not None or condition()
 
-    wait_for("a tenth of the shards", reached(0.1), 900)
+    def still_running() -> None:
+        assert job.poll() is None, f"the job ended before the hosts were lost:\n{log.read_text()}"
+
+    wait_for("the first shards", reached(lambda: records(storage) >= everything // 5), 900)
+    still_running()
     hosts[2].switch_off()
     print(f"          {records(storage)} of {everything} shards: {hosts[2].name} switched off", flush=True)
-    wait_for("a third of the shards", reached(0.33), 900)
+    wait_for("a state of a training", reached(lambda: bool(states(Storage(str(storage))))), 900)
+    still_running()
     hosts[1].unplug()
-    print(f"          {records(storage)} of {everything} shards: {hosts[1].name} unplugged", flush=True)
-    assert job.poll() is None, f"the job ended before the hosts were lost:\n{log.read_text()}"
+    print(f"          a training has begun: {hosts[1].name} unplugged", flush=True)
 
 
-@pytest.mark.timeout(3600)
-def test_an_experiment_outlives_two_of_three_hosts() -> None:
+@dataclass
+class Lab:
+    """Three hosts and a laptop, the cluster up, and what the experiment came to on the laptop alone."""
+
+    clock: Clock
+    hosts: list[Host]
+    laptop: Laptop
+    s3: S3Server
+    tunnel: "subprocess.Popen[bytes]"
+    expected: dict[str, Any]
+
+    def submission(self, storage: str) -> list[str]:
+        """The command that runs the experiment on the cluster."""
+        return [*LOOKBEYOND, "submit", *EXPERIMENT, "--address", ADDRESS, "--storage", storage]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    """Everything up to the experiment."""
     folder = Path(os.environ["LOOKBEYOND_LAB"])
-    here, shared, fetched = (folder / name for name in ("here", "shared", "fetched"))
     clock = Clock()
-    with clock.part("three hosts"):
-        hosts, key = make_hosts(3)
-        laptop = Laptop(folder / "laptop", hosts, key)
-    with clock.part("the experiment on the laptop alone"):
-        laptop.run(*LOOKBEYOND, "run", *EXPERIMENT, "--storage", str(here))
-    with clock.part("ray up"):
-        laptop.run("ray", "up", "-y", "--no-config-cache", str(laptop.cluster))
-    with clock.part("the workers"):
-        wait_for("three machines", lambda: laptop.nodes_alive() == 3, 600)
+    make_bridge()
+    with s3_server(LAUNCHER) as s3:
+        with clock.part("three hosts"):
+            hosts, key = make_hosts(3, s3.environment())
+            laptop = Laptop(folder / "laptop", hosts, key)
+        with clock.part("the experiment on the laptop alone"):
+            laptop.run(*LOOKBEYOND, "run", *EXPERIMENT, "--storage", str(folder / "here"))
+        with clock.part("ray up"):
+            laptop.run("ray", "up", "-y", "--no-config-cache", str(laptop.cluster))
+        with clock.part("the workers"):
+            wait_for("three machines", lambda: laptop.nodes_alive() == 3, 600)
+        tunnel = laptop.start(folder / "tunnel.log", "ray", "dashboard", str(laptop.cluster), "--port", "8265")
+        wait_for("a tunnel to the dashboard", lambda: answers(8265), 120)
+        yield Lab(clock, hosts, laptop, s3, tunnel, digests(Storage(str(folder / "here"))))
 
-    tunnel = laptop.start(folder / "tunnel.log", "ray", "dashboard", str(laptop.cluster), "--port", "8265")
-    wait_for("a tunnel to the dashboard", lambda: answers(8265), 120)
-    submission = [*LOOKBEYOND, "submit", *EXPERIMENT, "--address", ADDRESS, "--storage", str(shared)]
-    with clock.part("a submission without the token"):
-        refused = laptop.run(*submission, check=False)
-        assert refused.returncode == 2
-        assert "asks for a token" in refused.stderr
-    laptop.environment["RAY_AUTH_MODE"] = "token"
-    log = folder / "job.log"
-    with clock.part("the experiment on the cluster"):
-        job = laptop.start(log, *submission)
-        lose_two_hosts(job, shared, records(here), hosts, log)
-        code = job.wait(timeout=1800)
+
+@pytest.mark.timeout(1800)
+def test_without_the_token_nothing_is_submitted(lab: Lab) -> None:
+    refused = lab.laptop.run(*lab.submission("/storage"), check=False)
+    assert refused.returncode == 2
+    assert "asks for a token" in refused.stderr
+    lab.laptop.environment["RAY_AUTH_MODE"] = "token"
+
+
+@pytest.mark.timeout(1800)
+def test_on_s3_that_fails_trainings_go_on_from_what_lies_there(lab: Lab) -> None:
+    """Three hosts share nothing but the bucket; all workers of all trainings are killed once."""
+    storage = Storage(f"s3://{lab.s3.make_bucket('lab')}/folder")
+    log = Path(os.environ["LOOKBEYOND_LAB"]) / "s3.log"
+    lab.s3.trouble.begin(0.02, seed=1)
+    with lab.clock.part("the experiment on s3"):
+        job = lab.laptop.start(log, *lab.submission(storage.uri))
+        wait_for("a state", lambda: job.poll() is not None or bool(states(storage)), 900)
+        killed = {host.name: host.kill_trainers() for host in lab.hosts}
+        print(f"          trainings {' and '.join(states(storage))} had a state; workers killed: {killed}", flush=True)
+        code = job.wait(timeout=900)
+    trouble = dict(lab.s3.trouble.made)
+    lab.s3.trouble.end()
+    print(log.read_text())
+    print(f"          trouble made at {lab.s3.trouble.requests} requests: {trouble}")
+    assert code == 0
+    assert sum(killed.values()) >= 1
+    assert "the training continues from its last state" in log.read_text()
+    assert set(trouble) == set(KINDS)
+    assert digests(storage) == lab.expected
+    print(lab.laptop.run(*LOOKBEYOND, "verify", storage.uri).stdout)
+
+
+@pytest.mark.timeout(1800)
+def test_an_experiment_outlives_two_of_three_hosts(lab: Lab) -> None:
+    folder = Path(os.environ["LOOKBEYOND_LAB"])
+    shared, fetched, log = folder / "shared", folder / "fetched", folder / "job.log"
+    with lab.clock.part("the experiment on a shared folder"):
+        job = lab.laptop.start(log, *lab.submission(str(shared)))
+        lose_two_hosts(job, shared, records(folder / "here"), lab.hosts, log)
+        code = job.wait(timeout=900)
     print(log.read_text())
     assert code == 0
     assert "lost the worker of" in log.read_text()
 
-    with clock.part("results fetched and verified"):
-        laptop.run("ray", "rsync-down", str(laptop.cluster), f"{shared}/", str(fetched))
-        laptop.run(*LOOKBEYOND, "verify", str(fetched))
-    assert digests(here)
-    assert digests(fetched) == digests(here)
+    with lab.clock.part("results fetched and verified"):
+        lab.laptop.run("ray", "rsync-down", str(lab.laptop.cluster), f"{shared}/", str(fetched))
+        print(lab.laptop.run(*LOOKBEYOND, "verify", str(fetched)).stdout)
+    assert len(lab.expected) == 18
+    assert digests(Storage(str(fetched))) == lab.expected
     provenance = json.loads((fetched / "results/demo.json").read_text())["provenance"]
-    assert {machine["host"] for machine in provenance["machines"]} == {host.name for host in hosts}
+    assert {machine["host"] for machine in provenance["machines"]} == {host.name for host in lab.hosts}
     assert provenance["git"] == code_state(REPOSITORY)
 
-    with clock.part("ray down"):
-        tunnel.terminate()
-        laptop.run("ray", "down", "-y", str(laptop.cluster))
-    assert hosts[0].ray_processes() == 0
+
+@pytest.mark.timeout(1800)
+def test_ray_down_leaves_nothing_on_the_head(lab: Lab) -> None:
+    with lab.clock.part("ray down"):
+        lab.tunnel.terminate()
+        lab.laptop.run("ray", "down", "-y", str(lab.laptop.cluster))
+    assert lab.hosts[0].ray_processes() == 0

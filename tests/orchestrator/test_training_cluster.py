@@ -207,6 +207,22 @@ def test_workers_that_do_not_start_are_a_named_error(ray_session: None, storage:
     assert report.input_errors == set()
 
 
+def test_a_training_that_finds_no_room_is_run_after_the_others(ray_session: None, storage: Storage) -> None:
+    """Cores were lost while a wave ran: here somebody takes them, and Ray still counts them as there."""
+    from ray.util import placement_group, remove_placement_group
+
+    held = placement_group([{"CPU": 1}])
+    assert held.wait(30)
+    try:
+        document = {**compute(start_seconds=2), "grid": {"pretrain.seed": [0, 1]}}
+        plan, report = run(document, storage, until="pretrain")
+    finally:
+        remove_placement_group(held)
+    assert report.failed == {}
+    assert plan.pending == []
+    assert report.retries["lost"] == 1
+
+
 def test_a_failed_trial_leaves_the_others_done(ray_session: None, storage: Storage) -> None:
     document = {**EXPERIMENT, "grid": {"pretrain.optimiser.learning_rate": [0.01, 1e30]}}
     plan, report = run(document, storage, until="pretrain")
