@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from measuring import put, run_project, table
 
-from orchestrator.cluster.workers import keep_freed_memory
+from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.jobs.making import make_training_job
 from orchestrator.jobs.training import Team, read_history
 from orchestrator.plan import make_plan

@@ -16,6 +16,7 @@ import ray
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+from orchestrator.cluster.malloc import share_arenas
 from orchestrator.preflight import Machines, Offer, grown
 from workloads.errors import InputError
 
@@ -36,6 +37,7 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    share_arenas()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would hide the GPUs from tasks that ask for none; devices are chosen by torch, see `torch_device`.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -22,8 +22,8 @@ from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from orchestrator.cluster import session
+from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
-from orchestrator.cluster.workers import keep_freed_memory
 from orchestrator.early_stopping import is_marked
 from orchestrator.jobs.training import GLANCE, Team, TrainingJob, leave_outcome, read_outcome, train
 from orchestrator.preflight import Demand, Offer

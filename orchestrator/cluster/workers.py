@@ -4,7 +4,6 @@ The model: an actor keeps a workshop (a loaded network, a sample matrix) between
 retries are off: the runner tells lost machines from errors in the work and has a budget for each.
 """
 
-import ctypes
 import os
 import resource
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.faults import kill_point
 from orchestrator.jobs.common import Outcome, Workshop
@@ -65,21 +65,6 @@ def run_job(job: "Job") -> Report:
     """Run one job in a process that keeps nothing, and that imports no torch unless the job does."""
     keep_freed_memory()
     return _run(job, Workshop())
-
-
-def keep_freed_memory() -> None:
-    """Have malloc keep what is freed for the next image, instead of giving it back to the system and faulting it in
-    again page by page: with activations of tens of megabytes that was a third of the time of a forward pass.
-
-    Without effect where the C library is not glibc.
-    """
-    trim_threshold, mmap_threshold, gigabyte = -1, -3, 1 << 30
-    try:
-        library = ctypes.CDLL("libc.so.6")
-        library.mallopt(trim_threshold, gigabyte)
-        library.mallopt(mmap_threshold, gigabyte)
-    except (OSError, AttributeError):
-        return
 
 
 def extraction_demand(gpus: float) -> Demand:
