@@ -135,14 +135,20 @@ def _run_rounds(
             _look_up(pending, plan, ledger)
             set_aside_stopped(plan, ledger.storage)
             continue
-        _run_round(mine, plan, runner, ledger, leases, report)
+        _run_round(mine, plan, runner, ledger, leases, progress, report)
         _fail_followers(plan, report)
         set_aside_stopped(plan, ledger.storage)
 
 
-def _run_round(mine: list[Step], plan: Plan, runner: Runner, ledger: Ledger, leases: Leases, report: RunReport) -> None:
-    progress = runner.progress
-
+def _run_round(
+    mine: list[Step],
+    plan: Plan,
+    runner: Runner,
+    ledger: Ledger,
+    leases: Leases,
+    progress: Progress,
+    report: RunReport,
+) -> None:
     def ended(step: Step, manifest: Manifest | None) -> None:
         if manifest is not None:
             report.executed.append(step.key)

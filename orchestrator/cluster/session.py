@@ -13,6 +13,7 @@ from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import ray
+from ray._private.services import get_webui_url_from_internal_kv
 from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -116,7 +117,8 @@ def _release_placement_groups() -> None:
 
 def has_dashboard() -> bool:
     """Whether the cluster shows itself on a dashboard, so that someone takes its metrics."""
-    return bool(ray.is_initialized() and ray._private.worker.get_dashboard_url())
+    # Ray's own word for it, `get_dashboard_url`, holds in a driver only; this one in every process.
+    return ray.is_initialized() and bool(get_webui_url_from_internal_kv())
 
 
 def free() -> dict[str, float]:

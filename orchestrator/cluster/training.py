@@ -110,7 +110,7 @@ def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
     # One process less per training: whoever loses a machine, warned or not, continues from the last state.
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
     with tempfile.TemporaryDirectory() as folder:
-        trainer = TorchTrainer(
+        trainer = _Trainer(
             _worker,
             train_loop_config={"job": job, "scale": scale},
             scaling_config=ScalingConfig(
@@ -132,6 +132,20 @@ def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
             raise _controller_cause(error.controller_failure, scale) from None
         except ray.train.PreemptionError as error:
             raise LostWorker(str(error)) from None
+
+
+class _Trainer(TorchTrainer):
+    """A trainer without Train's cleaner of placement groups where no dashboard runs.
+
+    The cleaner is a process that outlives the run, and asks the dashboard whether the training still goes on. Without
+    one it was seen to stay for ever after a run that was interrupted while its workers started.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks: list[Any] = super()._create_default_callbacks()
+        if session.has_dashboard():
+            return callbacks
+        return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
 
 
 def _cause(failures: dict[int, Exception]) -> Exception:

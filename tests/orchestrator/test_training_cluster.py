@@ -4,13 +4,17 @@ import shutil
 import signal
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import ray
 import torch
 import yaml
+from ray.util.placement_group import placement_group_table
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from test_training_jobs import DOCUMENT, assert_equal
@@ -182,6 +186,49 @@ def test_a_killed_driver_and_the_same_command_again(trained: Trained, labelled: 
     found = weights(Storage(str(lookbeyond.folder / "storage")), "pretrain")
     for key, reference in weights(trained[0], "pretrain").items():
         assert_equal(found[key], reference)
+
+
+def test_an_interrupted_wave_leaves_nothing_on_a_cluster_that_stays_up(
+    ray_session: None, lookbeyond: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    document = {**DOCUMENT, "finetune": DOCUMENT["finetune"] | {"steps": 10_000}, "compute": {"train_cores": 1}}
+    (lookbeyond.folder / "long.yaml").write_text(yaml.safe_dump(document | {"grid": {"finetune.seed": [0, 1, 2]}}))
+    # The cluster of the tests asks for a token, as every one that Ray starts by itself.
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    before = actors()
+    process = lookbeyond.start("run", "long.yaml", "--address", ray.get_runtime_context().gcs_address)
+    wait_until(lambda: process.poll() is not None or len(list(lookbeyond.folder.glob("storage/history/*.json"))) == 2)
+    under_way = actors()
+    assert {"RayTrainWorker", "TrainController"} <= under_way
+    assert "PlacementGroupCleaner" not in under_way, "without a dashboard it could neither clean nor end"
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    wait_until(lambda: actors() <= before | STAYS)
+    assert {group["state"] for group in placement_group_table().values()} == {"REMOVED"}
+    wait_until(lambda: ray.available_resources().get("CPU") == 2)
+
+
+# Ray's own: one for all that is trained on a cluster.
+STAYS = {"_AutoscalingCoordinatorActor"}
+
+
+def actors() -> set[str]:
+    """The classes of the actors that run on the cluster of the tests, and Ray's own agents."""
+    names = set()
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):
+            title = " ".join(process.cmdline())
+            if title.startswith("ray::") and not title.startswith("ray::IDLE"):
+                names.add(title.removeprefix("ray::").split(".")[0].strip())
+    return names
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < deadline, f"still there: {actors()}"
+        time.sleep(0.1)
 
 
 def test_what_can_never_be_placed_is_refused_at_once(ray_session: None, storage: Storage) -> None:
