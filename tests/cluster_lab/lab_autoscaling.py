@@ -188,7 +188,7 @@ def test_a_labelling_run_wakes_machines_and_lets_them_go(cluster: Path) -> None:
     assert watch.look() == 0
     watch.start()
     begun = time.monotonic()
-    run(*LABELLING, "--storage", str(storage), f"compute.cluster_config={cluster}")
+    run(*LABELLING, "--until", "labels", "--storage", str(storage), f"compute.cluster_config={cluster}")
     print(f"          the run took {time.monotonic() - begun:.0f} s, with up to {watch.most} machines")
     # Extraction and clustering want the GPU; superpixels run on the others.
     assert watch.most >= 2
@@ -206,8 +206,8 @@ def test_a_fit_that_asks_for_no_core_wakes_a_machine_too(cluster: Path) -> None:
     watch = Watch()
     assert watch.look() == 0
     watch.start()
-    more = [*LABELLING, "grid.labels.clustering.k_per_class=[2.5]", "compute.device=cpu"]
-    run(*more, "--storage", str(storage), f"compute.cluster_config={cluster}")
+    more = [*LABELLING, "labels.clustering.num_restarts=2", "compute.device=cpu"]
+    run(*more, "--until", "labels", "--storage", str(storage), f"compute.cluster_config={cluster}")
     clustering = [actor.node_id for actor in actors() if not actor.required_resources]
     assert clustering
     assert all(node in watch.resources for node in clustering), "it ran on a machine that works, not on the head"
