@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from orchestrator import __version__
+from orchestrator.errors import OwnMachineLostError
 from workloads.errors import InputError
 
 _DESCRIPTION = """\
@@ -48,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for line in str(error).splitlines():
             print(f"lookbeyond: {line}", file=sys.stderr)
         return 2
+    except OwnMachineLostError:
+        print("lookbeyond: Ray has ended on this machine; the same command goes on from here", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("lookbeyond: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

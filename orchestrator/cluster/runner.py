@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import LocalRayletDiedError, RayActorError, RayError, RayTaskError
 
 from orchestrator.cluster import session
 from orchestrator.cluster.metrics import RunMetrics
@@ -24,6 +24,7 @@ from orchestrator.cluster.workers import (
     start_clustering,
     start_extraction,
 )
+from orchestrator.errors import OwnMachineLostError
 from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
 from orchestrator.jobs.making import make_job
 from orchestrator.preflight import Offer
@@ -182,6 +183,9 @@ class Runner:
         if ready:
             more, _ = ray.wait(list(self._flights), num_returns=len(self._flights), timeout=0)
             ready = list(dict.fromkeys([*ready, *more]))
+        elif not session.own_machine_is_up():
+            # What is in flight waits for machines that Ray will not find any more.
+            raise OwnMachineLostError
         for reference in ready:
             flight = self._flights.pop(reference)
             try:
@@ -217,6 +221,8 @@ class Runner:
         execution.fail(flight.item, flight.steps, f"{type(cause).__name__}: {cause}", user=False)
 
     def _lost_its_worker(self, execution: Execution, flight: _Flight, error: RayError) -> None:
+        if isinstance(error, LocalRayletDiedError):
+            raise OwnMachineLostError from None
         name = flight.item.name
         if isinstance(error, RayActorError):
             self._forget(flight.actor)

@@ -115,6 +115,12 @@ def _release_placement_groups() -> None:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
 
 
+def own_machine_is_up() -> bool:
+    """Whether Ray is alive on the machine that this process runs on."""
+    own = ray.get_runtime_context().get_node_id()
+    return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own)
+
+
 def has_dashboard() -> bool:
     """Whether the cluster shows itself on a dashboard, so that someone takes its metrics."""
     # Ray's own word for it, `get_dashboard_url`, holds in a driver only; this one in every process.
