@@ -51,17 +51,29 @@ def test_a_layer_inside_gives_what_it_gave(layer: str) -> None:
     torch.testing.assert_close(folded, expected, rtol=1e-4, atol=1e-4 * expected.abs().max().item())
 
 
-def test_an_output_used_twice_stays_as_it_is() -> None:
-    class Twice(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.convolution, self.normalisation = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+class OutputUsedTwice(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.normalisation = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
 
-        def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
-            maps = self.convolution(images_B3HW)
-            return maps + self.normalisation(maps)
+    def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        maps = self.convolution(images_B3HW)
+        return maps + self.normalisation(maps)
 
-    network = drawn(Twice())
+
+class ChangedBefore(OutputUsedTwice):
+    def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        return self.normalisation(self.convolution(images_B3HW).relu_())
+
+
+class ModuleUsedTwice(OutputUsedTwice):
+    def forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        return self.normalisation(self.convolution(self.convolution(images_B3HW)))
+
+
+@pytest.mark.parametrize("kind", [OutputUsedTwice, ChangedBefore, ModuleUsedTwice])
+def test_what_cannot_be_folded_stays_as_it_is(kind: type[nn.Module]) -> None:
+    network = drawn(kind())
     images = torch.rand(1, 3, 8, 8)
     expected = network(images)
     assert torch.equal(fold_batch_normalisation(network, "normalisation")(images), expected)
