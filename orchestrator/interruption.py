@@ -1,7 +1,7 @@
 """Ctrl-C that does not get lost.
 
 The model: the signal raises KeyboardInterrupt as always, and is noted as well; a loop that asks between two turns
-raises it again. The failure this guards against: an interruption that comes while a callback of compiled code runs, where
+raises it again. The failure this guards against: an interruption that comes while compiled code calls back, where
 Python can only print and drop it, so that a run goes on to its end.
 """
 
