@@ -5,6 +5,7 @@ import copy
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Sockets lie below it, and their paths must be short.
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray", dir="/tmp")
 atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
+# A shell starts with SIGINT ignored what it runs in the background, and all that is started from there inherits it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TINY = {
     "name": "tiny",

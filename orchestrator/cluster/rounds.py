@@ -17,7 +17,6 @@ from orchestrator.cluster.workers import extraction_demand
 from orchestrator.cluster_config import ever_offered
 from orchestrator.early_stopping import may_be_stopped
 from orchestrator.execution import Execution
-from orchestrator.interruption import noted
 from orchestrator.leases import Leases
 from orchestrator.ledger import Ledger, Manifest
 from orchestrator.plan import Plan, set_aside_stopped
@@ -68,9 +67,9 @@ def run_plan(
     ledger = Ledger(storage)
     leases = Leases(storage, plan.compute.lease_seconds)
     try:
-        with noted() as check, session.session(address, dashboard=dashboard):
+        with session.session(address, dashboard=dashboard):
             report.machines = session.machines()
-            runner = _make_runner(plan, storage, progress, session.offer(ever), check)
+            runner = _make_runner(plan, storage, progress, session.offer(ever))
             try:
                 _run_rounds(plan, runner, ledger, leases, progress, report)
                 if between is not None:
@@ -86,7 +85,7 @@ def run_plan(
     return report
 
 
-def _make_runner(plan: Plan, storage: Storage, progress: Progress, offer: Offer, check: Callable[[], None]) -> Runner:
+def _make_runner(plan: Plan, storage: Storage, progress: Progress, offer: Offer) -> Runner:
     """The runner of a plan whose pending steps can all be placed on the cluster.
 
     Raises:
@@ -95,7 +94,7 @@ def _make_runner(plan: Plan, storage: Storage, progress: Progress, offer: Offer,
     compute = plan.compute
     uses_gpus = compute.device == "cuda" or (compute.device == "auto" and offer.ever_gpus > 0)
     pending = {step.kind for step in plan.steps.values() if step.key not in plan.done}
-    runner = Runner(storage, compute, progress, offer, uses_gpus, check)
+    runner = Runner(storage, compute, progress, offer, uses_gpus)
     demands = []
     if pending & {StepKind.SAMPLE, StepKind.LABEL}:
         demands.append(extraction_demand(compute.gpus_per_worker if uses_gpus else 0))

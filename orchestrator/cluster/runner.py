@@ -9,7 +9,6 @@ no data in the driver.
 
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -52,17 +51,13 @@ class _Flight:
 
 @dataclass
 class Runner:
-    """Runs one execution after the other on the connected cluster; `trainings` runs their training steps, if any.
-
-    `check` is called between two turns and may raise.
-    """
+    """Runs one execution after the other on the connected cluster; `trainings` runs their training steps, if any."""
 
     storage: Storage
     compute: Compute
     progress: Progress
     offer: Offer
     uses_gpus: bool
-    check: Callable[[], None]
     trainings: "Trainings | None" = None
     peak_bytes: dict[int, int] = field(default_factory=dict)
     retries: Counter[str] = field(default_factory=Counter)
@@ -86,7 +81,6 @@ class Runner:
         """Run until every item is settled."""
         try:
             while len(execution.schedule) or self._flights:
-                self.check()
                 self._launch(execution)
                 if self._flights:
                     self._land(execution)
