@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/lookbeyond demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Real clusters: three hosts from `ray up` to `ray down`, and an autoscaled one. Root and some minutes; see docs/cluster.md.
 cluster-test: $(READY)
