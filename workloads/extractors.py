@@ -7,7 +7,8 @@ the size of a batch: all are part of `ExtractorConfig` and so of the key), and f
 which K-means would swallow silently.
 
 Layout. Every network runs channels-last. Seconds per image (353 × 481, batch of 4, one thread of a server CPU
-with AVX-512 and bfloat16 units), contiguous / channels-last in float32 and the same in bfloat16:
+with AVX-512 and bfloat16 units), contiguous / channels-last in float32 and the same in bfloat16, before batch
+normalisation was folded (`benchmarks/layouts.py` measures them as they are now):
     mobilenet_v2, stride 32   0.117 / 0.070   0.046 / 0.026
     resnet18, stride 32       0.190 / 0.139   0.097 / 0.067
     resnet50, stride 32       0.522 / 0.412   0.216 / 0.186

@@ -1,10 +1,10 @@
 """Batch normalisation folded into the convolution before it, for a network that only infers.
 
 The model: in evaluation mode a batch normalisation multiplies and shifts each channel by constants, which the
-convolution can do with its own weights and bias. It spares a pass over every feature map: MobileNetV2 at 353 x 481 then
-takes two thirds of the time on a CPU core. What follows what is seen in one pass of a small image, so that any network
-will do. The failure this guards against: folding by the order in which modules were registered, where the network uses
-a convolution's output in a second place or changes it before it is normalised.
+convolution can do with its own weights and bias; that spares a pass over every feature map. What follows what is seen
+in one pass of a small image, so that any network will do. The failure this guards against: folding by the order in
+which modules were registered, where the network uses a convolution's output in a second place or changes it before it
+is normalised.
 """
 
 from collections import Counter
