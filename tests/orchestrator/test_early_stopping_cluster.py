@@ -18,7 +18,7 @@ from orchestrator.results import collect
 from orchestrator.storage import Storage
 
 # Long enough for the word to end to arrive before the end.
-STEPS = 50
+STEPS = 100
 EXPERIMENT: dict[str, Any] = {
     **DOCUMENT,
     "name": "stopping",
@@ -52,10 +52,10 @@ def test_what_is_left_behind_is_given_up_remembered_and_taken_up_by_a_run_withou
     assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
     told = [(cell["status"], cell.get("reason")) for cell in collect(plan, set(), {})]
     assert [status for status, _ in told] == ["done", "stopped", "stopped"]
-    assert "after step 10 of 50 is below 100.00" in str(told[1])
+    assert "after step 20 of 100 is below 100.00" in str(told[1])
     for key in keys[1:]:
         state = torch.load(io.BytesIO(storage.read(state_path(key))), weights_only=True)
-        assert 10 <= state["step"] < STEPS
+        assert 20 <= state["step"] < STEPS
 
     again, second = run(EXPERIMENT, storage)
     assert second.executed == []
