@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from sklearn.cluster import KMeans
 
-from workloads.clustering import KMeansConfig, fit_kmeans
+from workloads.clustering import fit_kmeans
+from workloads.configs.clustering import KMeansConfig
 
 Fit = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
 

@@ -31,7 +31,8 @@ from orchestrator.ledger import Ledger
 from orchestrator.shards import read_samples
 from orchestrator.steps import StepKind
 from orchestrator.storage import Storage
-from workloads.clustering import KMeansConfig, greedy_plus_plus
+from workloads.clustering import greedy_plus_plus
+from workloads.configs.clustering import KMeansConfig
 from workloads.sample_matrix import sample_matrix
 from workloads.seeding import generator
 

@@ -12,7 +12,8 @@ import time
 import torch
 from measuring import put, table
 
-from workloads.extractors import ExtractorConfig, build_extractor
+from workloads.configs.extraction import ExtractorConfig
+from workloads.extractors import build_extractor
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels-last": torch.channels_last}
 

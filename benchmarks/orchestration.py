@@ -27,11 +27,13 @@ from typing import Any
 import torch
 from measuring import INPUT_SIZE, WEIGHTS, add_data_option, put, run_project, table
 
+from workloads.configs.extraction import ExtractorConfig
+from workloads.configs.superpixels import SuperpixelConfig
 from workloads.datasets import Dataset, open_dataset
 from workloads.datasets.camvid import CamvidConfig
-from workloads.extractors import Extractor, ExtractorConfig, build_extractor
+from workloads.extractors import Extractor, build_extractor
 from workloads.seeding import generator
-from workloads.superpixels import SuperpixelConfig, superpixels
+from workloads.superpixels import superpixels
 
 SHARD = 16
 PIXELS = 200

@@ -29,13 +29,16 @@ from measuring import INPUT_SIZE, WEIGHTS, add_data_option, put, table
 from torch.nn import functional as F
 
 from workloads.auxiliary import assign, scorer, vote
-from workloads.clustering import ClusterModel, KMeansConfig, fit_kmeans
+from workloads.clustering import ClusterModel, fit_kmeans
+from workloads.configs.clustering import KMeansConfig
+from workloads.configs.extraction import ExtractorConfig
+from workloads.configs.superpixels import SuperpixelConfig
 from workloads.datasets import Dataset, open_dataset
 from workloads.datasets.camvid import CamvidConfig
-from workloads.extractors import Extractor, ExtractorConfig, build_extractor
+from workloads.extractors import Extractor, build_extractor
 from workloads.metrics import IGNORE_CLASS, Confusion, mean_iou, proxy_mean_iou
 from workloads.seeding import generator
-from workloads.superpixels import SuperpixelConfig, superpixels
+from workloads.superpixels import superpixels
 
 CLASSES = 11
 PIXELS = 200

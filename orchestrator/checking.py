@@ -13,7 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from orchestrator.grid import expand
-from orchestrator.jobs.features import ExtractorSource, load_extractor
+from orchestrator.jobs.features import ExtractorSource
 from orchestrator.plan import PlannedCell, make_plan, of_pool
 from orchestrator.spec import ExtractorEntry
 from orchestrator.storage import Storage
@@ -122,6 +122,8 @@ def _survey_pools(
 
 
 def _try_extractors(cells: list[PlannedCell], datasets: dict[Any, Dataset], report: CheckReport) -> None:
+    from orchestrator.jobs.feature_shards import load_extractor
+
     tried: set[ExtractorEntry] = set()
     for planned in cells:
         extractor = planned.cell.entry.labels.extractor

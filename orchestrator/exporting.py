@@ -16,7 +16,7 @@ from orchestrator.plan import Plan, PlannedCell
 from orchestrator.progress import Progress
 from orchestrator.shards import read_maps
 from orchestrator.storage import Storage
-from workloads.auxiliary import IGNORE_LABEL
+from workloads.confusion import IGNORE_LABEL
 from workloads.datasets import open_dataset
 from workloads.errors import InputError
 from workloads.figures import distinct_colours, sheet

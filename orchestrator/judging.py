@@ -11,8 +11,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from scipy.stats import spearmanr
-
 from orchestrator.plan import Plan, PlannedCell, SetAside
 from orchestrator.steps import StepKind
 from workloads.errors import InputError
@@ -74,6 +72,9 @@ def agreement(cells: Sequence[dict[str, Any]]) -> Agreement | None:
     ]
     if len(pairs) < _FEWEST or any(len(set(values)) == 1 for values in zip(*pairs, strict=True)):
         return None
+    # Imported where it is used: few runs do, and every command would wait for it.
+    from scipy.stats import spearmanr
+
     return Agreement(float(spearmanr(pairs).statistic), len(pairs))
 
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from workloads.config import What
+from workloads.configs.base import What
 
 
 def canonical(value: Any) -> Any:

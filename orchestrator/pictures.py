@@ -18,7 +18,7 @@ from orchestrator.ledger import Manifest
 from orchestrator.plan import Plan, PlannedCell
 from orchestrator.shards import read_maps
 from orchestrator.storage import Storage
-from workloads.auxiliary import IGNORE_LABEL
+from workloads.confusion import IGNORE_LABEL
 from workloads.datasets import IGNORE, Dataset, open_dataset
 from workloads.errors import InputError
 from workloads.figures import UNMATCHED, colourise, distinct_colours, matched_palette, overlay, sheet, with_borders

@@ -19,7 +19,7 @@ from orchestrator.spec import FINETUNED, Compute, LabelsEntry
 from orchestrator.steps import ClusterStep, LabelStep, SampleStep, ScoreStep, Step, StepFactory, StepKind
 from orchestrator.storage import Storage
 from orchestrator.training_plan import needs_labels, plan_finetuning, plan_pretraining
-from workloads.clustering import KMeansConfig
+from workloads.configs.clustering import KMeansConfig
 from workloads.datasets import Dataset, open_dataset
 from workloads.errors import InputError
 

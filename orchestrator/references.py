@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import workloads.weights
+import workloads.weight_files
 from workloads.errors import InputError
 from workloads.recipes import RECIPES
 
@@ -35,7 +35,7 @@ def resolved(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def weights_identity(arch: str, weights: str | None) -> str:
-    """See `workloads.weights.weights_identity`; a name whose place is not given is refused by that name.
+    """See `workloads.weight_files.weights_identity`; a name whose place is not given is refused by that name.
 
     Raises:
         InputError: as there, and for a name without a place.
@@ -45,7 +45,7 @@ def weights_identity(arch: str, weights: str | None) -> str:
         raise InputError(
             f"weights: {weights} is not at hand; give weights.{name}=FILE, the path or URL of a checkpoint"
         )
-    return workloads.weights.weights_identity(arch, weights)
+    return workloads.weight_files.weights_identity(arch, weights)
 
 
 def _filled(value: Any, place: str, weights: Mapping[str, Any], dataset: Any) -> Any:

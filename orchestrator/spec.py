@@ -15,14 +15,13 @@ from orchestrator.how import How
 from orchestrator.layers import laid_over
 from orchestrator.references import resolved
 from orchestrator.training_spec import FinetuneEntry, PretrainEntry
-from workloads.clustering import KMeansConfig
-from workloads.config import What
+from workloads.configs.base import What
+from workloads.configs.clustering import DbscanConfig, KMeansConfig
+from workloads.configs.extraction import ExtractorConfig
+from workloads.configs.networks import SegmentorConfig
+from workloads.configs.superpixels import SuperpixelConfig
 from workloads.datasets import DatasetConfig
-from workloads.dbscan import DbscanConfig
 from workloads.errors import InputError
-from workloads.extractors import ExtractorConfig
-from workloads.networks import SegmentorConfig
-from workloads.superpixels import SuperpixelConfig
 
 FINETUNED = "finetuned"
 

@@ -15,14 +15,12 @@ from orchestrator.jobs.common import Source
 from orchestrator.jobs.superpixels import SuperpixelWork
 from orchestrator.keys import canonical, digest
 from orchestrator.spec import ExtractorEntry, SamplingConfig
-from workloads.clustering import KMeansConfig
+from workloads.configs.clustering import DbscanConfig, KMeansConfig
+from workloads.configs.networks import Initialisation
+from workloads.configs.superpixels import SuperpixelConfig
+from workloads.configs.training import FinetuneConfig, PretrainConfig
 from workloads.datasets import Dataset
-from workloads.dbscan import DbscanConfig
-from workloads.finetuning import FinetuneConfig
 from workloads.fractions import LabelledList
-from workloads.networks import Initialisation
-from workloads.pretraining import PretrainConfig
-from workloads.superpixels import SuperpixelConfig
 
 
 class StepKind(StrEnum):

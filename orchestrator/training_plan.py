@@ -14,12 +14,12 @@ from orchestrator.spec import ExperimentEntry
 from orchestrator.steps import ClusterStep, FinetuneStep, PretrainStep, Step, StepFactory
 from orchestrator.storage import Storage
 from orchestrator.training_spec import FinetuneEntry, PretrainEntry
-from workloads.clustering import KMeansConfig
+from workloads.configs.clustering import KMeansConfig
+from workloads.configs.networks import IMAGENET_WEIGHTS, Initialisation
+from workloads.configs.training import PretrainConfig
 from workloads.datasets import Dataset
 from workloads.errors import InputError
 from workloads.fractions import LabelledList, labelled_list
-from workloads.networks import IMAGENET_WEIGHTS, Initialisation
-from workloads.pretraining import PretrainConfig
 
 
 def needs_labels(entry: ExperimentEntry) -> bool:

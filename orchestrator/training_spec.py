@@ -11,9 +11,8 @@ from pydantic import Field, model_validator
 
 from orchestrator.how import How
 from orchestrator.layers import laid_over
-from workloads.finetuning import FinetuneConfig
-from workloads.networks import Initialisation
-from workloads.pretraining import PretrainConfig
+from workloads.configs.networks import Initialisation
+from workloads.configs.training import FinetuneConfig, PretrainConfig
 from workloads.recipes import RECIPES, Recipe, finetuning_recipe, pretraining_recipe
 
 _RECIPE = "named configuration that the other keys are laid over; 'dataset' stands for the one of the data set's name"

@@ -23,10 +23,8 @@ import torch
 from torch import Tensor
 
 from workloads.cluster_model import ClusterModel
+from workloads.confusion import IGNORE_LABEL
 from workloads.errors import InputError
-
-IGNORE_LABEL = 65535
-"""The value of pixels without an auxiliary label."""
 
 POINTS_CHUNK = 4096  # points per product; part of the definition of the result
 TILE = (64, 512)  # rows and columns of pixels; the result does not depend on it

@@ -16,7 +16,6 @@ Formats (keys as published):
 """
 
 import argparse
-import hashlib
 import json
 import pickle
 import warnings
@@ -28,6 +27,7 @@ from typing import Any, Literal
 import torch
 
 from workloads.errors import InputError
+from workloads.weight_files import file_sha256
 
 FORMATS = "torchvision, torchvision segmentation network, MoCo v2, PixPro, lookbeyond"
 
@@ -50,12 +50,6 @@ class Checkpoint:
     skipped: tuple[str, ...] = ()
     arch: str | None = None
     card: Mapping[str, Any] | None = None
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of the file's bytes in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save_checkpoint(

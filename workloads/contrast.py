@@ -25,53 +25,15 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from workloads.collectives import at_least_float32
-from workloads.config import What
+from workloads.configs.objectives import ContrastConfig, Positives
 from workloads.errors import InputError
-
-Positives = Literal["auxiliary", "superpixel", "pixel"]
 
 # Stands for minus infinity in sums of exponentials: its exponential is zero and its gradient is zero, not
 # NaN.
 NEVER = -1e30
-
-
-class ContrastConfig(What):
-    """Which cells attract each other, and how strongly."""
-
-    positives: Positives = Field(
-        "auxiliary",
-        description="auxiliary: same label in any image; superpixel: same one; pixel: same place in both",
-    )
-    temperature: float = Field(0.1, gt=0, description="divides the cosines")
-    embedding_dim: int = Field(128, ge=1, description="dimensions of the embeddings")
-    anchors_per_image: int = Field(128, ge=2, description="anchor slots of an image, over both its views")
-    negatives: Literal["batch", "image"] = Field(
-        "batch", description="whether keys of all images repel an anchor, or of its own image only"
-    )
-    cell_label: Literal["majority", "nearest"] = Field(
-        "majority",
-        description="of a feature cell: what over half of its pixels carry, else ignored; or its centre's",
-    )
-    pixel_cell: int = Field(
-        8, ge=1, description="positives 'pixel': side in image pixels of what counts as the same place"
-    )
-    memory_per_label: int = Field(0, ge=0, description="keys remembered per label; 0: none")
-    memory_update_per_label: int = Field(10, ge=1, description="most keys a step may add to one label's memory")
-
-    @model_validator(mode="after")
-    def _memory_needs_lasting_labels(self) -> "ContrastConfig":
-        if self.memory_per_label and self.positives != "auxiliary":
-            raise ValueError(
-                f"memory_per_label is {self.memory_per_label} with positives {self.positives!r}; allowed: 0, "
-                "since only auxiliary labels mean the same in every image"
-            )
-        if self.memory_per_label and self.memory_update_per_label > self.memory_per_label:
-            raise ValueError("memory_update_per_label must not exceed memory_per_label")
-        return self
 
 
 def cell_labels(labels: Tensor, stride: int, rule: Literal["majority", "nearest"]) -> Tensor:

@@ -21,44 +21,18 @@ of the pixels there.
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import torch
-from pydantic import Field
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from workloads.cluster_model import MAX_CLUSTERS, ClusterModel, number_of_clusters
-from workloads.config import What
+from workloads.cluster_model import MAX_CLUSTERS, ClusterModel
+from workloads.configs.clustering import DbscanConfig
 from workloads.errors import InputError
 from workloads.sample_matrix import SampleMatrix, sample_matrix
 from workloads.seeding import generator
-
-
-class DbscanConfig(What):
-    """DBSCAN; `eps` is a distance between features, or a rule that finds one."""
-
-    method: Literal["dbscan"] = "dbscan"
-    eps: float | Literal["knee", "target_k"] = Field(
-        default="target_k",
-        description="radius; 'knee': the knee of the sorted core distances; 'target_k': the radius whose number "
-        "of clusters is nearest to k_per_class x M, of several the one with the most even clusters",
-    )
-    min_samples: int = Field(
-        default=10, ge=1, description="samples within eps, itself included, that make a core sample"
-    )
-    noise: Literal["nearest", "strict"] = Field(
-        default="nearest",
-        description="a pixel beyond eps of all core samples takes the nearest one's cluster, or is noise",
-    )
-    k_per_class: float = Field(default=1.5, gt=0, description="clusters per class that eps 'target_k' aims at")
-    max_pixels: int = Field(default=20_000, ge=2, description="largest number of sampled pixels to fit on (footnote 1)")
-
-    def clusters(self, num_classes: int) -> int:
-        """The number of clusters that `eps="target_k"` aims at for a data set of `num_classes` classes."""
-        return number_of_clusters(self.k_per_class, num_classes)
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,8 +19,9 @@ import torchvision.transforms.v2.functional as V
 from torch import Tensor
 
 from workloads.batches import Sample
+from workloads.configs.training import EvaluationConfig
 from workloads.errors import InputError
-from workloads.finetuning import IGNORE, EvaluationConfig
+from workloads.finetuning import IGNORE
 from workloads.networks import Segmentor
 from workloads.views import IMAGENET_MEAN, IMAGENET_STD
 

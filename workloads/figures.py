@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from skimage.color import rgb2lab
 
 from workloads.errors import InputError
 from workloads.seeding import generator
@@ -35,6 +34,9 @@ def distinct_colours(number: int, seed: int = 0) -> np.ndarray:
     Returns:
         uint8 (number, 3), RGB.
     """
+    # Imported where it is used: every command that may draw would wait for it.
+    from skimage.color import rgb2lab
+
     candidates = generator(seed, "palette").integers(0, 256, (max(4096, 2 * number), 3), dtype=np.uint8)
     lab = rgb2lab(candidates[None] / 255.0)[0]
     taken = rgb2lab(np.array([[(0, 0, 0), PAPER, UNMATCHED]]) / 255.0)[0]

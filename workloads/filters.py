@@ -20,10 +20,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import nn
 
-from workloads.config import What
+from workloads.configs.extraction import FilterBankConfig
 from workloads.errors import InputError
 
 CELL = 8
@@ -46,17 +45,6 @@ SMALLEST_ENERGY = 0.03
 
 NEAR, AROUND = 1.0, 1.5
 """Standard deviations, in places, of the Gaussian windows."""
-
-
-class FilterBankConfig(What):
-    """Weights of the families of channels: a family's share of the squared length of a vector is about the
-    square of its weight over the sum of the squares."""
-
-    colour: float = Field(1.0, ge=0.0, description="weight of the colour channels")
-    variation: float = Field(0.3, ge=0.0, description="weight of the local standard deviations of colour")
-    texture: float = Field(1.4, ge=0.0, description="weight of the oriented energies")
-    orientation: float = Field(2.0, ge=0.0, description="weight of which orientation prevails")
-    position: float = Field(2.0, ge=0.0, description="weight of the place in the image; 0 makes features blind to it")
 
 
 class FilterBank(nn.Module):

@@ -15,53 +15,18 @@ al. 2017).
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from workloads.batches import Sample, Slot, Source
 from workloads.collectives import Alone, Workers, at_least_float32
-from workloads.config import What
+from workloads.configs.training import FinetuneConfig
 from workloads.errors import InputError
-from workloads.networks import Logits, Segmentor, SegmentorConfig
-from workloads.optimisation import OptimiserConfig
+from workloads.networks import Logits, Segmentor
 from workloads.seeding import generator
-from workloads.training import Batch, Loop, Machine, Objective, TrainingConfig, Wrap
-from workloads.views import ViewsConfig, check_crop, crop_of_batch, draw, render, resize_image, resize_labels
+from workloads.training import Batch, Loop, Machine, Objective, Wrap
+from workloads.views import check_crop, crop_of_batch, draw, render, resize_image, resize_labels
 
 IGNORE = 255
-AUGMENTATION = ViewsConfig(
-    crop_mode="fixed",
-    crop=(713, 713),
-    scale=(0.5, 2.0),
-    rotation=(-10.0, 10.0),
-    rotation_probability=0.5,
-    jitter=(0.0, 0.0, 0.0, 0.0),
-    grayscale=0.0,
-    blur_probability=0.5,
-    cutout=(0, 0),
-)
-
-
-class EvaluationConfig(What):
-    """How a trained network is scored; the prediction always has the size of the ground truth."""
-
-    image_size: tuple[int, int] | None = Field(None, description="height and width of the input at scale 1; null: own")
-    scales: tuple[float, ...] = Field((1.0,), min_length=1, description="factors of that size, averaged in softmax")
-    flip: bool = Field(False, description="average with the mirrored image, too")
-    window: tuple[int, int] | None = Field(None, description="height and width of a sliding window; null: whole images")
-    window_stride: float = Field(2 / 3, gt=0, le=1, description="step of the window as a share of its size")
-    batch_size: int = Field(1, ge=1, description="images of equal size per forward pass")
-
-
-class FinetuneConfig(TrainingConfig):
-    """A fine-tuning run; `workloads.recipes` has named presets."""
-
-    segmentor: SegmentorConfig = Field(SegmentorConfig(), description="the network")
-    augmentation: ViewsConfig = Field(AUGMENTATION, description="how training images are changed")
-    auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss")
-    optimiser: OptimiserConfig = Field(OptimiserConfig(head_factor=10.0), description="optimiser and schedule")
-    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="single-scale evaluation")
-    evaluation_multi_scale: EvaluationConfig | None = Field(None, description="second evaluation; null: none")
 
 
 class Finetuning(Objective):

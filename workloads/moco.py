@@ -17,24 +17,15 @@ import copy
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from workloads.batches import Sample, Slot
 from workloads.collectives import Alone, Workers, at_least_float32
-from workloads.config import What
+from workloads.configs.objectives import MocoConfig
+from workloads.configs.views import ViewsConfig
 from workloads.networks import STAGE_CHANNELS, Segmentor
 from workloads.training import Batch, Objective
-from workloads.views import ViewsConfig, check_crop, crop_of_batch, image_views, resize_image
-
-
-class MocoConfig(What):
-    """Options of MoCo v2; defaults as published."""
-
-    queue: int = Field(65_536, ge=1, description="keys in the queue; scale it down with the number of images")
-    momentum: float = Field(0.999, ge=0, le=1, description="share of the key network kept at each step")
-    temperature: float = Field(0.2, gt=0, description="divides the cosines")
-    embedding_dim: int = Field(128, ge=1, description="dimensions of the embeddings")
+from workloads.views import check_crop, crop_of_batch, image_views, resize_image
 
 
 class PooledEmbedding(nn.Module):

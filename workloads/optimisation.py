@@ -5,29 +5,11 @@ rate, which is a closed formula of the step. The failure this guards against: a 
 is lost or counted twice when a run is resumed.
 """
 
-from typing import Literal
-
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
-from workloads.config import What
-
-
-class OptimiserConfig(What):
-    """The optimiser and its schedule over the steps of the run."""
-
-    kind: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
-    learning_rate: float = Field(0.01, gt=0, description="learning rate of the backbone after warm-up")
-    head_factor: float = Field(1.0, gt=0, description="factor of the learning rate for everything but the backbone")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
-    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
-    schedule: Literal["poly", "cosine", "constant"] = Field("poly", description="decay of the learning rate")
-    power: float = Field(0.9, gt=0, description="power of the poly schedule")
-    final_share: float = Field(0.0, ge=0, le=1, description="share of the learning rate left at the end")
-    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
-    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: any")
+from workloads.configs.training import OptimiserConfig
 
 
 def learning_rate_factor(config: OptimiserConfig, step: int, total: int) -> float:

@@ -19,26 +19,16 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor, nn
 
 from workloads.batches import Sample, Slot
 from workloads.collectives import at_least_float32
-from workloads.config import What
+from workloads.configs.objectives import PixproConfig
+from workloads.configs.views import ViewsConfig
 from workloads.moco import follow, frozen_copy
 from workloads.networks import STAGE_CHANNELS, ProjectionHead, Segmentor
 from workloads.training import Batch, Objective
-from workloads.views import View, ViewsConfig, check_crop, crop_of_batch, image_views, resize_image
-
-
-class PixproConfig(What):
-    """Options of PixPro; defaults as published."""
-
-    hidden_channels: int = Field(4096, ge=1, description="channels inside the projection head")
-    embedding_dim: int = Field(256, ge=1, description="dimensions of the embeddings")
-    distance: float = Field(0.7, gt=0, description="largest distance of a pair, in diagonals of the larger cell")
-    gamma: float = Field(2.0, gt=0, description="sharpness of the propagation")
-    momentum: float = Field(0.99, ge=0, le=1, description="share of the momentum network kept at the first step")
+from workloads.views import View, check_crop, crop_of_batch, image_views, resize_image
 
 
 class DenseEmbedding(nn.Module):

@@ -19,53 +19,26 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from workloads.batches import Sample, Slot, Source
 from workloads.collectives import Alone, Workers, at_least_float32
-from workloads.contrast import (
-    ContrastConfig,
-    Keys,
-    LabelMemory,
-    cell_labels,
-    contrastive_loss,
-    joined,
-    places,
-    sample_anchors,
-)
+from workloads.configs.training import PretrainConfig
+from workloads.confusion import IGNORE_LABEL
+from workloads.contrast import Keys, LabelMemory, cell_labels, contrastive_loss, joined, places, sample_anchors
 from workloads.errors import InputError
-from workloads.moco import MocoConfig, MomentumContrast
+from workloads.moco import MomentumContrast
 from workloads.networks import (
     STAGE_CHANNELS,
-    Initialisation,
     ProjectionHead,
     Segmentor,
-    SegmentorConfig,
     build_segmentor,
     set_dropout,
 )
-from workloads.pixpro import PixelPropagation, PixproConfig
+from workloads.pixpro import PixelPropagation
 from workloads.seeding import generator, stable_hash
-from workloads.training import Batch, Loop, Machine, Objective, TrainingConfig, Wrap
-from workloads.views import View, ViewsConfig, check_crop, crop_of_batch, image_views, resize_image, resize_labels
-
-IGNORE_LABEL = 65535
-
-
-class PretrainConfig(TrainingConfig):
-    """A pre-training run; `workloads.recipes` has named presets. Weights for `init` are given apart."""
-
-    objective: Literal["contrast", "moco", "pixpro"] = Field("contrast", description="what is optimised")
-    segmentor: SegmentorConfig = Field(SegmentorConfig(), description="the network")
-    scope: Literal["segmentor", "backbone"] = Field(
-        "segmentor", description="contrast: train all below the last 1x1 convolution, or the backbone alone"
-    )
-    init: Initialisation = Field("random", description="first weights of the backbone")
-    views: ViewsConfig = Field(ViewsConfig(), description="augmentation")
-    contrast: ContrastConfig = Field(ContrastConfig(), description="options of objective 'contrast'")
-    moco: MocoConfig = Field(MocoConfig(), description="options of objective 'moco'")
-    pixpro: PixproConfig = Field(PixproConfig(), description="options of objective 'pixpro'")
+from workloads.training import Batch, Loop, Machine, Objective, Wrap
+from workloads.views import View, check_crop, crop_of_batch, image_views, resize_image, resize_labels
 
 
 class PixelContrast(Objective):

@@ -19,14 +19,10 @@ written down.
 
 from typing import Literal, get_args
 
-from workloads.contrast import ContrastConfig
-from workloads.finetuning import AUGMENTATION, EvaluationConfig, FinetuneConfig
-from workloads.moco import MocoConfig
-from workloads.networks import SegmentorConfig
-from workloads.optimisation import OptimiserConfig
-from workloads.pixpro import PixproConfig
-from workloads.pretraining import PretrainConfig
-from workloads.views import ViewsConfig
+from workloads.configs.networks import SegmentorConfig
+from workloads.configs.objectives import ContrastConfig, MocoConfig, PixproConfig
+from workloads.configs.training import AUGMENTATION, EvaluationConfig, FinetuneConfig, OptimiserConfig, PretrainConfig
+from workloads.configs.views import ViewsConfig
 
 Recipe = Literal["cityscapes", "ade20k", "nyuv2", "camvid", "small"]
 RECIPES: tuple[str, ...] = get_args(Recipe)

@@ -13,15 +13,13 @@ import argparse
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Literal, get_args
-
-import torch
-import torchvision
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from workloads.errors import InputError
-from workloads.random_weights import draw_weights
 from workloads.seeding import stable_hash
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 StandIn = Literal["moco", "pixpro", "imagenet", "voc"]
 NOTES: dict[str, str] = {
@@ -61,6 +59,8 @@ def stand_in_identity(arch: str, weights: str) -> str:
 
 def stand_in_file(arch: str, weights: str) -> Path:
     """The stand-in's file for an architecture, in torch's cache of checkpoints; written when it is not there."""
+    import torch
+
     kind = _require(arch, weights)
     path = Path(torch.hub.get_dir()) / "checkpoints" / f"lookbeyond-stand-in-{kind}-{arch}-{_VERSION}.pth"
     if path.is_file():
@@ -84,6 +84,8 @@ def _require(arch: str, weights: str) -> StandIn:
 
 def _content(kind: StandIn, arch: str) -> dict[str, Any]:
     """What `torch.save` writes: the publisher's layout."""
+    import torch
+
     network = _network(kind, arch)
     match kind:
         case "moco":
@@ -104,8 +106,13 @@ def _content(kind: StandIn, arch: str) -> dict[str, Any]:
             return _prefixed("backbone.", _headless(network, arch)) | {"classifier.4.weight": torch.zeros(21, 16, 1, 1)}
 
 
-def _network(kind: StandIn, arch: str) -> dict[str, Tensor]:
+def _network(kind: StandIn, arch: str) -> "dict[str, Tensor]":
     """All tensors of torchvision's network of that name, seeded by kind and architecture."""
+    import torch
+    import torchvision
+
+    from workloads.random_weights import draw_weights
+
     options = {"weights_backbone": None} if arch.startswith("deeplabv3") else {}
     with torch.device("meta"):
         network: nn.Module = torchvision.models.get_model(arch, weights=None, **options)
@@ -116,15 +123,17 @@ def _network(kind: StandIn, arch: str) -> dict[str, Tensor]:
     return {name: tensor.detach() for name, tensor in network.state_dict().items()}
 
 
-def _headless(tensors: dict[str, Tensor], arch: str) -> dict[str, Tensor]:
+def _headless(tensors: "dict[str, Tensor]", arch: str) -> "dict[str, Tensor]":
     """Without the classifier; of mobilenet_v2 without its last 1x1 convolution, too, as segmentation networks are."""
     heads = ("fc.", "classifier.", "features.18.") if arch == "mobilenet_v2" else ("fc.", "classifier.")
     return {name: tensor for name, tensor in tensors.items() if not name.startswith(heads)}
 
 
-def _linear_head() -> dict[str, Tensor]:
+def _linear_head() -> "dict[str, Tensor]":
+    import torch
+
     return {"fc.0.weight": torch.zeros(16, 16), "fc.0.bias": torch.zeros(16), "fc.2.weight": torch.zeros(16, 16)}
 
 
-def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def _prefixed(prefix: str, tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
     return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}

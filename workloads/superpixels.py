@@ -9,28 +9,11 @@ SLIC (Achanta et al. 2012) as implemented by scikit-image. The paper gives the n
 those tried at which voting gains with features of every output stride; see docs/superpixels.md.
 """
 
-from typing import Literal
-
 import numpy as np
-from pydantic import Field
 from skimage.segmentation import slic
 
-from workloads.config import What
+from workloads.configs.superpixels import MAX_SUPERPIXELS, SuperpixelConfig
 from workloads.errors import InputError
-
-MAX_SUPERPIXELS = 65535
-
-
-class SuperpixelConfig(What):
-    """How an image is cut into superpixels."""
-
-    method: Literal["slic"] = "slic"
-    n_segments: int = Field(
-        default=2000, ge=1, le=MAX_SUPERPIXELS, description="approximate number of superpixels per image"
-    )
-    compactness: float = Field(default=3.0, gt=0, description="weight of position against Lab colour")
-    sigma: float = Field(default=0.0, ge=0, description="width in pixels of the Gaussian blur before, 0 for none")
-    iterations: int = Field(default=10, ge=1, description="iterations of SLIC's K-means")
 
 
 def superpixels(image: np.ndarray, config: SuperpixelConfig) -> np.ndarray:

@@ -18,49 +18,22 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from workloads.batches import Order, Prefetcher, Sample, Slot, Source
 from workloads.collectives import Alone, Workers, share_batch_norm
-from workloads.config import What
+from workloads.configs.training import TrainingConfig
 from workloads.errors import InputError
 from workloads.networks import Segmentor
-from workloads.optimisation import OptimiserConfig, build_optimiser, learning_rate_factor
+from workloads.optimisation import build_optimiser, learning_rate_factor
 from workloads.seeding import generator, stable_hash
 
 Batch = dict[str, Tensor]
 Wrap = Callable[[nn.Module], nn.Module]
-
-
-class TrainingConfig(What):
-    """What every training run has: how long, how large a batch, which optimiser, which seed."""
-
-    epochs: float | None = Field(None, gt=0, description="passes over the images; this or steps")
-    steps: int | None = Field(None, ge=1, description="optimiser steps; this or epochs")
-    batch_size: int = Field(8, ge=1, description="images of a batch, over all workers")
-    optimiser: OptimiserConfig = Field(OptimiserConfig(), description="optimiser and schedule")
-    precision: Literal["float32", "bfloat16", "float64"] = Field(
-        "float32", description="bfloat16: by autocast; float64: to tell rounding from mistakes"
-    )
-    seed: int = Field(0, ge=0, description="decides weights, order, augmentation and dropout")
-
-    @model_validator(mode="after")
-    def _one_length(self) -> Self:
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}; allowed: exactly one of them")
-        return self
-
-    def total_steps(self, num_images: int) -> int:
-        """Optimiser steps of the run: the last batch may reach into one more epoch."""
-        if self.steps is not None:
-            return self.steps
-        assert self.epochs is not None
-        return max(1, int(-(-self.epochs * num_images // self.batch_size)))
 
 
 @dataclass(frozen=True)

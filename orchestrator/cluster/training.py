@@ -25,7 +25,8 @@ from orchestrator.cluster import session
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.early_stopping import is_marked
-from orchestrator.jobs.training import GLANCE, Team, TrainingJob, leave_outcome, read_outcome, train
+from orchestrator.jobs.histories import GLANCE
+from orchestrator.jobs.training import Team, TrainingJob, leave_outcome, read_outcome, train
 from orchestrator.preflight import Demand, Offer
 from orchestrator.spec import Compute
 from workloads.errors import InputError

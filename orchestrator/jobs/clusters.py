@@ -1,19 +1,23 @@
 """A cluster model fitted on a sample of features."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from orchestrator.jobs.common import Outcome, Workshop
 from orchestrator.ledger import Ledger, model_path
 from orchestrator.shards import ShardRecord, read_arrays, read_samples, write_arrays
 from orchestrator.steps import ClusterStep, StepKind
 from orchestrator.storage import Storage, StorageFullError
-from workloads.clustering import ClusterModel, KMeansConfig, KMeansState, fit_kmeans
-from workloads.dbscan import DbscanConfig, fit_dbscan
-from workloads.devices import torch_device
+from workloads.configs.clustering import DbscanConfig, KMeansConfig
 from workloads.errors import InputError
+
+if TYPE_CHECKING:
+    import torch
+
+    from workloads.cluster_model import ClusterModel
+    from workloads.clustering import KMeansState
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class ClusterJob:
 
     def run(self, workshop: Workshop) -> Outcome:
         """Fit, continuing from the checkpoint a killed attempt left, and write the model."""
+        # Here and below: the driver, which makes this job, is spared torch.
+        import torch
+
+        from workloads.devices import torch_device
+
         config = self.work.config
         limit = config.max_pixels
         name = (self.storage, self.sample, limit)
@@ -64,12 +73,18 @@ class ClusterJob:
     def _checkpoint(self) -> str:
         return f"checkpoints/{self.key[:32]}.arrow"
 
-    def _fit(self, config: KMeansConfig | DbscanConfig, features: torch.Tensor) -> ClusterModel:
+    def _fit(self, config: KMeansConfig | DbscanConfig, features: "torch.Tensor") -> "ClusterModel":
         if isinstance(config, KMeansConfig):
             return self._fit_kmeans(config, features)
+        from workloads.dbscan import fit_dbscan
+        from workloads.devices import torch_device
+
         return fit_dbscan(features, config, self.work.seed, self.work.clusters, torch_device(self.device))
 
-    def _fit_kmeans(self, config: KMeansConfig, features: torch.Tensor) -> ClusterModel:
+    def _fit_kmeans(self, config: KMeansConfig, features: "torch.Tensor") -> "ClusterModel":
+        from workloads.clustering import KMeansState, fit_kmeans
+        from workloads.devices import torch_device
+
         resume = None
         if self.storage.exists(self._checkpoint):
             try:
@@ -78,7 +93,7 @@ class ClusterJob:
                 # A checkpoint only saves time: a damaged one is as good as none.
                 self.storage.delete(self._checkpoint)
 
-        def keep(state: KMeansState) -> None:
+        def keep(state: "KMeansState") -> None:
             self.storage.replace(self._checkpoint, write_arrays(state.to_arrays()))
 
         return fit_kmeans(

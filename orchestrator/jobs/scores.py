@@ -11,7 +11,7 @@ from orchestrator.jobs.common import ImageSlice, Outcome, Source, Workshop
 from orchestrator.ledger import Ledger
 from orchestrator.shards import read_judged_labels
 from orchestrator.storage import Storage
-from workloads.metrics import IGNORE_LABEL, Confusion, pixel_condition, proxy_mean_iou
+from workloads.confusion import IGNORE_LABEL, Confusion
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,9 @@ def _count(confusion: Confusion, condition: str, judged: _Judged | None, truth: 
 
 def _judge(confusion: Confusion, target: ScoreTarget) -> dict[str, Any]:
     """The results of a score step, in plain JSON types; IoUs in percent."""
+    # SciPy is imported where scores are made, and not by the driver.
+    from workloads.metrics import pixel_condition, proxy_mean_iou
+
     if target.condition == "pixel":
         return {"pmiou": pixel_condition(confusion.class_totals), "coverage": 1.0}
     score = proxy_mean_iou(confusion, target.num_classes)

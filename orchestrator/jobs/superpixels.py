@@ -8,8 +8,8 @@ from orchestrator.jobs.common import MAP_COMPRESSION, ImageSlice, Outcome, Sourc
 from orchestrator.ledger import Ledger, attempt_path
 from orchestrator.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
 from orchestrator.storage import Storage
+from workloads.configs.superpixels import SuperpixelConfig
 from workloads.errors import BrokenImage
-from workloads.superpixels import SuperpixelConfig, superpixels
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,9 @@ class SuperpixelJob:
 
 def superpixel_shard(storage: Storage, path: str, images: ImageSlice, work: SuperpixelWork) -> ShardRecord:
     """Superpixel ids of every pixel of every image."""
+    # scikit-image is imported where superpixels are made, and not by the driver.
+    from workloads.superpixels import superpixels
+
     begun = time.perf_counter()
     writer = ShardWriter(MAP_SCHEMA, compression=MAP_COMPRESSION)
     dataset = work.source.open()

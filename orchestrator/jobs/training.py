@@ -20,29 +20,24 @@ import torch
 from orchestrator.faults import kill_point
 from orchestrator.images import read_listing
 from orchestrator.jobs.common import MAP_COMPRESSION, ImageSlice, Outcome, Source
+from orchestrator.jobs.histories import GLANCE, history_path, last_loss, read_history
 from orchestrator.ledger import Ledger, model_path
 from orchestrator.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch, map_of
 from orchestrator.storage import Storage
 from workloads.collectives import Workers
+from workloads.configs.networks import Initialisation
+from workloads.configs.training import EvaluationConfig, FinetuneConfig, PretrainConfig
 from workloads.evaluation import class_counts, predict
-from workloads.finetuning import EvaluationConfig, FinetuneConfig, finetuning_loop
+from workloads.finetuning import finetuning_loop
 from workloads.fractions import parse_labelled_list
 from workloads.metrics import mean_iou
-from workloads.networks import (
-    Initialisation,
-    build_segmentor,
-    initialise,
-    load_pretrained,
-    pretrained_state,
-)
-from workloads.pretraining import PretrainConfig, pretrained_scope, pretraining_loop, pretraining_network
+from workloads.networks import build_segmentor, initialise, load_pretrained, pretrained_state
+from workloads.pretraining import pretrained_scope, pretraining_loop, pretraining_network
 from workloads.seeding import stable_hash
 from workloads.training import Loop, Machine, Sample, StepReport, Wrap
 
 # Told of a step by every worker; False on all of them where the training is to end here, without an outcome.
 Tell = Callable[[StepReport], bool]
-
-GLANCE = "glance_miou"
 
 # How often, and on how many of the judged images, a fine-tuning is scored while it runs: enough to see it improve.
 _GLANCES = 5
@@ -296,26 +291,6 @@ def _outcome_path(key: str) -> str:
 def state_path(key: str) -> str:
     """Where the state of an unfinished training lies."""
     return f"checkpoints/{key[:32]}.pt"
-
-
-def history_path(key: str) -> str:
-    """Where the loss and speed of a training lie, while it runs and after."""
-    return f"history/{key[:32]}.json"
-
-
-def read_history(storage: Storage, key: str) -> list[dict[str, float]]:
-    """Loss, learning rate and speed of a training so far."""
-    try:
-        rows: list[dict[str, float]] = json.loads(storage.read(history_path(key)))
-    except (FileNotFoundError, ValueError):
-        return []
-    return rows
-
-
-def last_loss(storage: Storage, key: str) -> float | None:
-    """The last reported loss."""
-    rows = read_history(storage, key)
-    return rows[-1]["loss"] if rows else None
 
 
 def write_tensors(storage: Storage, path: str, state: dict[str, torch.Tensor]) -> ShardRecord:

@@ -10,8 +10,6 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from scipy.stats import spearmanr
-
 from orchestrator.report.comparing import (
     Result,
     comparable,
@@ -200,6 +198,9 @@ def rank_correlation(pairs: Sequence[tuple[float, float]]) -> RankCorrelation:
     first, second = ({pair[place] for pair in pairs} for place in (0, 1))
     if len(pairs) < 3 or len(first) < 2 or len(second) < 2:
         return RankCorrelation(None, len(pairs))
+    # Imported where it is used: few commands do, and every one would wait for it.
+    from scipy.stats import spearmanr
+
     value = float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)
     return RankCorrelation(value if math.isfinite(value) else None, len(pairs))
 

@@ -20,7 +20,7 @@ from orchestrator.report.comparing import Result, described, varying
 from orchestrator.report.reading import Experiment, experiment_names
 from orchestrator.shards import read_maps
 from orchestrator.storage import Storage
-from workloads.auxiliary import IGNORE_LABEL
+from workloads.confusion import IGNORE_LABEL
 from workloads.errors import InputError
 from workloads.figures import colourise, distinct_colours, sheet
 

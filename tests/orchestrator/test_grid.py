@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.grid import Cell, expand
-from workloads.clustering import KMeansConfig
+from workloads.configs.clustering import KMeansConfig
 from workloads.errors import InputError
 
 BASE: dict[str, Any] = {"name": "test", "dataset": {"name": "scenes"}}

@@ -16,7 +16,7 @@ from PIL import Image
 from orchestrator.keys import canonical, canonical_json, digest
 from orchestrator.plan import make_plan
 from orchestrator.storage import Storage
-from workloads.config import What
+from workloads.configs.base import What
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(

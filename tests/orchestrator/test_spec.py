@@ -8,9 +8,8 @@ import pytest
 from orchestrator.documents import load_document
 from orchestrator.layers import set_key
 from orchestrator.spec import ExperimentEntry, parse_entry
-from workloads.clustering import KMeansConfig
+from workloads.configs.clustering import DbscanConfig, KMeansConfig
 from workloads.datasets import ScenesConfig
-from workloads.dbscan import DbscanConfig
 from workloads.errors import InputError
 
 

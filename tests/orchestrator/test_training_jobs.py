@@ -8,13 +8,13 @@ import pytest
 import torch
 from command_line import mounted
 
+from orchestrator.jobs.histories import read_history
 from orchestrator.jobs.making import make_training_job
 from orchestrator.jobs.training import (
     Team,
     TrainingJob,
     forget_outcome,
     leave_outcome,
-    read_history,
     read_outcome,
     read_tensors,
     state_path,

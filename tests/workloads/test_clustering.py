@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from sklearn.cluster import KMeans
 
 from workloads.cluster_model import ClusterModel
-from workloads.clustering import KMeansConfig, KMeansState, fit_kmeans, number_of_clusters
+from workloads.clustering import KMeansState, fit_kmeans, number_of_clusters
+from workloads.configs.clustering import KMeansConfig
 from workloads.errors import InputError
 from workloads.sample_matrix import sample_matrix
 

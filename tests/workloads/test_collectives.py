@@ -12,11 +12,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from workloads.batches import Sample
 from workloads.collectives import Alone, ProcessGroup, share_batch_norm
-from workloads.contrast import ContrastConfig
-from workloads.finetuning import FinetuneConfig, finetuning_loop
-from workloads.networks import SegmentorConfig, build_segmentor
-from workloads.pretraining import PretrainConfig, pretraining_loop, pretraining_network
-from workloads.views import ViewsConfig
+from workloads.configs.networks import SegmentorConfig
+from workloads.configs.objectives import ContrastConfig
+from workloads.configs.training import FinetuneConfig, PretrainConfig
+from workloads.configs.views import ViewsConfig
+from workloads.finetuning import finetuning_loop
+from workloads.networks import build_segmentor
+from workloads.pretraining import pretraining_loop, pretraining_network
 
 torch.set_num_threads(1)
 NETWORK = SegmentorConfig(

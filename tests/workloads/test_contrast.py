@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workloads.configs.objectives import ContrastConfig
 from workloads.contrast import (
     AnchorSlots,
-    ContrastConfig,
     Keys,
     LabelMemory,
     cell_labels,

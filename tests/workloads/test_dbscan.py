@@ -8,7 +8,8 @@ from sklearn.cluster import DBSCAN
 from sklearn.metrics import adjusted_rand_score
 
 from workloads.cluster_model import ClusterModel
-from workloads.dbscan import DbscanConfig, density, fit_dbscan
+from workloads.configs.clustering import DbscanConfig
+from workloads.dbscan import density, fit_dbscan
 from workloads.errors import InputError
 
 

@@ -6,11 +6,12 @@ from sklearn.metrics import confusion_matrix
 from torch import nn
 
 from workloads.batches import Sample
+from workloads.configs.networks import SegmentorConfig
+from workloads.configs.training import EvaluationConfig
 from workloads.errors import InputError
 from workloads.evaluation import class_counts, class_scores, count, predict
-from workloads.finetuning import EvaluationConfig
 from workloads.metrics import mean_iou
-from workloads.networks import Logits, SegmentorConfig, build_segmentor
+from workloads.networks import Logits, build_segmentor
 from workloads.views import IMAGENET_MEAN, IMAGENET_STD
 
 torch.set_num_threads(1)

@@ -14,10 +14,11 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from workloads import extractors
 from workloads.checkpoints import save_checkpoint
+from workloads.configs.extraction import ExtractorConfig, FilterBankConfig
+from workloads.configs.networks import SegmentorConfig
 from workloads.errors import InputError
-from workloads.extractors import ExtractorConfig, build_extractor
-from workloads.filters import FilterBankConfig
-from workloads.networks import SegmentorConfig, build_segmentor
+from workloads.extractors import build_extractor
+from workloads.networks import build_segmentor
 
 DATA = os.environ.get("LOOKBEYOND_DATA")
 

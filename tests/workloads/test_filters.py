@@ -12,9 +12,10 @@ from scipy.ndimage import gaussian_filter1d
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
 
+from workloads.configs.extraction import FilterBankConfig
 from workloads.datasets import ScenesConfig, open_dataset
 from workloads.errors import InputError
-from workloads.filters import FAMILIES, FilterBank, FilterBankConfig, _blur
+from workloads.filters import FAMILIES, FilterBank, _blur
 
 WEIGHTS = ("colour", "variation", "texture", "orientation", "position")
 

@@ -4,13 +4,14 @@ import torch
 import torch.nn.functional as F
 
 from workloads.batches import Sample, Slot
+from workloads.configs.networks import SegmentorConfig
+from workloads.configs.training import EvaluationConfig, FinetuneConfig, OptimiserConfig
+from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
 from workloads.evaluation import class_counts
-from workloads.finetuning import EvaluationConfig, FinetuneConfig, Finetuning, finetuning_loop
+from workloads.finetuning import Finetuning, finetuning_loop
 from workloads.metrics import mean_iou
-from workloads.networks import SegmentorConfig, build_segmentor
-from workloads.optimisation import OptimiserConfig
-from workloads.views import ViewsConfig
+from workloads.networks import build_segmentor
 
 torch.set_num_threads(1)
 NETWORK = SegmentorConfig(

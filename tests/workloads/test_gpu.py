@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from workloads.auxiliary import assign, scorer
-from workloads.clustering import KMeansConfig, fit_kmeans
+from workloads.clustering import fit_kmeans
+from workloads.configs.clustering import KMeansConfig
+from workloads.configs.extraction import ExtractorConfig
 from workloads.datasets import open_dataset
 from workloads.datasets.scenes import ScenesConfig
-from workloads.extractors import ExtractorConfig, build_extractor
+from workloads.extractors import build_extractor
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: the GPU path is not tested")
 

@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from workloads.batches import Sample, Slot
-from workloads.moco import MocoConfig, MomentumContrast, follow, frozen_copy, queue_loss
-from workloads.networks import SegmentorConfig, build_segmentor
-from workloads.views import ViewsConfig
+from workloads.configs.networks import SegmentorConfig
+from workloads.configs.objectives import MocoConfig
+from workloads.configs.views import ViewsConfig
+from workloads.moco import MomentumContrast, follow, frozen_copy, queue_loss
+from workloads.networks import build_segmentor
 
 torch.set_num_threads(1)
 

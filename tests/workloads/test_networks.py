@@ -7,10 +7,10 @@ import torchvision
 from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet50
 
+from workloads.configs.networks import SegmentorConfig
 from workloads.errors import InputError
 from workloads.networks import (
     ProjectionHead,
-    SegmentorConfig,
     build_segmentor,
     initialise,
     load_pretrained,

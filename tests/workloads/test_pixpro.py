@@ -7,9 +7,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from workloads.batches import Sample, Slot
-from workloads.networks import SegmentorConfig, build_segmentor
-from workloads.pixpro import PixelPropagation, PixproConfig, consistency, propagate, same_place
-from workloads.views import ViewsConfig
+from workloads.configs.networks import SegmentorConfig
+from workloads.configs.objectives import PixproConfig
+from workloads.configs.views import ViewsConfig
+from workloads.networks import build_segmentor
+from workloads.pixpro import PixelPropagation, consistency, propagate, same_place
 
 torch.set_num_threads(1)
 

@@ -6,19 +6,19 @@ import torch
 from torch import nn
 
 from workloads.batches import Sample, Slot
-from workloads.contrast import ContrastConfig
+from workloads.configs.networks import SegmentorConfig
+from workloads.configs.objectives import ContrastConfig
+from workloads.configs.training import OptimiserConfig, PretrainConfig
+from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
-from workloads.networks import SegmentorConfig, build_segmentor, load_pretrained, pretrained_state
-from workloads.optimisation import OptimiserConfig
+from workloads.networks import build_segmentor, load_pretrained, pretrained_state
 from workloads.pretraining import (
     PixelContrast,
-    PretrainConfig,
     build_objective,
     pretrained_scope,
     pretraining_loop,
     pretraining_network,
 )
-from workloads.views import ViewsConfig
 
 torch.set_num_threads(1)
 NETWORK = SegmentorConfig(backbone="mobilenet_v2", output_stride=8, head_channels=16, atrous_rates=(1, 2, 3))

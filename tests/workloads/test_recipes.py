@@ -2,8 +2,7 @@ from typing import get_args
 
 import pytest
 
-from workloads.finetuning import FinetuneConfig
-from workloads.pretraining import PretrainConfig
+from workloads.configs.training import FinetuneConfig, PretrainConfig
 from workloads.recipes import MULTI_SCALE, Recipe, finetuning_recipe, pretraining_recipe
 from workloads.views import check_crop
 

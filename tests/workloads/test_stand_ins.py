@@ -8,10 +8,12 @@ import torchvision
 from torch import nn
 
 from workloads.checkpoints import read_checkpoint
+from workloads.configs.networks import SegmentorConfig
 from workloads.errors import InputError
-from workloads.networks import SegmentorConfig, build_segmentor, initialise
+from workloads.networks import build_segmentor, initialise
 from workloads.stand_ins import NOTES, stand_in
-from workloads.weights import load_backbone, weights_identity
+from workloads.weight_files import weights_identity
+from workloads.weights import load_backbone
 
 FORMATS = {
     "moco": "MoCo v2",

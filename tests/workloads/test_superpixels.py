@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from workloads.configs.superpixels import SuperpixelConfig
 from workloads.errors import InputError
-from workloads.superpixels import SuperpixelConfig, superpixels
+from workloads.superpixels import superpixels
 
 
 def halves(height: int, width: int) -> np.ndarray:

@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from workloads.batches import Order, Sample
+from workloads.configs.networks import SegmentorConfig
+from workloads.configs.training import FinetuneConfig, OptimiserConfig
+from workloads.configs.views import ViewsConfig
 from workloads.errors import BrokenImage, InputError
-from workloads.finetuning import FinetuneConfig, finetuning_loop
-from workloads.networks import SegmentorConfig, build_segmentor
-from workloads.optimisation import OptimiserConfig, learning_rate_factor
+from workloads.finetuning import finetuning_loop
+from workloads.networks import build_segmentor
+from workloads.optimisation import learning_rate_factor
 from workloads.training import LossNotFinite, Machine
-from workloads.views import ViewsConfig
 
 torch.set_num_threads(1)
 NETWORK = SegmentorConfig(backbone="mobilenet_v2", output_stride=16, head_channels=8)

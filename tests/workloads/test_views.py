@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 
+from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
 from workloads.seeding import generator
 from workloads.views import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     Draw,
-    ViewsConfig,
     check_crop,
     crop_of_batch,
     draw,

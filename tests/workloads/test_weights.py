@@ -16,7 +16,8 @@ from torch import nn
 
 from workloads.checkpoints import read_checkpoint, save_checkpoint
 from workloads.errors import InputError
-from workloads.weights import WeightsReport, load_backbone, weights_identity
+from workloads.weight_files import weights_identity
+from workloads.weights import WeightsReport, load_backbone
 
 
 class Innocent:

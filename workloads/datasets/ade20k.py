@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from workloads.config import What
+from workloads.configs.base import What
 from workloads.datasets.base import IGNORE, ImageEntry, Json, check_root, distinct_palette, value_table
 from workloads.datasets.files import FileDataset, find_with_suffix, scan_files
 from workloads.errors import InputError

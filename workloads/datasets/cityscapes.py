@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from workloads.config import What
+from workloads.configs.base import What
 from workloads.datasets.base import IGNORE, ImageEntry, Json, palette_of, value_table
 from workloads.datasets.files import FileDataset, scan_files, scan_folders
 from workloads.errors import InputError

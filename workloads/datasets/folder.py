@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from workloads.config import What
+from workloads.configs.base import What
 from workloads.datasets.base import ImageEntry, Json, distinct_palette
 from workloads.datasets.decode import IMAGE_SUFFIXES
 from workloads.datasets.files import FileDataset, scan_tree

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from workloads.config import What
+from workloads.configs.base import What
 from workloads.datasets.base import (
     IGNORE,
     ImageEntry,

@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from workloads.config import What
+from workloads.configs.base import What
 from workloads.datasets.base import IGNORE, Dataset, ImageEntry, Json, Picture, UInt8Array, palette_of
 from workloads.datasets.street.canvas import Camera, Canvas, Colour, Haze, Materials
 from workloads.datasets.street.light import photograph

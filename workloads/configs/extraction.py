@@ -1,0 +1,71 @@
+"""Options of feature extractors."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from workloads.configs.base import What
+from workloads.configs.networks import SegmentorConfig
+
+Arch = Literal["filters", "mobilenet_v2", "resnet18", "resnet50", "vgg19", "deeplabv3_resnet50", "segmentor"]
+
+MINIMUM_SIZE = 32
+"""Smallest side, in pixels after resizing, that an extractor takes: one place at the largest output
+stride."""
+
+
+class FilterBankConfig(What):
+    """Weights of the families of channels: a family's share of the squared length of a vector is about the
+    square of its weight over the sum of the squares."""
+
+    colour: float = Field(1.0, ge=0.0, description="weight of the colour channels")
+    variation: float = Field(0.3, ge=0.0, description="weight of the local standard deviations of colour")
+    texture: float = Field(1.4, ge=0.0, description="weight of the oriented energies")
+    orientation: float = Field(2.0, ge=0.0, description="weight of which orientation prevails")
+    position: float = Field(2.0, ge=0.0, description="weight of the place in the image; 0 makes features blind to it")
+
+
+class ExtractorConfig(What):
+    """Everything that decides features, apart from the weights, whose identity takes part in keys by
+    itself."""
+
+    arch: Arch = Field(
+        "filters",
+        description="network: filters (weight-free filter bank), a torchvision network, or segmentor (a network this "
+        "project fine-tuned, described by `network`)",
+    )
+    layer: str | None = Field(
+        None, description="name of the module whose output is the feature map; null takes the architecture's default"
+    )
+    output_stride: Literal[8, 16, 32] = Field(
+        16, description="pixels per feature; strides beyond it become dilation. A layer before it has its own, smaller"
+    )
+    normalize: bool = Field(True, description="scale every feature vector to Euclidean length one")
+    input_size: tuple[int, int] | None = Field(
+        None, description="height and width in pixels that images are resized to, bilinear; null keeps their own size"
+    )
+    precision: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="precision of the forward pass; features are float32 in any case"
+    )
+    batch_size: int = Field(
+        4, ge=1, description="images per forward pass; part of the definition, it changes the last bits of features"
+    )
+    seed: int = Field(0, description="seed of random weights")
+    filter_bank: FilterBankConfig = Field(FilterBankConfig(), description="options of arch filters")
+    network: SegmentorConfig | None = Field(None, description="architecture of arch segmentor")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.input_size is not None and min(self.input_size) < MINIMUM_SIZE:
+            raise ValueError(
+                f"input_size: {list(self.input_size)} is too small; both sides must be {MINIMUM_SIZE} or more"
+            )
+        if self.arch != "filters" and self.filter_bank != FilterBankConfig():
+            raise ValueError(f"filter_bank: options are given, but arch is {self.arch}; they belong to arch filters")
+        if (self.network is not None) != (self.arch == "segmentor"):
+            raise ValueError(
+                f"network: arch {self.arch} and network {self.network} do not go together; it belongs to segmentor"
+            )
+        if self.arch == "filters" and (self.layer is not None or self.precision != "float32"):
+            raise ValueError("layer, precision: arch filters has one layer and computes in float32")
+        return self

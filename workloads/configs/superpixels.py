@@ -1,0 +1,21 @@
+"""Options of superpixels."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from workloads.configs.base import What
+
+MAX_SUPERPIXELS = 65535
+
+
+class SuperpixelConfig(What):
+    """How an image is cut into superpixels."""
+
+    method: Literal["slic"] = "slic"
+    n_segments: int = Field(
+        default=2000, ge=1, le=MAX_SUPERPIXELS, description="approximate number of superpixels per image"
+    )
+    compactness: float = Field(default=3.0, gt=0, description="weight of position against Lab colour")
+    sigma: float = Field(default=0.0, ge=0, description="width in pixels of the Gaussian blur before, 0 for none")
+    iterations: int = Field(default=10, ge=1, description="iterations of SLIC's K-means")

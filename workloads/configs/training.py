@@ -1,0 +1,100 @@
+"""Options of pre-training, fine-tuning and evaluation."""
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from workloads.configs.base import What
+from workloads.configs.networks import Initialisation, SegmentorConfig
+from workloads.configs.objectives import ContrastConfig, MocoConfig, PixproConfig
+from workloads.configs.views import ViewsConfig
+
+AUGMENTATION = ViewsConfig(
+    crop_mode="fixed",
+    crop=(713, 713),
+    scale=(0.5, 2.0),
+    rotation=(-10.0, 10.0),
+    rotation_probability=0.5,
+    jitter=(0.0, 0.0, 0.0, 0.0),
+    grayscale=0.0,
+    blur_probability=0.5,
+    cutout=(0, 0),
+)
+
+
+class OptimiserConfig(What):
+    """The optimiser and its schedule over the steps of the run."""
+
+    kind: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
+    learning_rate: float = Field(0.01, gt=0, description="learning rate of the backbone after warm-up")
+    head_factor: float = Field(1.0, gt=0, description="factor of the learning rate for everything but the backbone")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay")
+    schedule: Literal["poly", "cosine", "constant"] = Field("poly", description="decay of the learning rate")
+    power: float = Field(0.9, gt=0, description="power of the poly schedule")
+    final_share: float = Field(0.0, ge=0, le=1, description="share of the learning rate left at the end")
+    warmup_steps: int = Field(0, ge=0, description="steps of linear warm-up")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: any")
+
+
+class TrainingConfig(What):
+    """What every training run has: how long, how large a batch, which optimiser, which seed."""
+
+    epochs: float | None = Field(None, gt=0, description="passes over the images; this or steps")
+    steps: int | None = Field(None, ge=1, description="optimiser steps; this or epochs")
+    batch_size: int = Field(8, ge=1, description="images of a batch, over all workers")
+    optimiser: OptimiserConfig = Field(OptimiserConfig(), description="optimiser and schedule")
+    precision: Literal["float32", "bfloat16", "float64"] = Field(
+        "float32", description="bfloat16: by autocast; float64: to tell rounding from mistakes"
+    )
+    seed: int = Field(0, ge=0, description="decides weights, order, augmentation and dropout")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> Self:
+        if (self.epochs is None) == (self.steps is None):
+            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}; allowed: exactly one of them")
+        return self
+
+    def total_steps(self, num_images: int) -> int:
+        """Optimiser steps of the run: the last batch may reach into one more epoch."""
+        if self.steps is not None:
+            return self.steps
+        assert self.epochs is not None
+        return max(1, int(-(-self.epochs * num_images // self.batch_size)))
+
+
+class PretrainConfig(TrainingConfig):
+    """A pre-training run; `workloads.recipes` has named presets. Weights for `init` are given apart."""
+
+    objective: Literal["contrast", "moco", "pixpro"] = Field("contrast", description="what is optimised")
+    segmentor: SegmentorConfig = Field(SegmentorConfig(), description="the network")
+    scope: Literal["segmentor", "backbone"] = Field(
+        "segmentor", description="contrast: train all below the last 1x1 convolution, or the backbone alone"
+    )
+    init: Initialisation = Field("random", description="first weights of the backbone")
+    views: ViewsConfig = Field(ViewsConfig(), description="augmentation")
+    contrast: ContrastConfig = Field(ContrastConfig(), description="options of objective 'contrast'")
+    moco: MocoConfig = Field(MocoConfig(), description="options of objective 'moco'")
+    pixpro: PixproConfig = Field(PixproConfig(), description="options of objective 'pixpro'")
+
+
+class EvaluationConfig(What):
+    """How a trained network is scored; the prediction always has the size of the ground truth."""
+
+    image_size: tuple[int, int] | None = Field(None, description="height and width of the input at scale 1; null: own")
+    scales: tuple[float, ...] = Field((1.0,), min_length=1, description="factors of that size, averaged in softmax")
+    flip: bool = Field(False, description="average with the mirrored image, too")
+    window: tuple[int, int] | None = Field(None, description="height and width of a sliding window; null: whole images")
+    window_stride: float = Field(2 / 3, gt=0, le=1, description="step of the window as a share of its size")
+    batch_size: int = Field(1, ge=1, description="images of equal size per forward pass")
+
+
+class FinetuneConfig(TrainingConfig):
+    """A fine-tuning run; `workloads.recipes` has named presets."""
+
+    segmentor: SegmentorConfig = Field(SegmentorConfig(), description="the network")
+    augmentation: ViewsConfig = Field(AUGMENTATION, description="how training images are changed")
+    auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss")
+    optimiser: OptimiserConfig = Field(OptimiserConfig(head_factor=10.0), description="optimiser and schedule")
+    evaluation: EvaluationConfig = Field(EvaluationConfig(), description="single-scale evaluation")
+    evaluation_multi_scale: EvaluationConfig | None = Field(None, description="second evaluation; null: none")
