@@ -1,4 +1,4 @@
-"""Seconds per image of every network's forward pass: memory layout and precision, which are choices per network.
+"""Seconds per image of every network's forward pass: memory layout, precision and images per pass.
 
 Networks as a run builds them (batch normalisation folded, no classifier), random weights, one thread.
 
@@ -6,6 +6,7 @@ Networks as a run builds them (batch normalisation folded, no classifier), rando
 """
 
 import argparse
+import itertools
 import statistics
 import time
 
@@ -22,20 +23,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=["mobilenet_v2", "resnet18", "resnet50", "vgg19"])
     parser.add_argument("--size", type=int, nargs=2, default=[353, 481], help="height and width (default 353 481)")
-    parser.add_argument("--batch", type=int, default=4, help="images per forward pass (default 4)")
+    parser.add_argument("--batch", type=int, nargs="+", default=[1, 4], help="images per forward pass (default 1 4)")
     parser.add_argument("--repeats", type=int, default=5, help="passes; their median counts (default 5)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    images = torch.rand(options.batch, 3, *options.size, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
     rows = []
-    for arch in options.arch:
-        for precision in ("float32", "bfloat16"):
-            network = build_extractor(ExtractorConfig(arch=arch, output_stride=32), "random", "cpu").network
-            seconds = {name: measure(network, images, layout, precision, options) for name, layout in LAYOUTS.items()}
-            put({"arch": arch, "precision": precision} | seconds)
-            rows.append([arch, precision, *(f"{seconds[name]:.3f}" for name in LAYOUTS)])
+    for arch, precision, batch in itertools.product(options.arch, ("float32", "bfloat16"), options.batch):
+        network = build_extractor(ExtractorConfig(arch=arch, output_stride=32), "random", "cpu").network
+        images = torch.rand(batch, 3, *options.size, generator=generator)
+        seconds = {name: measure(network, images, layout, precision, options) for name, layout in LAYOUTS.items()}
+        put({"arch": arch, "precision": precision, "images": batch} | seconds)
+        rows.append([arch, precision, batch, *(f"{seconds[name]:.3f}" for name in LAYOUTS)])
     print()
-    print(table(["arch", "precision", *LAYOUTS], rows))
+    print(table(["arch", "precision", "images", *LAYOUTS], rows))
 
 
 @torch.inference_mode()

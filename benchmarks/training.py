@@ -24,9 +24,9 @@ import torch
 from measuring import put, run_project, table
 
 from orchestrator.cluster.malloc import keep_freed_memory
-from orchestrator.jobs.histories import read_history
 from orchestrator.jobs.making import make_training_job
-from orchestrator.jobs.training import Team
+from orchestrator.jobs.traces import read_history
+from orchestrator.jobs.training_runs import Team
 from orchestrator.plan import make_plan
 from orchestrator.storage import Storage
 from workloads.batches import Slot

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from orchestrator.jobs.training import read_tensors
+from orchestrator.jobs.training_runs import read_tensors
 from orchestrator.ledger import Manifest
 from orchestrator.plan import Plan, PlannedCell
 from orchestrator.steps import FinetuneStep, PretrainStep

@@ -15,7 +15,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from orchestrator.early_stopping import Column, Stop, column
-from orchestrator.jobs.histories import GLANCE, read_history
+from orchestrator.jobs.traces import GLANCE, read_history
 from orchestrator.spec import EarlyStopping
 from orchestrator.steps import Step
 from orchestrator.storage import Storage

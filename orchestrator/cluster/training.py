@@ -11,7 +11,7 @@ import os
 import tempfile
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
@@ -25,12 +25,15 @@ from orchestrator.cluster import session
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.early_stopping import is_marked
-from orchestrator.jobs.histories import GLANCE
-from orchestrator.jobs.training import Team, TrainingJob, leave_outcome, read_outcome, train
+from orchestrator.jobs.traces import GLANCE, leave_outcome, read_outcome
+from orchestrator.jobs.training import TrainingJob
 from orchestrator.preflight import Demand, Offer
 from orchestrator.spec import Compute
 from workloads.errors import InputError
-from workloads.training import StepReport
+
+if TYPE_CHECKING:
+    from orchestrator.jobs.training_runs import Team
+    from workloads.training import StepReport
 
 # The least that Ray counts; the trainer's workers do the work.
 DRIVER_CORES = 0.0001
@@ -187,14 +190,14 @@ class _Teller:
     Train waits until all workers have reported, so they must agree when to: the clock of rank 0 decides.
     """
 
-    def __init__(self, job: TrainingJob, team: Team) -> None:
+    def __init__(self, job: TrainingJob, team: "Team") -> None:
         self._storage = job.storage
         self._key = job.key
         self._team = team
         self._told = float("-inf")
         self._busy = GpuBusy("training")
 
-    def __call__(self, report: StepReport) -> bool:
+    def __call__(self, report: "StepReport") -> bool:
         if not self._any_worker(self._is_due(report)):
             return True
         self._told = time.monotonic()
@@ -215,7 +218,7 @@ class _Teller:
         ends = report.step == report.total_steps
         return ends or not self._any_worker(self._team.workers.rank == 0 and is_marked(self._storage, self._key))
 
-    def _is_due(self, report: StepReport) -> bool:
+    def _is_due(self, report: "StepReport") -> bool:
         """Whether enough time has gone by, or there is a score that early stopping waits for."""
         late = time.monotonic() - self._told >= _REPORT_SECONDS
         return self._team.workers.rank == 0 and (late or GLANCE in report.shown)
@@ -234,6 +237,7 @@ def _worker(config: dict[str, Any]) -> None:
     import torch
     from torch.nn.parallel import DistributedDataParallel
 
+    from orchestrator.jobs.training_runs import Team, train
     from workloads.collectives import Alone, ProcessGroup
     from workloads.devices import torch_device
     from workloads.training import Machine

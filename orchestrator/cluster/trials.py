@@ -44,9 +44,9 @@ from orchestrator.cluster.training import (
 )
 from orchestrator.early_stopping import Stop, forget_mark, mark_stopped, read_mark
 from orchestrator.execution import TRAIN, Execution, Task
-from orchestrator.jobs.histories import GLANCE, read_history
 from orchestrator.jobs.making import make_training_job
-from orchestrator.jobs.training import TrainingJob, forget_outcome, read_outcome
+from orchestrator.jobs.traces import GLANCE, forget_outcome, read_history, read_outcome
+from orchestrator.jobs.training import TrainingJob
 from orchestrator.preflight import Offer
 from orchestrator.progress import Progress
 from orchestrator.schedule import Item

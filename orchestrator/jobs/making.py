@@ -1,7 +1,6 @@
 """From steps to jobs: what of a step travels to a worker, and where the worker finds the rest."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from orchestrator.images import ShardRange
 from orchestrator.jobs.clusters import ClusterJob
@@ -9,6 +8,7 @@ from orchestrator.jobs.common import ImageSlice
 from orchestrator.jobs.features import ExtractorSource, LabelJob, LabelTarget, SampleJob, SampleWork
 from orchestrator.jobs.scores import ScoreJob, ScoreTarget
 from orchestrator.jobs.superpixels import SuperpixelJob, SuperpixelWork
+from orchestrator.jobs.training import FinetuneJob, PretrainJob, TrainingJob
 from orchestrator.ledger import Ledger
 from orchestrator.spec import ExtractorEntry
 from orchestrator.steps import (
@@ -22,9 +22,6 @@ from orchestrator.steps import (
     StepKind,
 )
 from orchestrator.storage import Storage
-
-if TYPE_CHECKING:
-    from orchestrator.jobs.training import TrainingJob
 
 Job = SampleJob | SuperpixelJob | LabelJob | ClusterJob | ScoreJob
 
@@ -53,11 +50,8 @@ def make_job(storage: Storage, kind: StepKind, steps: tuple[Step, ...], shard: S
     raise AssertionError(f"{kind} has no job")
 
 
-def make_training_job(storage: Storage, step: Step) -> "TrainingJob":
+def make_training_job(storage: Storage, step: Step) -> TrainingJob:
     """The job of a training step."""
-    # torch, which it brings, is needed by a driver that trains and by no other.
-    from orchestrator.jobs.training import FinetuneJob, PretrainJob
-
     images = ImageSlice(step.images.listing, 0, step.images.count)
     match step.work:
         case PretrainStep() as work:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from orchestrator.jobs.histories import read_history
+from orchestrator.jobs.traces import read_history
 from orchestrator.ledger import Manifest
 from orchestrator.storage import Storage
 from workloads.errors import InputError

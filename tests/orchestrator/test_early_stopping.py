@@ -13,7 +13,7 @@ from test_training_jobs import DOCUMENT
 from orchestrator.cluster.halving import Halving
 from orchestrator.early_stopping import Column, Stop, column, forget_mark, is_marked, mark_stopped, may_be_stopped
 from orchestrator.explaining import explain
-from orchestrator.jobs.histories import history_path
+from orchestrator.jobs.traces import history_path
 from orchestrator.judging import set_aside_all_but
 from orchestrator.plan import Plan, make_plan
 from orchestrator.results import collect

@@ -13,8 +13,7 @@ from test_training_jobs import DOCUMENT, Listener, make_job
 from test_training_jobs import run as run_in_process
 
 from orchestrator.early_stopping import is_marked
-from orchestrator.jobs.histories import history_path, read_history
-from orchestrator.jobs.training import read_outcome, state_path
+from orchestrator.jobs.traces import history_path, read_history, read_outcome, state_path
 from orchestrator.results import collect
 from orchestrator.storage import Storage
 

@@ -20,8 +20,8 @@ from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from test_training_jobs import DOCUMENT, assert_equal
 
 from orchestrator.cluster.rounds import RunReport, run_plan
-from orchestrator.jobs.histories import read_history
-from orchestrator.jobs.training import read_tensors
+from orchestrator.jobs.traces import read_history
+from orchestrator.jobs.training_runs import read_tensors
 from orchestrator.ledger import Ledger
 from orchestrator.plan import Plan, make_plan
 from orchestrator.progress import Progress

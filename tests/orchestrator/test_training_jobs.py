@@ -8,18 +8,10 @@ import pytest
 import torch
 from command_line import mounted
 
-from orchestrator.jobs.histories import read_history
 from orchestrator.jobs.making import make_training_job
-from orchestrator.jobs.training import (
-    Team,
-    TrainingJob,
-    forget_outcome,
-    leave_outcome,
-    read_outcome,
-    read_tensors,
-    state_path,
-    train,
-)
+from orchestrator.jobs.traces import forget_outcome, leave_outcome, read_history, read_outcome, state_path
+from orchestrator.jobs.training import TrainingJob
+from orchestrator.jobs.training_runs import Team, read_tensors, train
 from orchestrator.plan import make_plan
 from orchestrator.storage import Storage, StorageFullError
 from workloads.collectives import Alone

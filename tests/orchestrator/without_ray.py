@@ -7,7 +7,7 @@ from typing import Any
 from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
 from orchestrator.jobs.common import Outcome, Workshop
 from orchestrator.jobs.making import make_job, make_training_job
-from orchestrator.jobs.training import Team, train
+from orchestrator.jobs.training_runs import Team, train
 from orchestrator.ledger import Ledger, Manifest, attempt_path
 from orchestrator.plan import Plan, make_plan
 from orchestrator.shards import Quarantined, ShardRecord

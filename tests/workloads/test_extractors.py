@@ -176,15 +176,15 @@ def test_random_weights_depend_on_the_seed_alone():
     assert not torch.allclose(build_extractor(other, "random", "cpu").features(pictures(2)), first, atol=1e-2)
 
 
-def test_images_are_passed_in_the_batches_of_the_definition():
+def test_a_cpu_takes_images_one_by_one_so_that_none_depends_on_its_neighbours():
     extractor = build_extractor(ExtractorConfig(arch="resnet18", batch_size=2), "random", "cpu")
     sizes = []
     extractor.network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0]))
-    images = pictures(5)
+    images = pictures(3)
     together = extractor.features(images)
-    assert sizes == [2, 2, 1]
-    assert torch.equal(together[2:4], extractor.features(images[2:4]))
-    torch.testing.assert_close(together[1:2], extractor.features(images[1:2]), atol=1e-5, rtol=1e-4)
+    assert sizes == [1, 1, 1]
+    for position, image in enumerate(images):
+        assert torch.equal(together[position], extractor.features([image])[0])
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])

@@ -56,3 +56,12 @@ def test_a_fit_on_the_gpu_is_repeatable(features: dict[str, torch.Tensor]) -> No
     matrix = features["cpu"].permute(0, 2, 3, 1).reshape(-1, features["cpu"].shape[1]).contiguous()
     first, second = (fit_kmeans(matrix, 12, KMeansConfig(), 0, "cuda") for _ in range(2))
     assert np.array_equal(first.points, second.points)
+
+
+def test_images_are_passed_in_the_batches_of_the_definition():
+    extractor = build_extractor(ExtractorConfig(arch="resnet18", batch_size=2), "random", "cuda")
+    sizes = []
+    extractor.network.register_forward_pre_hook(lambda _, inputs: sizes.append(inputs[0].shape[0]))
+    random = np.random.default_rng(0)
+    extractor.features([random.integers(0, 256, (64, 96, 3), dtype=np.uint8) for _ in range(5)])
+    assert sizes == [2, 2, 1]

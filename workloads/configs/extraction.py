@@ -48,7 +48,9 @@ class ExtractorConfig(What):
         "float32", description="precision of the forward pass; features are float32 in any case"
     )
     batch_size: int = Field(
-        4, ge=1, description="images per forward pass; part of the definition, it changes the last bits of features"
+        4,
+        ge=1,
+        description="images per forward pass on a GPU (a CPU takes one); it changes the last bits of features",
     )
     seed: int = Field(0, description="seed of random weights")
     filter_bank: FilterBankConfig = Field(FilterBankConfig(), description="options of arch filters")
