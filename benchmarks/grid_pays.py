@@ -7,9 +7,9 @@ Also counted: distinct steps planned, and steps executed.
     python benchmarks/grid_pays.py
     python benchmarks/grid_pays.py --tables 2 3 --until labels
 
-What the plan predicts for the paper's size, with rates of one's own (see docs/cluster.md):
+What the plan predicts for the paper's size (5 000 Cityscapes images, ResNet-50), with rates of a file; nothing is run:
 
-    lookbeyond plan experiments/table2.yaml dataset.root=CITYSCAPES --rates rates.yaml
+    python benchmarks/grid_pays.py --predict benchmarks/cityscapes_rates.yaml
 """
 
 import argparse
@@ -17,12 +17,14 @@ import copy
 import json
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from measuring import put, run_project, table
 
 from orchestrator.documents import load_document
+from orchestrator.estimating import estimate, read_assumptions
 from orchestrator.grid import expand
 from orchestrator.layers import set_key
 from orchestrator.plan import Stage, make_plan
@@ -36,8 +38,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tables", type=int, nargs="+", default=[2, 3, 4, 5], help="default: 2 3 4 5")
     parser.add_argument("--until", choices=["labels", "pretrain", "finetune"], default="finetune")
+    parser.add_argument("--predict", metavar="RATES", help="only predict for the paper's size, with these rates")
     parser.add_argument("override", nargs="*", help="key=value pairs; size=small is always set")
     options = parser.parse_args()
+    if options.predict:
+        predict(options.tables, options.predict)
+        return
     overrides = ["size=small", *options.override]
     documents = {number: load_document(EXPERIMENTS / f"table{number}.yaml", overrides) for number in options.tables}
     with tempfile.TemporaryDirectory() as folder:
@@ -55,6 +61,47 @@ def main() -> None:
     print()
     print(table(["", "seconds", "cells", "distinct steps", "executed", "seconds again"], rows))
     print(f"\nalone / together: {sum(alone.values()) / once:.2f}")
+
+
+def predict(tables: list[int], rates: str) -> None:
+    """Work of all cells alone over that of all distinct steps, as `lookbeyond plan` reckons it, at the paper's size."""
+    with tempfile.TemporaryDirectory() as folder:
+        root, storage = Path(folder) / "cityscapes", Storage(str(Path(folder) / "storage"))
+        name_cityscapes(root)
+        overrides = [f"dataset.root={root}", "dataset.pool=sequence", "finetune.pool=train"]
+        overrides += [f"weights.{name}=stand-in:{name}" for name in ("moco", "pixpro", "imagenet", "voc")]
+        documents = [load_document(EXPERIMENTS / f"table{number}.yaml", overrides) for number in tables]
+        rows = []
+        for until in get_args(Stage):
+            plans = [make_plan(document, storage, write_listings=False, until=until) for document in documents]
+            for cell in (cell for plan in plans for cell in plan.cells):
+                assert cell.error is None, cell.error
+            whole = replace(
+                plans[0],
+                cells=[cell for plan in plans for cell in plan.cells],
+                steps={key: step for plan in plans for key, step in plan.steps.items()},
+            )
+            costs = estimate(whole, storage, read_assumptions(rates))
+            put({"until": until, "sources": costs.sources, "alone / together": costs.times_alone})
+            hours = [f"{seconds / 3600:.0f}" for seconds in (costs.core_seconds, costs.gpu_seconds)]
+            rows.append([until, str(len(whole.cells)), str(len(whole.steps)), *hours, f"{costs.times_alone:.2f}"])
+    print()
+    print(table(["until", "cells", "distinct steps", "core-hours", "GPU-hours", "alone / together"], rows))
+
+
+def name_cityscapes(root: Path) -> None:
+    """Cityscapes as far as a plan looks at it: the names of 5 000 frames and of the labelled images."""
+    for pool, count in (("train", 2975), ("val", 500)):
+        for part, end in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+            name_files(root / part / pool / "city", f"_{end}.png", count)
+    name_files(root / "leftImg8bit_sequence/train/city", "_leftImg8bit.png", 5000)
+
+
+def name_files(folder: Path, end: str, count: int) -> None:
+    """Empty files."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        (folder / f"city_{number:06d}_000019{end}").touch()
 
 
 def together(documents: dict[int, dict[str, Any]], folder: Path, until: Stage) -> list[str]:

@@ -172,10 +172,11 @@ class Runner:
         steps = execution.live_steps(item.payload)
         execution.started(steps)
         job = make_job(self.storage, item.payload.kind, steps, item.payload.shard, self.compute.device)
+        # Few names: Ray keeps figures for each of them for as long as the driver lives.
         if actor is None:
-            reference = run_job.options(num_cpus=share, name=job.title).remote(job)
+            reference = run_job.options(num_cpus=share, name=job.name).remote(job)
         else:
-            reference = actor.run.options(name=job.title).remote(job)
+            reference = actor.run.options(name=job.name).remote(job)
         self._flights[reference] = _Flight(item, steps, actor)
 
     def _land(self, execution: Execution) -> None:

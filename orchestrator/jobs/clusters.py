@@ -31,9 +31,14 @@ class ClusterJob:
     device: str
 
     @property
-    def title(self) -> str:
-        """The job's name on Ray's dashboard."""
+    def name(self) -> str:
+        """The job's name on Ray's dashboard, which groups by it."""
         return f"ClusterJob K={self.work.clusters}"
+
+    @property
+    def title(self) -> str:
+        """The job's name."""
+        return self.name
 
     def run(self, workshop: Workshop) -> Outcome:
         """Fit, continuing from the checkpoint a killed attempt left, and write the model."""

@@ -61,9 +61,14 @@ class SampleJob:
     extractor: ExtractorSource
 
     @property
+    def name(self) -> str:
+        """The job's name on Ray's dashboard, which groups by it."""
+        return "SampleJob"
+
+    @property
     def title(self) -> str:
-        """The job's name on Ray's dashboard."""
-        return f"SampleJob {self.images.start}-{self.images.stop}"
+        """The job's name and its images."""
+        return f"{self.name} {self.images.start}-{self.images.stop}"
 
     def run(self, workshop: Workshop) -> Outcome:
         """Compute and commit the shard."""
@@ -103,9 +108,14 @@ class LabelJob:
     targets: tuple[LabelTarget, ...]
 
     @property
+    def name(self) -> str:
+        """The job's name on Ray's dashboard, which groups by it."""
+        return f"LabelJob x {len(self.targets)}"
+
+    @property
     def title(self) -> str:
-        """The job's name on Ray's dashboard."""
-        return f"LabelJob {self.images.start}-{self.images.stop} x {len(self.targets)}"
+        """The job's name and its images."""
+        return f"{self.name} {self.images.start}-{self.images.stop}"
 
     def run(self, workshop: Workshop) -> Outcome:
         """Compute and commit the shards that are not there yet."""

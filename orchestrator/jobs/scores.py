@@ -36,9 +36,14 @@ class ScoreJob:
     targets: tuple[ScoreTarget, ...]
 
     @property
-    def title(self) -> str:
-        """The job's name on Ray's dashboard."""
+    def name(self) -> str:
+        """The job's name on Ray's dashboard, which groups by it."""
         return f"ScoreJob x {len(self.targets)}"
+
+    @property
+    def title(self) -> str:
+        """The job's name."""
+        return self.name
 
     def run(self, workshop: Workshop) -> Outcome:
         """PmIoU and its diagnostics for every target."""

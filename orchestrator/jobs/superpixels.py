@@ -31,9 +31,14 @@ class SuperpixelJob:
     work: SuperpixelWork
 
     @property
+    def name(self) -> str:
+        """The job's name on Ray's dashboard, which groups by it."""
+        return f"SuperpixelJob N={self.work.config.n_segments}"
+
+    @property
     def title(self) -> str:
-        """The job's name on Ray's dashboard."""
-        return f"SuperpixelJob {self.images.start}-{self.images.stop} N={self.work.config.n_segments}"
+        """The job's name and its images."""
+        return f"{self.name} {self.images.start}-{self.images.stop}"
 
     def run(self, workshop: Workshop) -> Outcome:
         """Compute and commit the shard."""

@@ -89,7 +89,7 @@ def test_a_cell_alone_writes_what_it_writes_in_a_grid(
 def test_killed_worker(
     job: str, seed: int, experiment: dict[str, Any], undisturbed: Digests, ray_session: None, tmp_path: Path
 ) -> None:
-    killer = Killer(job, skip=random.Random(seed).randrange(3))
+    killer = Killer(job, tmp_path, done=random.Random(seed).randrange(3))
     killer.start()
     report = run(experiment, tmp_path)
     killer.join()
@@ -100,29 +100,30 @@ def test_killed_worker(
 
 
 class Killer(threading.Thread):
-    """Kills a worker process while it runs a job of a kind, after `skip` others were seen."""
+    """Kills a worker process while it runs a job of a kind, when this many shards are done."""
 
-    def __init__(self, job: str, skip: int) -> None:
+    def __init__(self, job: str, storage: Path, done: int) -> None:
         super().__init__(daemon=True)
         self._title = f"ray::{job}"
-        self._skip = 0 if job == "ClusterJob" else skip
+        self._storage = storage
+        self._done = done
         self.victim = 0
 
     def run(self) -> None:
-        seen: set[str] = set()
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
+            if len(list(self._storage.glob("shards/*/*.json"))) < self._done:
+                time.sleep(0.005)
+                continue
             for process in psutil.Process().children(recursive=True):
                 try:
                     title = " ".join(process.cmdline())
                 except psutil.Error:
                     continue
-                if title.startswith(self._title) and title not in seen:
-                    seen.add(title)
-                    if len(seen) > self._skip:
-                        process.send_signal(signal.SIGKILL)
-                        self.victim = process.pid
-                        return
+                if title.startswith(self._title):
+                    process.send_signal(signal.SIGKILL)
+                    self.victim = process.pid
+                    return
             # Jobs take longer than this; without a pause the search would take a core from the very jobs it waits for.
             time.sleep(0.005)
 
