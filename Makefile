@@ -12,11 +12,12 @@ demo: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# Real clusters: three hosts from `ray up` to `ray down`, and an autoscaled one. Root and some minutes; see docs/cluster.md.
+# Real clusters: jobs, three hosts from `ray up` to `ray down`, an autoscaled one, the demo on S3. Root and half an hour.
 cluster-test: $(READY)
 	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_jobs.py || [ $$? = 77 ]
 	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_hosts.py || [ $$? = 77 ]
 	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_autoscaling.py || [ $$? = 77 ]
+	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_s3.py || [ $$? = 77 ]
 
 # An advisory appears without a change of the code, so it is shown and fails only `make audit`.
 check: $(READY)

@@ -1,19 +1,15 @@
 """A whole run on s3://: the bytes of a run on a path, though requests fail, and nothing torn is left."""
 
-import signal
-import subprocess
-import threading
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
+from bystander import Bystander, outcomes
 from s3_server import KINDS, S3Server
 from without_ray import run
 
 from orchestrator import retrying
-from orchestrator.ledger import Ledger
 from orchestrator.retrying import Patience
 from orchestrator.storage import Storage
 from orchestrator.verifying import verify
@@ -39,44 +35,6 @@ TRAININGS = {
     "pretrain": {"recipe": "small", "steps": 6, "batch_size": 2, "views": {"image_size": SIZE, "crop": CROP}},
     "finetune": {"recipe": "small", "steps": 3, "batch_size": 2, "augmentation": {"image_size": SIZE, "crop": CROP}},
 }
-
-
-class Bystander(threading.Thread):
-    """Verifies the storage over and over while a run writes to it, and kills a worker that trains and has a state."""
-
-    def __init__(self, storage: Storage, run: "subprocess.Popen[str]") -> None:
-        super().__init__(daemon=True)
-        self.storage = storage
-        self.run_process = run
-        self.seen_steps: list[int] = []
-        self.damaged: dict[str, str] = {}
-        self.killed = 0
-
-    def run(self) -> None:
-        while self.run_process.poll() is None:
-            found = verify(self.storage, repair=False)
-            self.seen_steps.append(found.steps)
-            self.damaged |= found.damaged
-            if not self.killed and any(file.path.endswith(".pt") for file in self.storage.files("checkpoints")):
-                self._kill()
-
-    def _kill(self) -> None:
-        for process in psutil.Process(self.run_process.pid).children(recursive=True):
-            try:
-                if " ".join(process.cmdline()).startswith("ray::RayTrainWorker"):
-                    process.send_signal(signal.SIGKILL)
-                    self.killed = process.pid
-                    return
-            except psutil.Error:
-                continue
-
-
-def outcomes(storage: Storage) -> dict[str, Any]:
-    """What every step made: the SHA-256 of its shards and its results."""
-    return {
-        f"{manifest.kind}/{manifest.key}": ([record.sha256 for record in manifest.shards], manifest.results)
-        for manifest in Ledger(storage).manifests()
-    }
 
 
 def test_the_same_bytes_on_s3_though_requests_fail(
