@@ -91,7 +91,7 @@ def main() -> None:
     parser.add_argument("--points", nargs="+", choices=RATES, default=list(RATES), help="default: all")
     parser.add_argument("--until", choices=("labels", "pretrain", "finetune"), default="finetune")
     parser.add_argument("--first", type=int, default=0, help="number of the first storage (default 0)")
-    parser.add_argument("--each", type=int, default=6, help="faults in one storage at most (default 6)")
+    parser.add_argument("--each", type=int, default=10, help="faults in one storage at most (default 10)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))

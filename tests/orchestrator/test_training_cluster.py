@@ -121,6 +121,7 @@ def test_more_trials_than_cores_end_and_one_seed_gives_the_same_bits(trained: Tr
     assert len(found) == 3
     for key, reference in weights(trained[0], "pretrain").items():
         assert_equal(found[key], reference)
+    wait_until(lambda: "TrainController" not in actors())
 
 
 def test_two_workers_give_the_losses_of_one(trained: Trained, storage: Storage) -> None:
