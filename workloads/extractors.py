@@ -73,8 +73,7 @@ class Extractor:
     def features(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """Features of images of one size, in order: on a GPU in batches of `config.batch_size`, on a CPU one by one.
 
-        One image's activations stay in a CPU's caches; four at a time took a third longer (mobilenet_v2 at 353 x 481 on
-        one thread: 61 ms an image, against 45; `benchmarks/layouts.py`).
+        One image's activations stay in a CPU's caches; those of several do not (`benchmarks/layouts.py`).
 
         Args:
             images: one or more uint8 (H, W, 3) RGB arrays of the same size.
