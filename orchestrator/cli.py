@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     options = _parse(arguments)
     try:
-        # The commands import torch and read data; parsing and --help must not wait for that.
+        # Parsing and --help must not wait for all that the commands import.
         from orchestrator import commands
 
         return int(getattr(commands, options.handler)(options))

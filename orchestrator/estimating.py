@@ -224,9 +224,11 @@ def _times_alone(plan: Plan, rates: _Rates) -> float:
 
 def _images_of(step: Step) -> int:
     """Images that a step works through; a training counts each of them once an epoch."""
-    if isinstance(step.work, PretrainStep | FinetuneStep):
-        config = step.work.config
-        return config.total_steps(step.images.count) * config.batch_size
+    match step.work:
+        case PretrainStep(config=config):
+            return config.total_steps(step.images.count) * config.batch_size
+        case FinetuneStep(config=config, num_labelled=labelled):
+            return config.total_steps(labelled) * config.batch_size
     return step.images.count
 
 

@@ -101,6 +101,7 @@ class FinetuneStep:
 
     source: Source
     labelled: str
+    num_labelled: int
     judged: Source
     num_classes: int
     config: FinetuneConfig

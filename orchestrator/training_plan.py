@@ -94,7 +94,9 @@ def plan_finetuning(
                 f"{pretrained.work.config.segmentor}"
             )
     identity = "" if pretrained else _identity("finetune", config.segmentor.backbone, finetune.init, finetune.weights)
-    work = FinetuneStep(train, path, val, len(dataset.classes), config, finetune.init, finetune.weights)
+    work = FinetuneStep(
+        train, path, len(listed.ids), val, len(dataset.classes), config, finetune.init, finetune.weights
+    )
     truth = (
         ground_truth_digest(dataset, train.pool, listed.ids),
         ground_truth_digest(dataset, val.pool, (image.id for image in dataset.entries(val.pool))),

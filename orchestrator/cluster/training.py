@@ -53,6 +53,8 @@ _REPORT_SECONDS = 2.0
 _START_SECONDS = 60.0
 _START_SECONDS_WHEN_SCALING = 900.0
 
+_CONTROLLER = "controller-"
+
 
 class LostWorker(Exception):  # noqa: N818
     """A worker process or its machine went away, or one that others were talking to."""
@@ -130,7 +132,7 @@ def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
                 storage_path=job.storage.locate("training") if job.storage.is_local else folder,
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
                 # Train takes callbacks of its own kind as well.
-                callbacks=[*callbacks, _Whereabouts(f"{folder}/controller")],  # type: ignore[list-item]
+                callbacks=[*callbacks, _Whereabouts(folder)],  # type: ignore[list-item]
             ),
         )
         try:
@@ -142,28 +144,29 @@ def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
         except ray.train.PreemptionError as error:
             raise LostWorker(str(error)) from None
         finally:
-            _end_controller(Path(folder) / "controller")
+            _end_controller(Path(folder))
 
 
 class _Whereabouts(ControllerCallback):
     """Leaves a note of the process that Train's controller runs in, which Train keeps on the machine of its driver."""
 
-    def __init__(self, note: str) -> None:
-        self._note = note
+    def __init__(self, folder: str) -> None:
+        self._folder = folder
 
     def after_controller_start(self, train_run_context: Any) -> None:
-        Path(self._note).write_text(str(os.getpid()))
+        # A name is there whole or not at all; content would not be.
+        Path(self._folder, f"{_CONTROLLER}{os.getpid()}").touch()
 
 
-def _end_controller(note: Path) -> None:
+def _end_controller(folder: Path) -> None:
     """End the controller of a training that is over.
 
     One in five was seen to hang for ever in Ray's own clean-up at exit, holding hundreds of megabytes, and to outlive
     the run and its cluster.
     """
-    if note.exists():
+    for note in folder.glob(f"{_CONTROLLER}*"):
         with suppress(ProcessLookupError):
-            os.kill(int(note.read_text()), signal.SIGKILL)
+            os.kill(int(note.name.removeprefix(_CONTROLLER)), signal.SIGKILL)
 
 
 class _Trainer(TorchTrainer):

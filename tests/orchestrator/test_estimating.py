@@ -45,6 +45,16 @@ def test_time_bytes_and_money_of_a_grid(tiny: dict[str, Any], storage: Storage) 
     assert costs.basis == "rates given"
 
 
+def test_a_fine_tuning_costs_its_labelled_images_and_not_those_it_is_judged_on(
+    tiny: dict[str, Any], storage: Storage
+) -> None:
+    finetune = {"recipe": "small", "steps": None, "epochs": 3, "batch_size": 4, "fraction": 0.5}
+    document = {key: value for key, value in tiny.items() if key != "grid"} | {"pretrain": None, "finetune": finetune}
+    rates = GIVEN.rates | {"finetune/deeplabv3_mobilenet_v2/16": Rate(seconds=1)}
+    costs = estimate(make_plan(document, storage, write_listings=False), storage, Assumptions(rates=rates))
+    assert costs.seconds_by_kind["finetune"] == 3 * 12
+
+
 def test_gpu_work_without_a_gpu_has_no_end(tiny: dict[str, Any], storage: Storage) -> None:
     offer = Offer.fixed([Machines(2, 8)])
     assert estimate(make_plan(tiny, storage, write_listings=False), storage, GIVEN, offer).wall_seconds is None
