@@ -53,6 +53,8 @@ _REPORT_SECONDS = 2.0
 _START_SECONDS = 60.0
 _START_SECONDS_WHEN_SCALING = 900.0
 
+# A controller leaves within a second or two, or never.
+_LEAVING_SECONDS = 5.0
 _CONTROLLER = "controller-"
 
 
@@ -135,16 +137,19 @@ def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
                 callbacks=[*callbacks, _Whereabouts(folder)],  # type: ignore[list-item]
             ),
         )
+        failure: Exception | None = None
         try:
             trainer.fit()
         except WorkerGroupError as error:
-            raise _cause(error.worker_failures) from None
+            failure = _cause(error.worker_failures)
         except ControllerError as error:
-            raise _controller_cause(error.controller_failure, scale) from None
+            failure = _controller_cause(error.controller_failure, scale)
         except ray.train.PreemptionError as error:
-            raise LostWorker(str(error)) from None
-        finally:
-            _end_controller(Path(folder))
+            failure = LostWorker(str(error))
+        # Not before the errors are gone: they hold the controller, which leaves when nobody does.
+        _see_off_controller(Path(folder))
+        if failure is not None:
+            raise failure
 
 
 class _Whereabouts(ControllerCallback):
@@ -158,15 +163,20 @@ class _Whereabouts(ControllerCallback):
         Path(self._folder, f"{_CONTROLLER}{os.getpid()}").touch()
 
 
-def _end_controller(folder: Path) -> None:
-    """End the controller of a training that is over.
+def _see_off_controller(folder: Path) -> None:
+    """Wait for the controller of a training that is over to leave, and end it where it does not.
 
     One in five was seen to hang for ever in Ray's own clean-up at exit, holding hundreds of megabytes, and to outlive
-    the run and its cluster.
+    the run and its cluster. One that is ended while it leaves would be reported as a lost worker.
     """
     for note in folder.glob(f"{_CONTROLLER}*"):
+        process = int(note.name.removeprefix(_CONTROLLER))
         with suppress(ProcessLookupError):
-            os.kill(int(note.name.removeprefix(_CONTROLLER)), signal.SIGKILL)
+            deadline = time.monotonic() + _LEAVING_SECONDS
+            while time.monotonic() < deadline:
+                os.kill(process, 0)
+                time.sleep(0.05)
+            os.kill(process, signal.SIGKILL)
 
 
 class _Trainer(TorchTrainer):
