@@ -23,6 +23,7 @@ class EmptyJob:
     """Travels with all that the real job would carry, and returns what it would return, without the work."""
 
     job: Job
+    name: str
     title: str
     streams: tuple[str, ...]
     keys: tuple[str, ...]
@@ -56,7 +57,7 @@ class Messages:
         streams = tuple(step.stream for step in steps if step.stream)
         keys = tuple(step.key for step in steps if not step.stream)
         images = shard.stop - shard.start if shard else 0
-        empty = EmptyJob(job, job.title, streams, keys, shard.digest if shard else "", images)
+        empty = EmptyJob(job, job.name, job.title, streams, keys, shard.digest if shard else "", images)
         self.count += 1
         # Weighing costs driver time; one in a hundred tells the mean.
         if self.count % 100 == 1:
