@@ -112,8 +112,7 @@ def start_head(config: Path) -> None:
     }
     command = ["ray", "start", "--head", f"--autoscaling-config={config}", "--labels=lookbeyond.role=head"]
     command += ["--num-cpus=0", "--object-store-memory=100000000", "--disable-usage-stats"]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    subprocess.run(command, env=os.environ | variables | {"PATH": path}, check=True)
+    subprocess.run(command, env=os.environ | variables, check=True)
 
 
 class Watch(threading.Thread):
@@ -143,6 +142,8 @@ def cluster() -> Iterator[Path]:
     folder = Path(os.environ["LOOKBEYOND_LAB"])
     give_ray_its_defaults(folder)
     os.environ["HOME"] = str(folder)
+    # `AutoscalingCluster.shutdown` calls `ray` by its name, as the start does.
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # Without a token at home there is none; the machines are processes of one user that nobody else reaches.
     os.environ["RAY_AUTH_MODE"] = "disabled"
     autoscaling = AutoscalingCluster(
