@@ -19,7 +19,7 @@ SHARE_OF_REQUESTS = 0.03
 @pytest.mark.timeout(3600)
 def test_the_demo_on_s3(bucket: str, s3: S3Server, tmp_path: Path, lookbeyond: Any) -> None:
     on_a_path = Storage(str(tmp_path / "path"))
-    assert lookbeyond("demo", "--storage", on_a_path.uri).returncode == 0
+    assert lookbeyond("demo", "--storage", on_a_path.uri, timeout=1200).returncode == 0
     expected = outcomes(on_a_path)
     print(f"on a path: {len(expected)} steps")
     for name, share in (("undisturbed", 0.0), ("troubled", SHARE_OF_REQUESTS)):
