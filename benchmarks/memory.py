@@ -3,8 +3,8 @@
 Everything that grows with the number of images must lie on the storage: the driver passes slices and records, workers
 hold one shard. Peaks are read from outside, from the high-water mark (VmHWM) that Linux keeps of every process below
 the command: every half second for workers, every 20 ms for the driver, which peaks while it draws the pictures just
-before it ends. The images are small, so that 20 000 are made, cut, labelled and scored in minutes: it
-is their number that could cost memory here, not their size. Aim: less than 10 % between the two, driver and workers.
+before it ends. The images are small, so that 20 000 are made, cut, labelled and scored in minutes: it is their number
+that could cost memory here, not their size. Aim: less than 10 % between the two, driver and workers.
 
     python benchmarks/memory.py --scenes 500 20000
 """
@@ -61,9 +61,9 @@ def run(scenes: int, folder: Path, options: argparse.Namespace) -> dict[str, flo
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         driver = psutil.Process(process.pid)
         while process.poll() is None:
-            observe(driver, peaks)
-            following = time.monotonic() + 0.5
-            while time.monotonic() < following and process.poll() is None:
+            note_workers(driver, peaks)
+            next_look = time.monotonic() + 0.5
+            while time.monotonic() < next_look and process.poll() is None:
                 note(driver, "driver", peaks)
                 time.sleep(0.02)
     if process.returncode:
@@ -72,7 +72,7 @@ def run(scenes: int, folder: Path, options: argparse.Namespace) -> dict[str, flo
     return {role: max(found.values()) / 1e6 for role, found in sorted(peaks.items())}
 
 
-def observe(driver: psutil.Process, peaks: dict[str, dict[int, int]]) -> None:
+def note_workers(driver: psutil.Process, peaks: dict[str, dict[int, int]]) -> None:
     """Note the high-water mark of every worker that has run a job."""
     try:
         processes = driver.children(recursive=True)
