@@ -10,8 +10,8 @@ from typing import Any
 
 from ray import cloudpickle
 
-from orchestrator.jobs.common import Outcome, Workshop
-from orchestrator.jobs.making import Job, make_job
+from orchestrator.jobs.common import Job, Outcome, Workshop
+from orchestrator.jobs.making import make_job
 from orchestrator.ledger import attempt_path
 from orchestrator.shards import ShardRecord
 from orchestrator.steps import Step, StepKind

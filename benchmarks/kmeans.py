@@ -42,7 +42,8 @@ def faiss(features: np.ndarray, first: np.ndarray, iterations: int) -> np.ndarra
         max_points_per_centroid=len(features),
     )
     model.train(features, init_centroids=first)
-    return model.centroids
+    assert model.centroids is not None
+    return np.asarray(model.centroids)
 
 
 def inertia(features: np.ndarray, centers: np.ndarray) -> float:

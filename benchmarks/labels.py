@@ -109,9 +109,9 @@ def compare(what: str, root: Path, weights: Path, folder: Path, options: argpars
     put({"what": what, "cells": len(scores), "plain / project": ratio, "largest difference in PmIoU": largest})
     count = f"{len(list((root / 'train').iterdir()))} train, {len(list((root / 'val').iterdir()))} val images"
     rows = [[*cell, f"{scores[cell]:.2f}", f"{plain_scores[cell]:.2f}"] for cell in scores]
-    start = min(run.start_seconds for run in ours)
+    until_work = min(run.start_seconds for run in ours)
     return (
-        f"\n{what}: {len(scores)} cells, {count}: project {seconds:.1f} s (of it {start:.1f} s until the first job), "
+        f"\n{what}: {len(scores)} cells, {count}: project {seconds:.1f} s (of it {until_work:.1f} s to start), "
         f"plain {plain_seconds:.1f} s, plain / project {ratio:.2f}; PmIoU differs by {largest:.2f} at most\n\n"
         + table(["K", "outliers", "superpixels", "project", "plain"], rows)
     )
@@ -143,7 +143,8 @@ def write_start(run: ProjectRun, place: Path, seed: int, folder: Path) -> None:
         manifest = Ledger(storage).manifest(StepKind.SAMPLE, sample)
         assert manifest is not None
         rows = (row for record in manifest.shards for row in read_samples(storage, record.path))
-        np.savez(folder / "cells.npz", **{image: cells for image, cells, _ in rows})
+        arrays: dict[str, Any] = {image: cells for image, cells, _ in rows}
+        np.savez(folder / "cells.npz", **arrays)
 
 
 def run_plain(
@@ -153,7 +154,8 @@ def run_plain(
     _, outliers, superpixels = GRIDS[what]
     command = [sys.executable, str(Path(__file__).with_name("plain.py")), f"--root={root}", f"--weights={weights}"]
     command += [f"--seed={options.seed}", f"--start={start}"]
-    for name, values in {"clusters": clusters, "outliers": outliers, "superpixels": superpixels}.items():
+    lists: dict[str, list[Any]] = {"clusters": clusters, "outliers": outliers, "superpixels": superpixels}
+    for name, values in lists.items():
         command += [f"--{name}", *map(str, values)]
     begun = time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)

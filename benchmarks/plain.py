@@ -10,6 +10,7 @@ measured against, so it is kept fast: channels-last, all cores for torch, scikit
 import argparse
 import json
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from PIL import Image
 from scipy.optimize import linear_sum_assignment
 from skimage.segmentation import slic
 from sklearn.cluster import KMeans
+from torch import nn
 from torch.nn import functional as F
 
 CLASSES = 11
@@ -62,7 +64,15 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_cell(network, train, val, clusters, share, segments, options) -> float:
+def run_cell(
+    network: nn.Module,
+    train: list[Path],
+    val: list[Path],
+    clusters: int,
+    share: float,
+    segments: int,
+    options: argparse.Namespace,
+) -> float:
     random = np.random.default_rng(options.seed)
     sample = []
     given = np.load(options.start / "cells.npz") if options.start else None
@@ -115,7 +125,7 @@ def load_network(path: Path) -> torch.nn.Module:
 
 
 @torch.inference_mode()
-def extract(network, paths):
+def extract(network: nn.Module, paths: list[Path]) -> Iterator[tuple[np.ndarray, Path]]:
     """Features (320, 23, 31), L2-normalised, and the path of every image."""
     for first in range(0, len(paths), BATCH):
         group = paths[first : first + BATCH]
@@ -127,7 +137,9 @@ def extract(network, paths):
             yield features.numpy(), path
 
 
-def label_image(features, path, centres, thresholds, segments) -> tuple[np.ndarray, np.ndarray]:
+def label_image(
+    features: np.ndarray, path: Path, centres: np.ndarray, thresholds: np.ndarray, segments: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Labels (H, W), IGNORE where outliers were taken out, and the labels there would be without taking any out."""
     image = np.array(Image.open(path).convert("RGB"))
     flat = torch.from_numpy(features).reshape(features.shape[0], -1)
@@ -145,7 +157,7 @@ def label_image(features, path, centres, thresholds, segments) -> tuple[np.ndarr
     return voted, vote(superpixels, labels, np.ones_like(outlier), len(centres)) if outlier.any() else voted
 
 
-def vote(superpixels, labels, valid, clusters) -> np.ndarray:
+def vote(superpixels: np.ndarray, labels: np.ndarray, valid: np.ndarray, clusters: int) -> np.ndarray:
     count = superpixels.max() + 1
     votes = np.bincount(superpixels[valid] * clusters + labels[valid], minlength=count * clusters)
     votes = votes.reshape(count, clusters)

@@ -13,6 +13,7 @@ written, and it is made again from what was written. Seconds and bytes of each.
 """
 
 import argparse
+import logging
 import tempfile
 import time
 from collections.abc import Iterator
@@ -69,7 +70,7 @@ def overhead(workers: int, images: int, shard_images: int) -> dict[str, Any]:
         messages = Messages()
         before, processor = store_bytes(), time.process_time()
         original = runner.make_job
-        runner.make_job = messages.make  # type: ignore[assignment]
+        runner.make_job = messages.make
         try:
             report = rounds.run_plan(plan, storage, progress, address=None, dashboard=False)
         finally:
@@ -101,7 +102,7 @@ def machines(count: int) -> Iterator[None]:
         for _ in range(count):
             cluster.add_node(num_cpus=1, object_store_memory=100_000_000)
         cluster.wait_for_nodes()
-        ray.init(address=cluster.address, log_to_driver=False, logging_level="error", namespace="lookbeyond")
+        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, namespace="lookbeyond")
         yield
     finally:
         ray.shutdown()

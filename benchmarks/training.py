@@ -20,13 +20,15 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from measuring import put, run_project, table
 
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.jobs.making import make_training_job
 from orchestrator.jobs.traces import read_history
-from orchestrator.jobs.training_runs import Team
+from orchestrator.jobs.training import TrainingJob
+from orchestrator.jobs.training_runs import Team, training_loop
 from orchestrator.plan import make_plan
 from orchestrator.storage import Storage
 from workloads.batches import Slot
@@ -69,7 +71,7 @@ def measure(folder: Path, turn: int, options: argparse.Namespace) -> list[list[A
     rows = []
     for step in steps:
         history = read_history(storage, step.key)
-        project = rate([(row["step"], row["images_per_second"]) for row in history], options.steps)
+        project = rate([(int(row["step"]), row["images_per_second"]) for row in history], options.steps)
         waiting = statistics.mean(row["wait_share"] for row in history[len(history) // 10 :])
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             windows = pool.apply(plain_loop, (make_training_job(storage, step), options.steps))
@@ -92,7 +94,7 @@ class Inputs(torch.utils.data.Dataset):
 
     def __init__(self, loop: Loop, steps: int) -> None:
         self.objective, self.source = loop.objective, loop.source
-        crop = loop.config.views.crop if hasattr(loop.config, "views") else loop.config.augmentation.crop
+        crop = loop.objective.crop(np.random.default_rng(0))  # Both recipes fix it.
         self.slots = [Slot(name, epoch, crop) for step in range(steps) for name, epoch in loop.order.batch(step)]
         self.samples = {slot.image_id: self.source.load(slot.image_id) for slot in self.slots}
 
@@ -104,11 +106,11 @@ class Inputs(torch.utils.data.Dataset):
         return self.objective.inputs(self.samples[slot.image_id], slot)
 
 
-def plain_loop(job: Any, steps: int) -> list[tuple[int, float]]:
+def plain_loop(job: TrainingJob, steps: int) -> list[tuple[int, float]]:
     """(step, images per second since the last window) of a loop without Ray."""
     keep_freed_memory()
     torch.set_num_threads(os.cpu_count() or 1)
-    loop = job.build(Team(Machine(), Alone(), None))
+    loop = training_loop(job, Team(Machine(), Alone(), None))
     objective, optimiser = loop.objective, loop.optimiser
     loader = torch.utils.data.DataLoader(Inputs(loop, steps), batch_size=loop.config.batch_size, num_workers=1)
     windows, begun = [], time.perf_counter()

@@ -7,18 +7,15 @@ retries are off: the runner tells lost machines from errors in the work and has 
 import os
 import resource
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import ray
 
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.faults import kill_point
-from orchestrator.jobs.common import Outcome, Workshop
+from orchestrator.jobs.common import Job, Outcome, Workshop
 from orchestrator.preflight import Demand
-
-if TYPE_CHECKING:
-    from orchestrator.jobs.making import Job
 
 # Half a core each, so that on a machine without a GPU extraction and superpixels can run side by side; the runner
 # bounds how many of each are in flight, so one kind alone does not crowd the cores either.
@@ -49,7 +46,7 @@ class _Worker:
         self._workshop = Workshop()
         self._busy = GpuBusy(process)
 
-    def run(self, job: "Job") -> Report:
+    def run(self, job: Job) -> Report:
         """Run one job."""
         report = _run(job, self._workshop)
         self._busy.note(report.outcome.device)
@@ -61,7 +58,7 @@ ClusteringWorker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
 
 
 @ray.remote(max_retries=0)
-def run_job(job: "Job") -> Report:
+def run_job(job: Job) -> Report:
     """Run one job in a process that keeps nothing, and that imports no torch unless the job does."""
     keep_freed_memory()
     return _run(job, Workshop())
@@ -88,7 +85,7 @@ def start_clustering(gpus: float, threads: int) -> Any:
     return ClusteringWorker.options(**wants, label_selector=_NOT_ON_THE_HEAD).remote(threads, "clustering")
 
 
-def _run(job: "Job", workshop: Workshop) -> Report:
+def _run(job: Job, workshop: Workshop) -> Report:
     _kill_points(f"before {job.title}")
     outcome = job.run(workshop)
     _kill_points(f"after {job.title}")

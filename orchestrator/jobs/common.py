@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from orchestrator.shards import ShardRecord
 from workloads.datasets import Dataset, DatasetConfig, open_dataset
@@ -60,6 +60,21 @@ class Workshop:
             self._kept[kind] = (name, make())
         kept: Kept = self._kept[kind][1]
         return kept
+
+
+class Job(Protocol):
+    """What is handed to a worker: picklable, and small."""
+
+    @property
+    def name(self) -> str:
+        """Its kind, as the dashboard groups tasks by it."""
+
+    @property
+    def title(self) -> str:
+        """Its kind and what it works on, as fault injection names it."""
+
+    def run(self, workshop: Workshop) -> Outcome:
+        """Do the work and commit it, or find it committed."""
 
 
 def below(place: str, error: InputError) -> InputError:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from orchestrator.images import ShardRange
 from orchestrator.jobs.clusters import ClusterJob
-from orchestrator.jobs.common import ImageSlice
+from orchestrator.jobs.common import ImageSlice, Job
 from orchestrator.jobs.features import ExtractorSource, LabelJob, LabelTarget, SampleJob, SampleWork
 from orchestrator.jobs.scores import ScoreJob, ScoreTarget
 from orchestrator.jobs.superpixels import SuperpixelJob, SuperpixelWork
@@ -22,8 +22,6 @@ from orchestrator.steps import (
     StepKind,
 )
 from orchestrator.storage import Storage
-
-Job = SampleJob | SuperpixelJob | LabelJob | ClusterJob | ScoreJob
 
 
 def make_job(storage: Storage, kind: StepKind, steps: tuple[Step, ...], shard: ShardRange | None, device: str) -> Job:

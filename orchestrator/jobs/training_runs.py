@@ -193,13 +193,18 @@ class _FinetuneRun:
         return writer.write(job.storage, model_path(job.key, "predictions.arrow"), time.perf_counter() - begun)
 
 
+def training_loop(job: TrainingJob, team: Team) -> Loop:
+    """The loop of one worker at step 0, as `train` begins it."""
+    return _run_of(job).build(team)
+
+
 def train(job: TrainingJob, team: Team, tell: Tell, checkpoint_seconds: float) -> Outcome | None:
     """Run one worker's part of a job to its end; the outcome on rank 0, None on the others and where it was given up.
 
     `tell` is called by every worker after the same steps, about a hundred times a run. Rank 0 writes the whole state
     after one of them whenever `checkpoint_seconds` have gone by, and when the training is given up.
     """
-    run = _PretrainRun(job) if isinstance(job, PretrainJob) else _FinetuneRun(job)
+    run = _run_of(job)
     loop = run.build(team)
     storage, key = job.storage, job.key
     if storage.exists(state_path(key)):
@@ -224,6 +229,10 @@ def train(job: TrainingJob, team: Team, tell: Tell, checkpoint_seconds: float) -
                 _keep_state(storage, key, loop)
             return None
     return run.finish(loop) if team.workers.rank == 0 else None
+
+
+def _run_of(job: TrainingJob) -> _PretrainRun | _FinetuneRun:
+    return _PretrainRun(job) if isinstance(job, PretrainJob) else _FinetuneRun(job)
 
 
 def _keep_state(storage: Storage, key: str, loop: Loop) -> None:
