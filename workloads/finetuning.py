@@ -9,8 +9,10 @@ without a labelled pixel, which is not a number in torch; a label map whose valu
 which trains in silence.
 
 Sources: FACTS of the recipes are in `workloads.recipes`; weight 0.4 of the auxiliary loss: PSPNet (Zhao et
-al. 2017).
+al. 2017); weights of the classes: ENet (Paszke et al. 2016).
 """
+
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -30,14 +32,27 @@ IGNORE = 255
 
 
 class Finetuning(Objective):
-    """Cross-entropy of a segmentor on ground truth uint8 (H, W), 255 ignored."""
+    """Cross-entropy of a segmentor on ground truth uint8 (H, W), 255 ignored.
 
-    def __init__(self, segmentor: Segmentor, config: FinetuneConfig, workers: Workers | None = None) -> None:
+    `weights` float (M,) says how much a pixel of each class counts; None: all alike.
+    """
+
+    weights: Tensor | None
+
+    def __init__(
+        self,
+        segmentor: Segmentor,
+        config: FinetuneConfig,
+        workers: Workers | None = None,
+        weights: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.segmentor = segmentor
         self.config = config
         self.workers = workers or Alone()
         self.shown = {}
+        # Not part of the state: it follows from the labelled images.
+        self.register_buffer("weights", weights, persistent=False)
 
     def crop(self, rng: np.random.Generator) -> tuple[int, int]:
         """See `Objective.crop`."""
@@ -68,24 +83,41 @@ class Finetuning(Objective):
         return {"image": view.image, "labels": view.look_up(labels, IGNORE)}
 
     def forward(self, batch: Batch) -> Tensor:
-        """Mean cross-entropy over all labelled pixels of all workers; zero, with a graph, when there is
-        none."""
+        """(Weighted) mean cross-entropy over all labelled pixels of all workers; zero, with a graph, when
+        there is none."""
         logits: Logits = self.segmentor(batch["image"])
         labels = batch["labels"]
+        known = labels[labels >= 0]
+        weight = self.weights[known].sum() if self.weights is not None else (labels >= 0).sum().float()
         # Sums divided by the pixels of the whole batch: a worker with few labelled pixels must not weigh
         # more.
-        known = self.workers.sum((labels >= 0).sum().float()).clamp(min=1) / self.workers.size
-        loss = _summed_cross_entropy(logits.main, labels) / known
+        total = self.workers.sum(weight)
+        share = torch.where(total > 0, total, 1.0) / self.workers.size
+        loss = self._summed_cross_entropy(logits.main, labels) / share
         with torch.no_grad():
             right = (logits.main.argmax(dim=1) == labels).sum()
-            self.shown = {"pixel_accuracy": right / (labels >= 0).sum().clamp(min=1), "main_loss": loss.detach()}
+            self.shown = {"pixel_accuracy": right / max(1, known.numel()), "main_loss": loss.detach()}
         if logits.auxiliary is not None:
-            loss = loss + self.config.auxiliary_weight * _summed_cross_entropy(logits.auxiliary, labels) / known
+            loss = loss + self.config.auxiliary_weight * self._summed_cross_entropy(logits.auxiliary, labels) / share
         return loss
 
+    def _summed_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
+        scores = at_least_float32(logits)
+        weights = self.weights.to(scores.dtype) if self.weights is not None else None
+        return F.cross_entropy(scores, labels, weight=weights, ignore_index=-1, reduction="sum")
 
-def _summed_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(at_least_float32(logits), labels, ignore_index=-1, reduction="sum")
+
+def class_weights(ground_truth: Iterable[np.ndarray], num_classes: int) -> Tensor:
+    """1 / ln(1.02 + p) of every class, p being its share of the labelled pixels: float32 (num_classes,).
+
+    From 1.4 for a class that is everywhere to 50 for one that is nowhere. `ground_truth` uint8 (H, W), 255
+    ignored; all alike where nothing is labelled.
+    """
+    counts = np.zeros(num_classes, np.int64)
+    for labels in ground_truth:
+        counts += np.bincount(labels.reshape(-1), minlength=IGNORE + 1)[:num_classes]
+    share = counts / max(1, counts.sum())
+    return torch.from_numpy(1 / np.log(1.02 + share)).float()
 
 
 def finetuning_loop(
@@ -96,8 +128,10 @@ def finetuning_loop(
     machine: Machine | None = None,
     workers: Workers | None = None,
     wrap: Wrap | None = None,
+    weights: Tensor | None = None,
 ) -> Loop:
-    """The loop of one worker; `segmentor` holds its initial weights, equal on all workers.
+    """The loop of one worker; `segmentor` holds its initial weights, equal on all workers, and `weights`
+    those of the classes.
 
     Raises `InputError` for a batch of one image per worker where the network normalises over it.
     """
@@ -107,4 +141,5 @@ def finetuning_loop(
             f"batch_size is {config.batch_size} with {shared.size} workers; allowed: 2 or more images per worker, "
             "since one pooled cell cannot be normalised"
         )
-    return Loop(Finetuning(segmentor, config, shared), source, config, machine=machine, workers=shared, wrap=wrap)
+    objective = Finetuning(segmentor, config, shared, weights)
+    return Loop(objective, source, config, machine=machine, workers=shared, wrap=wrap)

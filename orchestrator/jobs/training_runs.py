@@ -8,7 +8,7 @@ The model: every worker builds the same network and reads images and label shard
 import io
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
@@ -28,7 +28,7 @@ from orchestrator.storage import Storage
 from workloads.collectives import Workers
 from workloads.configs.training import EvaluationConfig
 from workloads.evaluation import class_counts, predict
-from workloads.finetuning import finetuning_loop
+from workloads.finetuning import class_weights, finetuning_loop
 from workloads.fractions import parse_labelled_list
 from workloads.metrics import mean_iou
 from workloads.networks import build_segmentor, initialise, load_pretrained, pretrained_state
@@ -100,6 +100,11 @@ class TrueLabels:
         pool = self.source.pool
         return Sample(dataset.read_image(pool, image_id), dataset.read_ground_truth(pool, image_id))
 
+    def ground_truth(self) -> Iterator[np.ndarray]:
+        """The ground truth of one image after the other, uint8 (H, W), 255 ignored."""
+        dataset = self.source.open()
+        return (dataset.read_ground_truth(self.source.pool, image_id) for image_id in self.ids)
+
 
 @dataclass(frozen=True)
 class _PretrainRun:
@@ -152,7 +157,16 @@ class _FinetuneRun:
             initialise(network, job.init, job.weights)
         names = parse_labelled_list(job.storage.read(job.labelled).decode()).ids
         images = TrueLabels(job.source, names)
-        return finetuning_loop(network, images, job.config, machine=team.machine, workers=team.workers, wrap=team.wrap)
+        weights = class_weights(images.ground_truth(), job.num_classes) if job.config.class_balance else None
+        return finetuning_loop(
+            network,
+            images,
+            job.config,
+            machine=team.machine,
+            workers=team.workers,
+            wrap=team.wrap,
+            weights=weights,
+        )
 
     def glance(self, loop: Loop) -> dict[str, float]:
         """The mIoU, single scale, on the first few judged images."""

@@ -4,14 +4,15 @@ import io
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from command_line import mounted
 
 from orchestrator.jobs.making import make_training_job
 from orchestrator.jobs.traces import forget_outcome, leave_outcome, read_history, read_outcome, state_path
-from orchestrator.jobs.training import TrainingJob
-from orchestrator.jobs.training_runs import Team, read_tensors, train
+from orchestrator.jobs.training import FinetuneJob, TrainingJob
+from orchestrator.jobs.training_runs import Team, read_tensors, train, training_loop
 from orchestrator.plan import make_plan
 from orchestrator.storage import Storage, StorageFullError
 from workloads.collectives import Alone
@@ -89,6 +90,20 @@ def storage(tmp_path: Path) -> Storage:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     return run(make_job(Storage(str(tmp_path_factory.mktemp("undisturbed")))), Listener())
+
+
+def test_a_balanced_fine_tuning_weighs_the_classes_of_its_own_labelled_images(storage: Storage) -> None:
+    job = make_job(storage, class_balance="log_inverse", number=2)
+    loop = training_loop(job, Team(Machine(), Alone(), None))
+    assert isinstance(job, FinetuneJob)
+    assert len(loop.source.ids) == 2
+    truth = [job.source.open().read_ground_truth("train", image_id) for image_id in loop.source.ids]
+    pixels = np.concatenate([labels.ravel() for labels in truth])
+    known = pixels[pixels != 255]
+    expected = [1 / np.log(1.02 + np.mean(known == number)) for number in range(job.num_classes)]
+    np.testing.assert_allclose(loop.objective.weights, expected, rtol=1e-5)
+    plain = training_loop(make_job(storage, number=2), Team(Machine(), Alone(), None))
+    assert plain.objective.weights is None
 
 
 @pytest.mark.parametrize("last", [1, 3])

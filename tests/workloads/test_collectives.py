@@ -57,7 +57,8 @@ def run(kind, workers, wrap=None):
         loop = pretraining_loop(network, Noise(np.uint16, 65535), PRETRAIN, num_labels=3, workers=workers, wrap=wrap)
     else:
         network = build_segmentor(NETWORK, 3)
-        loop = finetuning_loop(network, Noise(np.uint8, 255), FINETUNE, workers=workers, wrap=wrap)
+        weights = torch.tensor([0.5, 1.0, 4.0]) if kind == "balanced finetune" else None
+        loop = finetuning_loop(network, Noise(np.uint8, 255), FINETUNE, workers=workers, wrap=wrap, weights=weights)
     losses = [report.loss for report in loop.run()]
     return losses, loop.state_dict()["objective"]
 
@@ -127,7 +128,7 @@ def test_batch_normalisation_over_two_workers_is_that_over_the_whole_batch(tmp_p
         assert part[4] == whole[4] == 1
 
 
-@pytest.mark.parametrize("job", ["pretrain", "finetune"])
+@pytest.mark.parametrize("job", ["pretrain", "finetune", "balanced finetune"])
 def test_two_workers_with_half_the_batch_are_one_with_the_whole(job, tmp_path):
     losses, state = run(job, Alone())
     found = two_workers(tmp_path, job)

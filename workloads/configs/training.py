@@ -95,6 +95,11 @@ class FinetuneConfig(TrainingConfig):
     segmentor: SegmentorConfig = Field(SegmentorConfig(), description="the network")
     augmentation: ViewsConfig = Field(AUGMENTATION, description="how training images are changed")
     auxiliary_weight: float = Field(0.4, ge=0, description="weight of the auxiliary head's loss")
+    class_balance: Literal["log_inverse"] | None = Field(
+        None,
+        description="weight of a pixel's loss by the share p of its class in the labelled images: 1 / ln(1.02 + p); "
+        "null: all alike",
+    )
     optimiser: OptimiserConfig = Field(OptimiserConfig(head_factor=10.0), description="optimiser and schedule")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="single-scale evaluation")
     evaluation_multi_scale: EvaluationConfig | None = Field(None, description="second evaluation; null: none")
