@@ -146,8 +146,9 @@ def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
             failure = _controller_cause(error.controller_failure, scale)
         except ray.train.PreemptionError as error:
             failure = LostWorker(str(error))
-        # Not before the errors are gone: they hold the controller, which leaves when nobody does.
-        _see_off_controller(Path(folder))
+        finally:
+            # Not inside the handlers: an error at hand holds the controller, which leaves when nobody does.
+            _see_off_controller(Path(folder))
         if failure is not None:
             raise failure
 

@@ -244,3 +244,11 @@ class HandMade:
         Image.new("RGB", (32, 16), colour).save(buffer, format="PNG")
         self.storage.replace(f"figures/{name}.png", buffer.getvalue())
         return buffer.getvalue()
+
+
+def means(document: dict[str, Any], metric: str) -> dict[tuple[str | None, str | None], tuple[float, float]]:
+    """Mean and sample standard deviation of a metric over the repeats, by row and column, worked out by NumPy."""
+    values: dict[tuple[str | None, str | None], list[float]] = {}
+    for cell in document["cells"]:
+        values.setdefault((cell["row"], cell["column"]), []).append(cell["metrics"][metric])
+    return {place: (float(np.mean(found)), float(np.std(found, ddof=1))) for place, found in values.items()}

@@ -1,0 +1,12 @@
+from pathlib import Path
+
+import pytest
+from report_storage import HandMade
+
+from orchestrator.storage import Storage
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> HandMade:
+    """A storage to be filled by hand."""
+    return HandMade(Storage(str(tmp_path / "storage")))
