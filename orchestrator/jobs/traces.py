@@ -34,6 +34,15 @@ def last_loss(storage: Storage, key: str) -> float | None:
     return rows[-1]["loss"] if rows else None
 
 
+def training_seconds(history: list[dict[str, float]], batch_size: int) -> float:
+    """Seconds that the steps of a history took, whoever ran them and however often it was cut off."""
+    steps = [0.0, *(row["step"] for row in history)]
+    return sum(
+        (row["step"] - before) * batch_size / row["images_per_second"]
+        for before, row in zip(steps, history, strict=False)
+    )
+
+
 def leave_outcome(storage: Storage, key: str, outcome: Outcome) -> None:
     """Rank 0's last act: what the driver of the run will report."""
     records = [record.to_json() for record in outcome.records]

@@ -20,7 +20,7 @@ import torch
 from orchestrator.faults import kill_point
 from orchestrator.images import read_listing
 from orchestrator.jobs.common import MAP_COMPRESSION, Outcome, Source
-from orchestrator.jobs.traces import GLANCE, history_path, last_loss, read_history, state_path
+from orchestrator.jobs.traces import GLANCE, history_path, last_loss, read_history, state_path, training_seconds
 from orchestrator.jobs.training import FinetuneJob, PretrainJob, TrainingJob
 from orchestrator.ledger import Ledger, model_path
 from orchestrator.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch, map_of
@@ -197,14 +197,14 @@ class _FinetuneRun:
     def _predictions(self, loop: Loop) -> ShardRecord:
         """Predicted classes of the first few judged images, as a shard of maps."""
         job = self.job
-        begun = time.perf_counter()
         images = self._judged(_PREDICTED_IMAGES)
         writer = ShardWriter(MAP_SCHEMA, compression=MAP_COMPRESSION)
         for name in images.ids:
             picture = images.load(name).image
             classes = predict(loop.objective.segmentor, [picture], job.config.evaluation, loop.machine.device)[0]
             writer.add(map_batch(name, classes.astype(np.uint16)))
-        return writer.write(job.storage, model_path(job.key, "predictions.arrow"), time.perf_counter() - begun)
+        # The network's record has the seconds of the whole training.
+        return writer.write(job.storage, model_path(job.key, "predictions.arrow"), seconds=0.0)
 
 
 def training_loop(job: TrainingJob, team: Team) -> Loop:
@@ -242,7 +242,15 @@ def train(job: TrainingJob, team: Team, tell: Tell, checkpoint_seconds: float) -
             if team.workers.rank == 0:
                 _keep_state(storage, key, loop)
             return None
-    return run.finish(loop) if team.workers.rank == 0 else None
+    if team.workers.rank:
+        return None
+    begun = time.perf_counter()
+    outcome = run.finish(loop)
+    seconds = training_seconds(history, loop.config.batch_size) * team.workers.size + time.perf_counter() - begun
+    # As of all work, seconds of one core or of one GPU.
+    cores = torch.get_num_threads() if loop.machine.device.type == "cpu" else 1
+    network, *others = outcome.records
+    return replace(outcome, records=[replace(network, seconds=round(seconds * cores, 3)), *others])
 
 
 def _run_of(job: TrainingJob) -> _PretrainRun | _FinetuneRun:

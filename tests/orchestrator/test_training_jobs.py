@@ -1,6 +1,7 @@
 """A training job on one worker, without Ray: what it keeps, how it goes on, and what it says when it cannot."""
 
 import io
+import time
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,24 @@ def test_a_balanced_fine_tuning_weighs_the_classes_of_its_own_labelled_images(st
     np.testing.assert_allclose(loop.objective.weights, expected, rtol=1e-5)
     plain = training_loop(make_job(storage, number=2), Team(Machine(), Alone(), None))
     assert plain.objective.weights is None
+
+
+def test_a_training_is_charged_its_steps_and_its_evaluation_once_though_it_was_cut_off(storage: Storage) -> None:
+    job = make_job(storage)
+    with pytest.raises(Interrupted):
+        run(job, Listener(3))
+    begun = time.perf_counter()
+    outcome = train(job, Team(Machine(), Alone(), None), Listener(), 0.0)
+    rest = time.perf_counter() - begun
+    assert outcome is not None
+    history = read_history(storage, job.key)
+    # One report a step, of four images each.
+    steps = [4 / row["images_per_second"] for row in history]
+    network, predictions = outcome.records
+    cores = torch.get_num_threads()
+    assert [row["step"] for row in history] == [1, 2, 3, 4, 5]
+    assert sum(steps) * cores < network.seconds < (sum(steps[:3]) + rest) * cores + 0.01
+    assert predictions.seconds == 0.0
 
 
 @pytest.mark.parametrize("last", [1, 3])
