@@ -34,17 +34,17 @@ IGNORE = 255
 class Finetuning(Objective):
     """Cross-entropy of a segmentor on ground truth uint8 (H, W), 255 ignored.
 
-    `weights` float (M,) says how much a pixel of each class counts; None: all alike.
+    `class_weights` float (M,) says how much a pixel of each class counts; None: all alike.
     """
 
-    weights: Tensor | None
+    class_weights: Tensor | None
 
     def __init__(
         self,
         segmentor: Segmentor,
         config: FinetuneConfig,
         workers: Workers | None = None,
-        weights: Tensor | None = None,
+        class_weights: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.segmentor = segmentor
@@ -52,7 +52,7 @@ class Finetuning(Objective):
         self.workers = workers or Alone()
         self.shown = {}
         # Not part of the state: it follows from the labelled images.
-        self.register_buffer("weights", weights, persistent=False)
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def crop(self, rng: np.random.Generator) -> tuple[int, int]:
         """See `Objective.crop`."""
@@ -87,27 +87,28 @@ class Finetuning(Objective):
         there is none."""
         logits: Logits = self.segmentor(batch["image"])
         labels = batch["labels"]
-        known = labels[labels >= 0]
-        weight = self.weights[known].sum() if self.weights is not None else (labels >= 0).sum().float()
-        # Sums divided by the pixels of the whole batch: a worker with few labelled pixels must not weigh
-        # more.
-        total = self.workers.sum(weight)
-        share = torch.where(total > 0, total, 1.0) / self.workers.size
-        loss = self._summed_cross_entropy(logits.main, labels) / share
+        # Masked rather than picked out, for which the host would have to wait for the device.
+        known = labels >= 0
+        weight = (known if self.class_weights is None else self.class_weights[labels.clamp(min=0)] * known).sum()
+        # Sums divided by the weight of the whole batch: a worker with few labelled pixels must not count
+        # for more.
+        total = self.workers.sum(at_least_float32(weight))
+        divisor = torch.where(total > 0, total, 1.0) / self.workers.size
+        loss = self._summed_cross_entropy(logits.main, labels) / divisor
         with torch.no_grad():
             right = (logits.main.argmax(dim=1) == labels).sum()
-            self.shown = {"pixel_accuracy": right / max(1, known.numel()), "main_loss": loss.detach()}
+            self.shown = {"pixel_accuracy": right / known.sum().clamp(min=1), "main_loss": loss.detach()}
         if logits.auxiliary is not None:
-            loss = loss + self.config.auxiliary_weight * self._summed_cross_entropy(logits.auxiliary, labels) / share
+            loss = loss + self.config.auxiliary_weight * self._summed_cross_entropy(logits.auxiliary, labels) / divisor
         return loss
 
     def _summed_cross_entropy(self, logits: Tensor, labels: Tensor) -> Tensor:
         scores = at_least_float32(logits)
-        weights = self.weights.to(scores.dtype) if self.weights is not None else None
+        weights = None if self.class_weights is None else self.class_weights.to(scores.dtype)
         return F.cross_entropy(scores, labels, weight=weights, ignore_index=-1, reduction="sum")
 
 
-def class_weights(ground_truth: Iterable[np.ndarray], num_classes: int) -> Tensor:
+def log_inverse_weights(ground_truth: Iterable[np.ndarray], num_classes: int) -> Tensor:
     """1 / ln(1.02 + p) of every class, p being its share of the labelled pixels: float32 (num_classes,).
 
     From 1.4 for a class that is everywhere to 50 for one that is nowhere. `ground_truth` uint8 (H, W), 255
@@ -128,10 +129,9 @@ def finetuning_loop(
     machine: Machine | None = None,
     workers: Workers | None = None,
     wrap: Wrap | None = None,
-    weights: Tensor | None = None,
+    class_weights: Tensor | None = None,
 ) -> Loop:
-    """The loop of one worker; `segmentor` holds its initial weights, equal on all workers, and `weights`
-    those of the classes.
+    """The loop of one worker; `segmentor` holds its initial weights, equal on all workers.
 
     Raises `InputError` for a batch of one image per worker where the network normalises over it.
     """
@@ -141,5 +141,5 @@ def finetuning_loop(
             f"batch_size is {config.batch_size} with {shared.size} workers; allowed: 2 or more images per worker, "
             "since one pooled cell cannot be normalised"
         )
-    objective = Finetuning(segmentor, config, shared, weights)
+    objective = Finetuning(segmentor, config, shared, class_weights)
     return Loop(objective, source, config, machine=machine, workers=shared, wrap=wrap)

@@ -147,7 +147,8 @@ def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
         except ray.train.PreemptionError as error:
             failure = LostWorker(str(error))
         finally:
-            # Not inside the handlers: an error at hand holds the controller, which leaves when nobody does.
+            # Not inside the handlers: an error at hand holds the controller, which leaves when nobody does. One that no
+            # handler took still holds it, and it is ended when its time is up.
             _see_off_controller(Path(folder))
         if failure is not None:
             raise failure

@@ -35,7 +35,7 @@ def last_loss(storage: Storage, key: str) -> float | None:
 
 
 def training_seconds(history: list[dict[str, float]], batch_size: int) -> float:
-    """Seconds that the steps of a history took, whoever ran them and however often it was cut off."""
+    """Seconds that the steps of a history took, each counted once however often the training was cut off."""
     steps = [0.0, *(row["step"] for row in history)]
     return sum(
         (row["step"] - before) * batch_size / row["images_per_second"]

@@ -28,7 +28,7 @@ from orchestrator.storage import Storage
 from workloads.collectives import Workers
 from workloads.configs.training import EvaluationConfig
 from workloads.evaluation import class_counts, predict
-from workloads.finetuning import class_weights, finetuning_loop
+from workloads.finetuning import finetuning_loop, log_inverse_weights
 from workloads.fractions import parse_labelled_list
 from workloads.metrics import mean_iou
 from workloads.networks import build_segmentor, initialise, load_pretrained, pretrained_state
@@ -157,7 +157,8 @@ class _FinetuneRun:
             initialise(network, job.init, job.weights)
         names = parse_labelled_list(job.storage.read(job.labelled).decode()).ids
         images = TrueLabels(job.source, names)
-        weights = class_weights(images.ground_truth(), job.num_classes) if job.config.class_balance else None
+        balanced = job.config.class_balance == "log_inverse"
+        class_weights = log_inverse_weights(images.ground_truth(), job.num_classes) if balanced else None
         return finetuning_loop(
             network,
             images,
@@ -165,7 +166,7 @@ class _FinetuneRun:
             machine=team.machine,
             workers=team.workers,
             wrap=team.wrap,
-            weights=weights,
+            class_weights=class_weights,
         )
 
     def glance(self, loop: Loop) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 The model: a step's cost is made of units: its shards, which other image counts may share, or the step itself where it
 has none that were timed. A unit that several cells use is paid once and split evenly among them, so the shares of all
-cells add up to what was paid. GPU-hours are the seconds of those units that ran on a CUDA device, one device each.
+cells add up to what was paid. GPU-hours are the seconds of those units that ran on CUDA devices, over all of these.
 """
 
 from dataclasses import dataclass, field
@@ -150,8 +150,9 @@ def cost_table(experiment: Experiment, costs: Costs) -> Table:
         f"{size(paid.shard_bytes)} of shards and {size(paid.model_bytes)} of models. Each cell on its own would have "
         f"taken {duration(alone.seconds)} in all."
         + (f" Devices: {', '.join(costs.devices)}." if costs.devices else ""),
-        "Seconds are those of the steps when they were computed, added up over workers; of a training, its time on the "
-        "clock. Steps and shards that several cells use are split evenly among these cells, so shares add up to what "
+        "Seconds are those of the steps when they were computed, added up over workers; of a training, those of its "
+        "optimiser steps and its last evaluation, on each of its GPUs or else of its cores. Steps and shards that "
+        "several cells use are split evenly among these cells, so shares add up to what "
         "was paid once. A GPU-hour is an hour of a step's work on a CUDA device.",
     ]
     return Table("Cost of each cell", levels, [*fixed, *roles, *shares], rows, remarks=remarks)

@@ -7,6 +7,6 @@ from orchestrator.storage import Storage
 
 
 @pytest.fixture
-def made(tmp_path: Path) -> HandMade:
+def hand_made(tmp_path: Path) -> HandMade:
     """A storage to be filled by hand."""
     return HandMade(Storage(str(tmp_path / "storage")))

@@ -117,6 +117,7 @@ class HandMade:
         if Ledger(self.storage).manifest(kind, key) is not None:
             return key
         trained = kind in ("pretrain", "finetune", "cluster")
+        timed = kind != "cluster"
         paths = [f"models/{key[:32]}-1.pt"] if trained else [f"shards/{key[:32]}/{number}.arrow" for number in (1, 2)]
         records = [
             ShardRecord(
@@ -126,7 +127,7 @@ class HandMade:
                 sha256=hashlib.sha256(path.encode()).hexdigest(),
                 columns=[],
                 images=4,
-                seconds=0.0 if trained else seconds / len(paths),
+                seconds=seconds / len(paths) if timed else 0.0,
             )
             for path in paths
         ]
@@ -136,7 +137,7 @@ class HandMade:
             "images": {"pool": "train", "requested": 10, "available": 8, "used": 8},
             "started": 1_700_000_000.0,
             "wall_seconds": seconds,
-            "work_seconds": 0.0 if trained else seconds,
+            "work_seconds": seconds if timed else 0.0,
             "host": "machine-1",
             "device": device,
             "versions": VERSIONS,

@@ -33,9 +33,9 @@ def column(table: Table, name: str) -> list[str]:
 
 
 @pytest.mark.parametrize("layout", ["table1", "table2"])
-def test_tables_1_and_2_have_a_row_each_with_pmiou_and_miou_beside_the_papers(made: HandMade, layout: str) -> None:
-    document = made.table(layout)
-    table = table_of(made.storage, layout)
+def test_tables_1_and_2_have_a_row_each_with_pmiou_and_miou_beside_the_papers(hand_made: HandMade, layout: str) -> None:
+    document = hand_made.table(layout)
+    table = table_of(hand_made.storage, layout)
     pmiou, miou = means(document, "pmiou"), means(document, "miou_multi_scale")
     assert len(table.rows) == len(PAPER[layout])
     for row, entry in zip(table.rows, PAPER[layout], strict=True):
@@ -53,9 +53,9 @@ def test_tables_1_and_2_have_a_row_each_with_pmiou_and_miou_beside_the_papers(ma
         assert found["Cityscapes, mIoU: difference"] == signed(mean - printed)
 
 
-def test_table_1_describes_its_rows_as_the_paper_does(made: HandMade) -> None:
-    made.table("table1", seeds=1)
-    table = table_of(made.storage, "table1")
+def test_table_1_describes_its_rows_as_the_paper_does(hand_made: HandMade) -> None:
+    hand_made.table("table1", seeds=1)
+    table = table_of(hand_made.storage, "table1")
     assert table.columns[:4] == ["#", "Feature extractor", "Clustering", "Superpixel"]
     rows = [[entry.text for entry in row[:4]] for row in table.rows]
     assert rows[0] == ["1", "-", "-", "-"]
@@ -64,9 +64,9 @@ def test_table_1_describes_its_rows_as_the_paper_does(made: HandMade) -> None:
 
 
 @pytest.mark.parametrize("layout", ["table3", "table4", "table5"])
-def test_tables_3_to_5_lie_on_their_side(made: HandMade, layout: str) -> None:
-    document = made.table(layout)
-    table = table_of(made.storage, layout)
+def test_tables_3_to_5_lie_on_their_side(hand_made: HandMade, layout: str) -> None:
+    document = hand_made.table(layout)
+    table = table_of(hand_made.storage, layout)
     assert table.columns[1:] == [entry["row"] for entry in PAPER[layout]]
     lines = {row[0].text: [entry.text for entry in row[1:]] for row in table.rows}
     miou = means(document, "miou_multi_scale")
@@ -80,9 +80,9 @@ def test_tables_3_to_5_lie_on_their_side(made: HandMade, layout: str) -> None:
 
 
 @pytest.mark.parametrize("layout", ["table6", "table7"])
-def test_tables_6_and_7_have_a_group_for_every_fraction(made: HandMade, layout: str) -> None:
-    document = made.table(layout)
-    table = table_of(made.storage, layout)
+def test_tables_6_and_7_have_a_group_for_every_fraction(hand_made: HandMade, layout: str) -> None:
+    document = hand_made.table(layout)
+    table = table_of(hand_made.storage, layout)
     miou = means(document, "miou_multi_scale")
     assert [row[0].text for row in table.rows] == [entry["row"] for entry in PAPER[layout]]
     for name in COLUMNS[layout]:
@@ -95,9 +95,9 @@ def test_tables_6_and_7_have_a_group_for_every_fraction(made: HandMade, layout: 
 
 
 @pytest.mark.parametrize("layout", sorted(PAPER))
-def test_headings_cover_every_column_of_every_table_once(made: HandMade, layout: str) -> None:
-    made.table(layout, seeds=1)
-    report = assemble(read_experiment(made.storage, layout), made.storage)
+def test_headings_cover_every_column_of_every_table_once(hand_made: HandMade, layout: str) -> None:
+    hand_made.table(layout, seeds=1)
+    report = assemble(read_experiment(hand_made.storage, layout), hand_made.storage)
     for table in filter(None, (report.table, report.plain, report.costs)):
         levels = placed(table.levels)
         covered = np.zeros((len(levels), len(table.columns)), dtype=int)
@@ -110,66 +110,66 @@ def test_headings_cover_every_column_of_every_table_once(made: HandMade, layout:
         assert {len(row) for row in table.rows} == {len(table.columns)}
 
 
-def test_another_data_set_stands_beside_the_papers_without_a_difference(made: HandMade) -> None:
-    made.table("table2", dataset="camvid")
-    table = table_of(made.storage, "table2")
+def test_another_data_set_stands_beside_the_papers_without_a_difference(hand_made: HandMade) -> None:
+    hand_made.table("table2", dataset="camvid")
+    table = table_of(hand_made.storage, "table2")
     assert "it prints no figures for this data set" in table.warning
     assert not any("difference" in name for name in table.columns)
     reference = [f"{entry['paper']['nyuv2']['pmiou']:.1f}" for entry in PAPER["table2"]]
     assert column(table, "NYUv2, PmIoU: paper") == reference
 
 
-def test_another_size_is_said_to_be_not_comparable(made: HandMade) -> None:
-    made.table("table2", size="small")
-    _, outline = page_of(made.storage, "table2")
+def test_another_size_is_said_to_be_not_comparable(hand_made: HandMade) -> None:
+    hand_made.table("table2", size="small")
+    _, outline = page_of(hand_made.storage, "table2")
     assert "Not comparable with the paper: this was run at size 'small'" in outline.text
-    assert "Not comparable" in made.storage.read("report/table2.md").decode()
-    made.table("table3", size="paper")
-    _, outline = page_of(made.storage, "table3")
+    assert "Not comparable" in hand_made.storage.read("report/table2.md").decode()
+    hand_made.table("table3", size="paper")
+    _, outline = page_of(hand_made.storage, "table3")
     assert "Not comparable" not in outline.text
 
 
-def test_what_varies_within_a_row_is_never_averaged(made: HandMade) -> None:
+def test_what_varies_within_a_row_is_never_averaged(hand_made: HandMade) -> None:
     cells = [
-        made.cell("weights", {"labels.extractor.weights": weights, "seed": 0}, row="1.0 x M", trained=False)
+        hand_made.cell("weights", {"labels.extractor.weights": weights, "seed": 0}, row="1.0 x M", trained=False)
         for weights in ("nets/a.pth", "nets/b.pth")
     ]
-    made.results("weights", cells, layout="table2")
-    table = table_of(made.storage, "weights")
+    hand_made.results("weights", cells, layout="table2")
+    table = table_of(hand_made.storage, "weights")
     assert [row[0].text for row in table.rows] == ["1.0 x M, weights a.pth", "1.0 x M, weights b.pth"]
 
 
-def test_without_a_layout_the_keys_of_the_grid_head_the_table(made: HandMade) -> None:
+def test_without_a_layout_the_keys_of_the_grid_head_the_table(hand_made: HandMade) -> None:
     values = [
         {"labels.outliers": share, "labels.superpixels": pixels} for share in (0.0, 0.1) for pixels in (None, 500)
     ]
-    document = made.results("plain", [made.cell("plain", one, trained=False) for one in values])
-    report = assemble(read_experiment(made.storage, "plain"), made.storage)
+    document = hand_made.results("plain", [hand_made.cell("plain", one, trained=False) for one in values])
+    report = assemble(read_experiment(hand_made.storage, "plain"), hand_made.storage)
     assert report.table is None
     assert report.plain.columns[:2] == ["outliers", "superpixels"]
     assert column(report.plain, "superpixels") == ["none", "500", "none", "500"]
     assert column(report.plain, "PmIoU") == [f"{cell['metrics']['pmiou']:.2f}" for cell in document["cells"]]
 
 
-def test_every_number_of_a_table_leads_to_its_steps(made: HandMade) -> None:
-    document = made.table("table2")
-    text, outline = page_of(made.storage, "table2")
+def test_every_number_of_a_table_leads_to_its_steps(hand_made: HandMade) -> None:
+    document = hand_made.table("table2")
+    text, outline = page_of(hand_made.storage, "table2")
     assert all(target[1:] in outline.ids for target in outline.sources if target.startswith("#"))
     assert len(outline.ids) == len(set(outline.ids))
     assert len(re.findall(r'<td class="ours"[^>]*><a href="#result-', text)) >= 9
     for cell in document["cells"]:
         for key in cell["steps"].values():
             assert f'href="#step-{key}"' in text
-            manifest = next(found for found in Ledger(made.storage).manifests() if found.key == key)
+            manifest = next(found for found in Ledger(hand_made.storage).manifests() if found.key == key)
             assert all(shard.sha256 in text for shard in manifest.shards)
     for fact in (document["provenance"]["git"]["commit"], "lookbeyond run table2.yaml labels.images=24", "torch"):
         assert fact in outline.text
 
 
-def test_the_csv_has_every_scalar_of_every_cell(made: HandMade) -> None:
-    document = made.table("table6", seeds=2)
-    write_one(made.storage, "table6", None)
-    rows = list(csv.DictReader(io.StringIO(made.storage.read("report/table6.csv").decode())))
+def test_the_csv_has_every_scalar_of_every_cell(hand_made: HandMade) -> None:
+    document = hand_made.table("table6", seeds=2)
+    write_one(hand_made.storage, "table6", None)
+    rows = list(csv.DictReader(io.StringIO(hand_made.storage.read("report/table6.csv").decode())))
     assert len(rows) == len(document["cells"])
     for row, cell in zip(rows, document["cells"], strict=True):
         assert (row["row"], row["column"], row["status"]) == (cell["row"], cell["column"], "done")
@@ -183,12 +183,12 @@ def test_the_csv_has_every_scalar_of_every_cell(made: HandMade) -> None:
         assert "metrics.per_class_iou" not in row
 
 
-def test_shared_steps_are_split_evenly_and_shares_add_up_to_what_was_paid(made: HandMade) -> None:
-    document = made.table("table2", seeds=2)
-    experiment = read_experiment(made.storage, "table2")
+def test_shared_steps_are_split_evenly_and_shares_add_up_to_what_was_paid(hand_made: HandMade) -> None:
+    document = hand_made.table("table2", seeds=2)
+    experiment = read_experiment(hand_made.storage, "table2")
     costs = costs_of(experiment)
     steps = {key for cell in document["cells"] for key in cell["steps"].values()}
-    manifests = [manifest for manifest in Ledger(made.storage).manifests() if manifest.key in steps]
+    manifests = [manifest for manifest in Ledger(hand_made.storage).manifests() if manifest.key in steps]
     seconds = sum(m.provenance["work_seconds"] or m.provenance["wall_seconds"] for m in manifests)
     assert costs.paid.seconds == pytest.approx(seconds)
     assert sum(cell.share.seconds for cell in costs.cells) == pytest.approx(seconds)
@@ -201,84 +201,84 @@ def test_shared_steps_are_split_evenly_and_shares_add_up_to_what_was_paid(made: 
     assert costs.cells[0].alone.seconds - costs.cells[0].share.seconds == pytest.approx(5 / 6)
 
 
-def test_shards_that_two_image_counts_share_are_paid_once(made: HandMade) -> None:
-    cells = [made.cell("counts", {"labels.images": count}, trained=False) for count in (4, 8)]
-    long = Ledger(made.storage).manifest("label", cells[1]["steps"]["label_val"])
+def test_shards_that_two_image_counts_share_are_paid_once(hand_made: HandMade) -> None:
+    cells = [hand_made.cell("counts", {"labels.images": count}, trained=False) for count in (4, 8)]
+    long = Ledger(hand_made.storage).manifest("label", cells[1]["steps"]["label_val"])
     assert long is not None
-    short = made.step("label", "shared")
+    short = hand_made.step("label", "shared")
     path = f"steps/label/{short}.json"
-    document = json.loads(made.storage.read(path))
+    document = json.loads(hand_made.storage.read(path))
     document["shards"] = [long.shards[0].to_json()]
-    made.storage.replace(path, json.dumps(document).encode())
+    hand_made.storage.replace(path, json.dumps(document).encode())
     cells[0]["steps"]["label_val"] = short
-    made.results("counts", cells)
-    costs = costs_of(read_experiment(made.storage, "counts"))
+    hand_made.results("counts", cells)
+    costs = costs_of(read_experiment(hand_made.storage, "counts"))
     # sample 1 s once, two clusterings of 2 s, two scores of 1 s, and the two shards of the longer labelling.
     assert costs.paid.seconds == pytest.approx(1 + 2 * 2 + 2 * 1 + 1)
     assert costs.separately.seconds == pytest.approx(costs.paid.seconds + 1 + 0.5)
 
 
-def test_the_rank_correlation_is_scipys(made: HandMade) -> None:
-    document = made.table("table2", seeds=3)
+def test_the_rank_correlation_is_scipys(hand_made: HandMade) -> None:
+    document = hand_made.table("table2", seeds=3)
     pairs = [(cell["metrics"]["pmiou"], cell["metrics"]["miou"]) for cell in document["cells"]]
     expected = spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic
-    _, outline = page_of(made.storage, "table2")
+    _, outline = page_of(hand_made.storage, "table2")
     assert f"Rank correlation (Spearman): {signed(expected, 2)} over 9 trained cells" in outline.text
     assert rank_correlation([(1.0, 1.0), (2.0, 1.0), (3.0, 1.0)]).value is None
 
 
-def test_a_failed_cell_is_named_with_its_error_and_leaves_the_others(made: HandMade) -> None:
-    document = made.table("table2", seeds=2)
+def test_a_failed_cell_is_named_with_its_error_and_leaves_the_others(hand_made: HandMade) -> None:
+    document = hand_made.table("table2", seeds=2)
     for number in (0, 1, 2):
         document["cells"][number] |= {"status": "failed", "error": f"weights {number} are missing", "metrics": {}}
-    made.storage.replace("results/table2.json", json.dumps(document).encode())
-    _, outline = page_of(made.storage, "table2")
+    hand_made.storage.replace("results/table2.json", json.dumps(document).encode())
+    _, outline = page_of(hand_made.storage, "table2")
     for number in (0, 1, 2):
         assert f"weights {number} are missing" in outline.text
     assert "3 failed" in outline.text
-    table = table_of(made.storage, "table2")
+    table = table_of(hand_made.storage, "table2")
     assert column(table, "Cityscapes, PmIoU: ours")[0] == "failed"
     survivor = document["cells"][3]["metrics"]["pmiou"]
     assert column(table, "Cityscapes, PmIoU: ours")[1] == f"{survivor:.2f}"
     assert "1 of 2 repeats failed" in outline.text
-    markdown = made.storage.read("report/table2.md").decode()
+    markdown = hand_made.storage.read("report/table2.md").decode()
     assert "weights 0 are missing" in markdown
-    row = next(csv.DictReader(io.StringIO(made.storage.read("report/table2.csv").decode())))
+    row = next(csv.DictReader(io.StringIO(hand_made.storage.read("report/table2.csv").decode())))
     assert (row["status"], row["error"], row["metrics.pmiou"]) == ("failed", "weights 0 are missing", "")
 
 
-def test_a_cell_that_was_set_aside_keeps_its_pmiou_and_says_why(made: HandMade) -> None:
-    document = made.table("table2", seeds=1)
+def test_a_cell_that_was_set_aside_keeps_its_pmiou_and_says_why(hand_made: HandMade) -> None:
+    document = hand_made.table("table2", seeds=1)
     reason = "PmIoU 17.80 is not among the 2 best of 3 labellings"
     aside = document["cells"][2] | {"status": "not trained", "reason": reason}
     aside["metrics"] = {name: value for name, value in aside["metrics"].items() if "miou" not in name}
     aside["metrics"]["pmiou"] = 17.8
     del aside["steps"]["finetune"]
     document["cells"][2] = aside
-    made.storage.replace("results/table2.json", json.dumps(document).encode())
-    _, outline = page_of(made.storage, "table2")
+    hand_made.storage.replace("results/table2.json", json.dumps(document).encode())
+    _, outline = page_of(hand_made.storage, "table2")
     assert "1 not trained" in outline.text and "0 failed" in outline.text
     assert reason in outline.text
-    last = table_of(made.storage, "table2").rows[-1]
+    last = table_of(hand_made.storage, "table2").rows[-1]
     assert [entry.text for entry in last[:4]] == ["2.0 x M", "17.80", "17.8", "0.0"]
     assert "not defined over these 2 trained cells" in outline.text
-    assert reason in made.storage.read("report/table2.md").decode()
+    assert reason in hand_made.storage.read("report/table2.md").decode()
 
 
-def test_notes_are_lettered_and_printed_below_the_table(made: HandMade) -> None:
-    document = made.table("table6", seeds=1)
+def test_notes_are_lettered_and_printed_below_the_table(hand_made: HandMade) -> None:
+    document = hand_made.table("table6", seeds=1)
     note = "MoCo weights: random values in the official format"
     for number in (3, 6):
         document["cells"][number]["substitutes"] = [note]
-    made.storage.replace("results/table6.json", json.dumps(document).encode())
-    table = table_of(made.storage, "table6")
+    hand_made.storage.replace("results/table6.json", json.dumps(document).encode())
+    table = table_of(hand_made.storage, "table6")
     assert table.notes == [note]
     marked = [(row[0].text, entry.text) for row in table.rows for entry in row if entry.notes == ("a",)]
     assert [name for name, _ in marked] == ["ImageNet", "MoCo"]
-    assert note in page_of(made.storage, "table6")[1].text
+    assert note in page_of(hand_made.storage, "table6")[1].text
     for cell in document["cells"]:
         cell["substitutes"].append("for 12 steps")
-    made.storage.replace("results/table6.json", json.dumps(document).encode())
-    assert table_of(made.storage, "table6").notes == [note]
-    assert "In every cell: for 12 steps." in page_of(made.storage, "table6")[1].text
-    assert f"(a) {note}" in made.storage.read("report/table6.md").decode()
+    hand_made.storage.replace("results/table6.json", json.dumps(document).encode())
+    assert table_of(hand_made.storage, "table6").notes == [note]
+    assert "In every cell: for 12 steps." in page_of(hand_made.storage, "table6")[1].text
+    assert f"(a) {note}" in hand_made.storage.read("report/table6.md").decode()

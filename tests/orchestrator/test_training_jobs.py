@@ -102,9 +102,9 @@ def test_a_balanced_fine_tuning_weighs_the_classes_of_its_own_labelled_images(st
     pixels = np.concatenate([labels.ravel() for labels in truth])
     known = pixels[pixels != 255]
     expected = [1 / np.log(1.02 + np.mean(known == number)) for number in range(job.num_classes)]
-    np.testing.assert_allclose(loop.objective.weights, expected, rtol=1e-5)
+    np.testing.assert_allclose(loop.objective.class_weights, expected, rtol=1e-5)
     plain = training_loop(make_job(storage, number=2), Team(Machine(), Alone(), None))
-    assert plain.objective.weights is None
+    assert plain.objective.class_weights is None
 
 
 def test_a_training_is_charged_its_steps_and_its_evaluation_once_though_it_was_cut_off(storage: Storage) -> None:

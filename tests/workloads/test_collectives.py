@@ -58,7 +58,9 @@ def run(kind, workers, wrap=None):
     else:
         network = build_segmentor(NETWORK, 3)
         weights = torch.tensor([0.5, 1.0, 4.0]) if kind == "balanced finetune" else None
-        loop = finetuning_loop(network, Noise(np.uint8, 255), FINETUNE, workers=workers, wrap=wrap, weights=weights)
+        loop = finetuning_loop(
+            network, Noise(np.uint8, 255), FINETUNE, workers=workers, wrap=wrap, class_weights=weights
+        )
     losses = [report.loss for report in loop.run()]
     return losses, loop.state_dict()["objective"]
 

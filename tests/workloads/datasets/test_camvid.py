@@ -48,6 +48,12 @@ def test_the_last_quarter_of_each_drive_of_train_can_be_held_out(root: Path, sav
     np.testing.assert_array_equal(data.read_image("held_out", "0016E5_00180"), photo)
 
 
+def test_nothing_is_scored_on_images_that_it_was_trained_on() -> None:
+    with pytest.raises(ValueError, match="val is 'held_out' with pool 'train'; allowed: 'fit'"):
+        CamvidConfig(val="held_out")
+    assert CamvidConfig(pool="fit", val="held_out").pool == "fit"
+
+
 def test_eleven_is_ignored_and_the_rest_stays(root: Path) -> None:
     labels = open_dataset(CamvidConfig(), root).read_ground_truth("train", "0001TP_006690")
     expected = np.arange(48).reshape(6, 8) % 12
