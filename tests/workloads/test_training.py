@@ -110,6 +110,23 @@ def test_one_seed_gives_one_result_and_threads_do_not_matter():
     assert losses != [report.loss for report in loop(config(seed=1)).run()]
 
 
+def test_loading_takes_one_thread_and_leaves_the_trainings_own_alone():
+    seen = set()
+
+    class Asking(Stripes):
+        def load(self, image_id):
+            seen.add((threading.current_thread().name.split("_")[0], torch.get_num_threads()))
+            return super().load(image_id)
+
+    torch.set_num_threads(2)
+    try:
+        list(loop(source=Asking()).run())
+        assert seen == {("samples", 1)}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+
+
 def test_a_state_is_a_copy():
     run = loop()
     next(run.run())
