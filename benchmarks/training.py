@@ -97,7 +97,8 @@ class Inputs(torch.utils.data.Dataset):
 
     def __init__(self, loop: Loop, steps: int) -> None:
         self.objective, self.source = loop.objective, loop.source
-        crop = loop.objective.crop(np.random.default_rng(0))  # Both recipes fix it.
+        # The recipes' crop is fixed: any random numbers give it.
+        crop = loop.objective.crop(np.random.default_rng(0))
         self.slots = [Slot(name, epoch, crop) for step in range(steps) for name, epoch in loop.order.batch(step)]
 
     def __len__(self) -> int:

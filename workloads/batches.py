@@ -67,20 +67,18 @@ class Order:
 class Prefetcher:
     """Batches made by a background thread, a few steps ahead; an error there is raised here, at its step.
 
-    `prepare` is the first thing that the thread does.
+    `initializer` is called by that thread before all else.
     """
 
-    def __init__(
-        self, make: Callable[[int], Any], steps: range, ahead: int, prepare: Callable[[], None] = lambda: None
-    ) -> None:
-        self._prepare = prepare
+    def __init__(self, make: Callable[[int], Any], steps: range, ahead: int, initializer: Callable[[], None]) -> None:
+        self._initializer = initializer
         self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=max(1, ahead))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(make, steps), name="batches", daemon=True)
         self._thread.start()
 
     def _fill(self, make: Callable[[int], Any], steps: range) -> None:
-        self._prepare()
+        self._initializer()
         for step in steps:
             item: tuple[Any, BaseException | None]
             try:

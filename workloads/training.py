@@ -290,8 +290,8 @@ class Loop:
 def _use_one_thread() -> None:
     """Have torch split none of the calling thread's operations; the first thing that a loading thread does.
 
-    Each thread has its own team of OpenMP workers. With a second team there are more of these than cores, and those of
-    the training then sleep after every operation instead of waiting for the next: a sixth of the speed on two cores.
+    Each thread has its own team of OpenMP workers. With a second team there are more of these than cores, and
+    those of the training then sleep after every operation instead of waiting for the next.
     """
     torch.set_num_threads(1)
 
