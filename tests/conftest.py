@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,17 +67,22 @@ def bucket(s3: "S3Server") -> str:
     return s3.make_bucket(f"bucket{secrets.token_hex(6)}")
 
 
+@pytest.fixture
+def make_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], Storage]:
+    """Makes the empty storage of a kind: `path` for a folder, or the scheme of a store of objects."""
+
+    def make(kind: str) -> Storage:
+        if kind == "path":
+            return Storage(str(tmp_path / "storage"))
+        return Storage(f"{kind}://{request.getfixturevalue('bucket')}/some/folder")
+
+    return make
+
+
 @pytest.fixture(params=["path", "s3"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+def storage(request: pytest.FixtureRequest, make_storage: Callable[[str], Storage]) -> Storage:
     """An empty storage of each kind."""
-    return empty_storage(request, tmp_path)
-
-
-def empty_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    """An empty storage of the kind that the request's parameter names."""
-    if request.param == "path":
-        return Storage(str(tmp_path / "storage"))
-    return Storage(f"{request.param}://{request.getfixturevalue('bucket')}/some/folder")
+    return make_storage(request.param)
 
 
 @pytest.fixture(scope="session")

@@ -5,21 +5,20 @@ import os
 import pickle
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import empty_storage
 
 from orchestrator.storage import Storage, StorageFullError
 from workloads.errors import InputError
 
 
 @pytest.fixture(params=["path", "s3", "gs"])
-def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
-    return empty_storage(request, tmp_path)
+def storage(request: pytest.FixtureRequest, make_storage: Callable[[str], Storage]) -> Storage:
+    return make_storage(request.param)
 
 
 def mount(folder: Path, *options: str) -> None:
