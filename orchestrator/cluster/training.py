@@ -7,11 +7,14 @@ failures this guards against: a driver that holds the very cores its workers wai
 starts, tried again without end and without a word; a run that silently continues another one's state.
 """
 
+import json
 import os
 import signal
 import tempfile
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -56,6 +59,7 @@ _START_SECONDS_WHEN_SCALING = 900.0
 # A controller leaves within a second or two, or never.
 _LEAVING_SECONDS = 5.0
 _CONTROLLER = "controller-"
+_END = "\n"
 
 
 class LostWorker(Exception):  # noqa: N818
@@ -105,8 +109,10 @@ class Scale:
         return {"CPU": self.cores - MOST_DRIVERS * DRIVER_CORES} | ({"GPU": 1} if self.uses_gpus else {})
 
 
-def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
+def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) -> None:
     """Drive one training to its end, where its outcome lies on the storage, or until it is given up.
+
+    `tell` is called in another thread with what the training reports of how it goes.
 
     Raises:
         InputError: what the user has to mend.
@@ -121,7 +127,7 @@ def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(scale.start_seconds)
     # One process less per training: whoever loses a machine, warned or not, continues from the last state.
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _listening(Path(folder), tell) as pipe:
         trainer = _Trainer(
             _worker,
             train_loop_config={"job": job, "scale": scale},
@@ -134,7 +140,7 @@ def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
                 storage_path=job.storage.locate("training") if job.storage.is_local else folder,
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
                 # Train takes callbacks of its own kind as well.
-                callbacks=[*callbacks, _Whereabouts(folder)],  # type: ignore[list-item]
+                callbacks=[_Speaker(pipe), _Whereabouts(folder)],  # type: ignore[list-item]
             ),
         )
         failure: Exception | None = None
@@ -152,6 +158,49 @@ def fit(job: TrainingJob, scale: Scale, callbacks: list[UserCallback]) -> None:
             _see_off_controller(Path(folder))
         if failure is not None:
             raise failure
+
+
+@contextmanager
+def _listening(folder: Path, tell: Callable[[dict[str, Any]], None]) -> Iterator[Path]:
+    """A pipe in the folder; `tell` is called in a thread with each report that comes through it, until the end."""
+    pipe = folder / "reports"
+    os.mkfifo(pipe)
+    # For writing as well: a pipe that nobody writes to would be at its end.
+    number = os.open(pipe, os.O_RDWR)
+
+    def listen() -> None:
+        with os.fdopen(number, closefd=False) as lines:
+            for line in lines:
+                if line == _END:
+                    return
+                tell(json.loads(line))
+
+    try:
+        with ThreadPoolExecutor(1, "reports") as thread:
+            heard = thread.submit(listen)
+            try:
+                yield pipe
+            finally:
+                os.write(number, _END.encode())
+            heard.result()
+    finally:
+        os.close(number)
+
+
+class _Speaker(UserCallback):
+    """Sends what the workers report through a pipe, from Train's controller to who drives it on the same machine.
+
+    Tune has a queue for it, in a process of its own that is asked five times a second for every training. On two cores
+    the trainings themselves feel that (`benchmarks/training.py`).
+    """
+
+    def __init__(self, pipe: Path) -> None:
+        self._pipe = pipe
+
+    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+        # Where nobody listens any more the training is being ended, and must not wait for a listener.
+        with suppress(OSError), os.fdopen(os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK), "w") as lines:
+            lines.write(json.dumps(metrics[0]) + "\n")
 
 
 class _Whereabouts(ControllerCallback):
@@ -182,17 +231,16 @@ def _see_off_controller(folder: Path) -> None:
 
 
 class _Trainer(TorchTrainer):
-    """A trainer without Train's cleaner of placement groups where no dashboard runs.
+    """A trainer without two of the processes that Train starts for each: its manager of Ray's data sets, of which there
+    are none, and where no dashboard runs its cleaner of placement groups.
 
-    The cleaner is a process that outlives the run, and asks the dashboard whether the training still goes on. Without
-    one it was seen to stay for ever after a run that was interrupted while its workers started.
+    The cleaner outlives the run, and asks the dashboard whether the training still goes on. Without one it was seen to
+    stay for ever after a run that was interrupted while its workers started.
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = super()._create_default_callbacks()
-        if session.has_dashboard():
-            return callbacks
-        return [each for each in callbacks if type(each).__name__ != "PlacementGroupCleanerCallback"]
+        left_out = {"DatasetsCallback"} | (set() if session.has_dashboard() else {"PlacementGroupCleanerCallback"})
+        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in left_out]
 
 
 def _cause(failures: dict[int, Exception]) -> Exception:

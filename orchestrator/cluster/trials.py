@@ -26,7 +26,6 @@ from typing import Any
 
 from ray import tune
 from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from orchestrator.cluster import session
 from orchestrator.cluster.halving import Halving
@@ -160,7 +159,7 @@ def _trial(config: dict[str, Any], wave: Work) -> dict[str, float]:
     left = {"lost": wave.lost_retries, "error": wave.error_retries}
     while True:
         try:
-            fit(job, wave.scale, [TuneReportCallback()])
+            fit(job, wave.scale, tune.report)
             return _figures(job.storage, key)
         except (LostWorker, FailedInItsWork) as error:
             kind, cause = ("lost" if isinstance(error, LostWorker) else "error"), error

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,3 +11,21 @@ from orchestrator.storage import Storage
 def hand_made(tmp_path: Path) -> HandMade:
     """A storage to be filled by hand."""
     return HandMade(Storage(str(tmp_path / "storage")))
+
+
+@pytest.fixture(scope="module")
+def labelled(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage that holds the labels of the experiment with trainings, and no training."""
+    from training_on_ray import EXPERIMENT, run
+
+    folder = tmp_path_factory.mktemp("labelled") / "storage"
+    _, report = run(EXPERIMENT, Storage(str(folder)), until="labels")
+    assert report.failed == {}
+    return folder
+
+
+@pytest.fixture
+def labelled_storage(labelled: Path, tmp_path: Path) -> Storage:
+    """A copy of that storage."""
+    shutil.copytree(labelled, tmp_path / "storage")
+    return Storage(str(tmp_path / "storage"))
