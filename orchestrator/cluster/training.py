@@ -7,14 +7,12 @@ failures this guards against: a driver that holds the very cores its workers wai
 starts, tried again without end and without a word; a run that silently continues another one's state.
 """
 
-import json
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,13 +22,13 @@ import ray.train
 from ray.train import ControllerError, WorkerGroupError
 from ray.train.torch import TorchConfig
 from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2.api.callback import UserCallback
 from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.torch.torch_trainer import TorchTrainer
 
 from orchestrator.cluster import session
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
+from orchestrator.cluster.reports import Speaker, listening
 from orchestrator.early_stopping import is_marked
 from orchestrator.jobs.traces import GLANCE, leave_outcome, read_outcome
 from orchestrator.jobs.training import TrainingJob
@@ -59,7 +57,6 @@ _START_SECONDS_WHEN_SCALING = 900.0
 # A controller leaves within a second or two, or never.
 _LEAVING_SECONDS = 5.0
 _CONTROLLER = "controller-"
-_END = "\n"
 
 
 class LostWorker(Exception):  # noqa: N818
@@ -127,7 +124,7 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(scale.start_seconds)
     # One process less per training: whoever loses a machine, warned or not, continues from the last state.
     os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
-    with tempfile.TemporaryDirectory() as folder, _listening(Path(folder), tell) as pipe:
+    with tempfile.TemporaryDirectory() as folder, listening(Path(folder), tell) as pipe:
         trainer = _Trainer(
             _worker,
             train_loop_config={"job": job, "scale": scale},
@@ -140,7 +137,7 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
                 storage_path=job.storage.locate("training") if job.storage.is_local else folder,
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
                 # Train takes callbacks of its own kind as well.
-                callbacks=[_Speaker(pipe), _Whereabouts(folder)],  # type: ignore[list-item]
+                callbacks=[Speaker(pipe), _Whereabouts(folder)],  # type: ignore[list-item]
             ),
         )
         failure: Exception | None = None
@@ -158,49 +155,6 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
             _see_off_controller(Path(folder))
         if failure is not None:
             raise failure
-
-
-@contextmanager
-def _listening(folder: Path, tell: Callable[[dict[str, Any]], None]) -> Iterator[Path]:
-    """A pipe in the folder; `tell` is called in a thread with each report that comes through it, until the end."""
-    pipe = folder / "reports"
-    os.mkfifo(pipe)
-    # For writing as well: a pipe that nobody writes to would be at its end.
-    number = os.open(pipe, os.O_RDWR)
-
-    def listen() -> None:
-        with os.fdopen(number, closefd=False) as lines:
-            for line in lines:
-                if line == _END:
-                    return
-                tell(json.loads(line))
-
-    try:
-        with ThreadPoolExecutor(1, "reports") as thread:
-            heard = thread.submit(listen)
-            try:
-                yield pipe
-            finally:
-                os.write(number, _END.encode())
-            heard.result()
-    finally:
-        os.close(number)
-
-
-class _Speaker(UserCallback):
-    """Sends what the workers report through a pipe, from Train's controller to who drives it on the same machine.
-
-    Tune has a queue for it, in a process of its own that is asked five times a second for every training. On two cores
-    the trainings themselves feel that (`benchmarks/training.py`).
-    """
-
-    def __init__(self, pipe: Path) -> None:
-        self._pipe = pipe
-
-    def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        # Where nobody listens any more the training is being ended, and must not wait for a listener.
-        with suppress(OSError), os.fdopen(os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK), "w") as lines:
-            lines.write(json.dumps(metrics[0]) + "\n")
 
 
 class _Whereabouts(ControllerCallback):
