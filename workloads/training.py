@@ -13,6 +13,9 @@ was not finite.
 """
 
 import copy
+import os
+import shutil
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
@@ -40,13 +43,12 @@ Wrap = Callable[[nn.Module], nn.Module]
 class Machine:
     """How a run is executed; none of it decides what is computed beyond the last bits and the dropout masks.
 
-    Masks are drawn in the order of memory, so the layout changes which activations are dropped. `compile`
-    compiles the backbone; `prefetch` is in batches; `loader_threads` decode and augment.
+    Masks are drawn in the order of memory, so the layout changes which activations are dropped. `prefetch` is
+    in batches; `loader_threads` decode and augment.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     channels_last: bool = True
-    compile: bool = False
     prefetch: int = 3
     loader_threads: int = 1
 
@@ -144,7 +146,8 @@ class Loop:
         assert isinstance(shared, Objective)
         self.objective = shared.train()
         self.optimiser = build_optimiser(config.optimiser, self.objective)
-        if self.machine.compile:
+        if config.compile:
+            _require_compiler(self.machine.device)
             # In place: names in the state stay. The loss stays outside, since its collectives would break
             # the graph.
             self.objective.segmentor.backbone.compile()
@@ -285,6 +288,17 @@ class Loop:
             # All workers see the same sum and stop at the same step.
             raise LossNotFinite(step, float(loss), self.image_ids(step))
         self._unchecked = None
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Say so before the first step where torch.compile would find no compiler for the CPU."""
+    # The same choice as torch's own, which names neither the option nor what to do.
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise InputError(
+            f"compile is true, but this machine has no C++ compiler ({compiler}); allowed: false, or true with one "
+            "installed (CXX names another)"
+        )
 
 
 def _use_one_thread() -> None:

@@ -1,5 +1,7 @@
 import dataclasses
+import functools
 import io
+import shutil
 import threading
 
 import numpy as np
@@ -200,6 +202,30 @@ def test_bfloat16_trains_near_float32():
     half = [report.loss for report in loop(config(precision="bfloat16")).run()]
     assert half != plain
     assert half == pytest.approx(plain, rel=0.1)
+
+
+def test_compiled_trains_as_it_is_and_resumes(monkeypatch):
+    # In float32 every step multiplies the rounding of the one before; float64 tells rounding from mistakes.
+    network = NETWORK.model_copy(update={"backbone": "resnet18"})
+    compiled = config(compile=True, precision="float64", segmentor=network)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match=r"compile is true.*\(no-such-compiler\); allowed: false"):
+        loop(compiled)
+    monkeypatch.delenv("CXX")
+    # Traced and differentiated as ever, but not written as C++, which takes a minute.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    plain = [report.loss for report in loop(compiled.model_copy(update={"compile": False})).run()]
+    undisturbed = loop(compiled)
+    assert [report.loss for report in undisturbed.run()] == pytest.approx(plain, rel=1e-6)
+    assert undisturbed.objective.segmentor.backbone._compiled_call_impl is not None
+    killed = loop(compiled)
+    list(killed.run(until=2))
+    continued = loop(compiled)
+    continued.load_state_dict(saved_and_read(killed.state_dict()))
+    list(continued.run())
+    for name, value in undisturbed.objective.state_dict().items():
+        assert torch.equal(continued.objective.state_dict()[name], value), name
 
 
 def test_layout_changes_the_last_bits_only_without_dropout():

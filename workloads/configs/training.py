@@ -47,6 +47,9 @@ class TrainingConfig(What):
     precision: Literal["float32", "bfloat16", "float64"] = Field(
         "float32", description="bfloat16: by autocast; float64: to tell rounding from mistakes"
     )
+    compile: bool = Field(
+        False, description="compile the backbone by torch.compile: other last bits; on a CPU it takes a compiler"
+    )
     seed: int = Field(0, ge=0, description="decides weights, order, augmentation and dropout")
 
     @model_validator(mode="after")
