@@ -108,17 +108,22 @@ class Finetuning(Objective):
         return F.cross_entropy(scores, labels, weight=weights, ignore_index=-1, reduction="sum")
 
 
-def log_inverse_weights(ground_truth: Iterable[np.ndarray], num_classes: int) -> Tensor:
-    """1 / ln(1.02 + p) of every class, p being its share of the labelled pixels: float32 (num_classes,).
-
-    From 1.4 for a class that is everywhere to 50 for one that is nowhere. `ground_truth` uint8 (H, W), 255
-    ignored; all alike where nothing is labelled.
-    """
+def class_pixels(ground_truth: Iterable[np.ndarray], num_classes: int) -> Tensor:
+    """How many pixels each class has in `ground_truth`, uint8 (H, W), 255 ignored: int64 (num_classes,)."""
     counts = np.zeros(num_classes, np.int64)
     for labels in ground_truth:
         counts += np.bincount(labels.reshape(-1), minlength=IGNORE + 1)[:num_classes]
-    share = counts / max(1, counts.sum())
-    return torch.from_numpy(1 / np.log(1.02 + share)).float()
+    return torch.from_numpy(counts)
+
+
+def log_inverse_weights(pixels: Tensor) -> Tensor:
+    """1 / ln(1.02 + p) of every class, p being its share of the labelled pixels: float32 (num_classes,).
+
+    From 1.4 for a class that is everywhere to 50 for one that is nowhere; all alike where nothing is labelled. `pixels`
+    as `class_pixels` counts them.
+    """
+    share = pixels.double() / pixels.sum().clamp(min=1)
+    return (1 / torch.log(1.02 + share)).float()
 
 
 def finetuning_loop(

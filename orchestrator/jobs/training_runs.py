@@ -28,7 +28,7 @@ from orchestrator.storage import Storage
 from workloads.collectives import Workers
 from workloads.configs.training import EvaluationConfig
 from workloads.evaluation import class_counts, predict
-from workloads.finetuning import finetuning_loop, log_inverse_weights
+from workloads.finetuning import class_pixels, finetuning_loop, log_inverse_weights
 from workloads.fractions import parse_labelled_list
 from workloads.metrics import mean_iou
 from workloads.networks import build_segmentor, initialise, load_pretrained, pretrained_state
@@ -100,10 +100,10 @@ class TrueLabels:
         pool = self.source.pool
         return Sample(dataset.read_image(pool, image_id), dataset.read_ground_truth(pool, image_id))
 
-    def ground_truth(self) -> Iterator[np.ndarray]:
-        """The ground truth of one image after the other, uint8 (H, W), 255 ignored."""
+    def ground_truth(self, start: int, step: int) -> Iterator[np.ndarray]:
+        """The ground truth of every `step`-th image from `start` on, uint8 (H, W), 255 ignored."""
         dataset = self.source.open()
-        return (dataset.read_ground_truth(self.source.pool, image_id) for image_id in self.ids)
+        return (dataset.read_ground_truth(self.source.pool, image_id) for image_id in self.ids[start::step])
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,11 @@ class _FinetuneRun:
             initialise(network, job.init, job.weights)
         names = parse_labelled_list(job.storage.read(job.labelled).decode()).ids
         images = TrueLabels(job.source, names)
-        balanced = job.config.class_balance == "log_inverse"
-        class_weights = log_inverse_weights(images.ground_truth(), job.num_classes) if balanced else None
+        class_weights = None
+        if job.config.class_balance == "log_inverse":
+            # Every worker reads its share.
+            ours = class_pixels(images.ground_truth(team.workers.rank, team.workers.size), job.num_classes)
+            class_weights = log_inverse_weights(team.workers.sum(ours.to(team.machine.device)).cpu())
         return finetuning_loop(
             network,
             images,

@@ -107,6 +107,32 @@ def test_a_balanced_fine_tuning_weighs_the_classes_of_its_own_labelled_images(st
     assert plain.objective.class_weights is None
 
 
+class OneOfTwo(Alone):
+    """Keeps what it is asked to add to the other's."""
+
+    size = 2
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.added: list[torch.Tensor] = []
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.added.append(tensor)
+        return tensor
+
+
+def test_workers_share_the_counting_of_classes(storage: Storage) -> None:
+    job = make_job(storage, class_balance="log_inverse", number=5)
+    both = OneOfTwo(0), OneOfTwo(1)
+    for one in both:
+        loop = training_loop(job, Team(Machine(), one, None))
+    (first,), (second,) = (one.added for one in both)
+    truth = [job.source.open().read_ground_truth("train", image_id) for image_id in loop.source.ids]
+    pixels = [sum(int((labels == number).sum()) for labels in truth) for number in range(len(first))]
+    assert (first + second).tolist() == pixels
+    assert 0 < first.sum() < sum(pixels)
+
+
 def test_a_training_is_charged_its_steps_and_its_evaluation_once_though_it_was_cut_off(storage: Storage) -> None:
     job = make_job(storage)
     with pytest.raises(Interrupted):

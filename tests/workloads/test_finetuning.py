@@ -9,7 +9,7 @@ from workloads.configs.training import EvaluationConfig, FinetuneConfig, Optimis
 from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
 from workloads.evaluation import class_counts
-from workloads.finetuning import Finetuning, finetuning_loop, log_inverse_weights
+from workloads.finetuning import Finetuning, class_pixels, finetuning_loop, log_inverse_weights
 from workloads.metrics import mean_iou
 from workloads.networks import build_segmentor
 
@@ -85,9 +85,9 @@ def test_classes_weigh_by_the_logarithm_of_their_share():
     first = np.array([[0, 0, 0, 2]], np.uint8)
     second = np.array([[0, 0, 255, 255], [0, 2, 0, 0]], np.uint8)  # 8 of 10 labelled pixels are 0, 2 are 2.
     expected = [1 / np.log(1.02 + 0.8), 1 / np.log(1.02), 1 / np.log(1.02 + 0.2)]
-    np.testing.assert_allclose(log_inverse_weights([first, second], 3), expected, rtol=1e-6)
+    np.testing.assert_allclose(log_inverse_weights(class_pixels([first, second], 3)), expected, rtol=1e-6)
     unlabelled = np.full((2, 2), 255, np.uint8)
-    assert len(set(log_inverse_weights([unlabelled], 3).tolist())) == 1
+    assert len(set(log_inverse_weights(class_pixels([unlabelled], 3)).tolist())) == 1
 
 
 def test_a_weighted_loss_is_the_weighted_mean_over_pixels():
