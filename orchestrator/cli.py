@@ -34,7 +34,7 @@ examples:
   lookbeyond submit demo --address http://localhost:8265 --storage s3://BUCKET/FOLDER       as a job on a cluster
 
 Any key of the experiment file can be set on the command line as key=value; the value is YAML.
-exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wrong, 130 interrupted"""
+exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wrong, 130 interrupted (also by SIGTERM)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,9 +7,12 @@ takes down somebody else's cluster, and a dashboard open to the network.
 
 import logging
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from types import FrameType
 from typing import Any
 
 import ray
@@ -24,6 +27,8 @@ from workloads.errors import InputError
 # Tasks pass a few kilobytes through the object store; Ray's default would claim a third of the memory.
 _OBJECT_STORE_BYTES = 150_000_000
 _STARTS = 3
+# Ray's log monitor looks for new files ten times a second unless they are many, which takes a hundredth of a core.
+_FEW_LOOKS_FOR_LOGS = {"RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0", "LOG_NAME_UPDATE_INTERVAL_S": "5"}
 TOKEN_ADVICE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it (default ~/.ray/auth_token)"
 TOKEN_REFUSED = f"the cluster asks for a token and got none, or another; {TOKEN_ADVICE}"
 
@@ -61,11 +66,33 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
         ) from None
     try:
         # Ray prints its warnings on standard output, which belongs to results.
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), _termination_as_interrupt():
             yield
     finally:
         _release_placement_groups()
         ray.shutdown()
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM, as `ray job stop` and supervisors send it, ends a run as Ctrl-C does: trials are ended, nothing is lost.
+
+    Ray has put a handler of its own there that leaves at once.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # Tune has a handler of its own while trials run; one that ignores Ctrl-C, as in a shell's background, is none.
+        handler = signal.getsignal(signal.SIGINT)
+        (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _start_own(dashboard: bool, common: dict[str, Any]) -> None:
@@ -74,6 +101,8 @@ def _start_own(dashboard: bool, common: dict[str, Any]) -> None:
     Raises:
         InputError: it did not start, several times in a row.
     """
+    for name, value in _FEW_LOOKS_FOR_LOGS.items():
+        os.environ.setdefault(name, value)
     for attempt in range(_STARTS):
         try:
             # Without an address Ray would join one that somebody else runs on this machine.

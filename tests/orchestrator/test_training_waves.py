@@ -13,6 +13,8 @@ from training_on_ray import EXPERIMENT, actors, compute, run, wait_until
 from orchestrator.storage import Storage
 from workloads.errors import InputError
 
+pytestmark = pytest.mark.slow
+
 # Ray's own: one for all that is trained on a cluster.
 STAYS = {"_AutoscalingCoordinatorActor"}
 
@@ -30,7 +32,7 @@ def test_an_interrupted_wave_leaves_nothing_on_a_cluster_that_stays_up(
     under_way = actors()
     assert {"RayTrainWorker", "TrainController"} <= under_way
     assert "PlacementGroupCleaner" not in under_way, "without a dashboard it could neither clean nor end"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     _, said = process.communicate(timeout=120)
     assert process.returncode == 130, said
     wait_until(lambda: actors() <= before | STAYS)
