@@ -10,7 +10,7 @@ demo: $(READY)
 	$(BIN)/lookbeyond demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 # Real clusters: jobs, three hosts from `ray up` to `ray down`, an autoscaled one, the demo on S3. Root and half an hour.
 cluster-test: $(READY)

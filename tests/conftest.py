@@ -46,6 +46,13 @@ TINY = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests go first: the processes of `pytest --numprocesses` take modules in this order, and a slow one taken
+    last would leave the others idle.
+    """
+    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
 @pytest.fixture
 def tiny() -> dict[str, Any]:
     """A small experiment on generated scenes: four cells, six train shards and two val shards."""

@@ -17,6 +17,8 @@ import pytest
 from orchestrator.documents import load_document
 from orchestrator.grid import expand
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 FENCE = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 

@@ -22,6 +22,7 @@ from orchestrator.storage import Storage
 from orchestrator.verifying import verify
 
 HEIGHT, WIDTH = 32, 48
+MOBILENET = ("labels.extractor.arch=mobilenet_v2", "labels.extractor.output_stride=16")
 
 EXPERIMENT = {
     "dataset": {"name": "camvid", "root": "camvid"},
@@ -95,6 +96,14 @@ class Commands:
             for cell in json.loads(path.read_text())["cells"]:
                 if cell["status"] != "failed":
                     assert all(list(place.glob(f"steps/*/{key}.json")) for key in cell["steps"].values())
+
+
+def refused(answer: Answer, *parts: str) -> None:
+    """Exit code 2 and one message with all these parts."""
+    assert answer.code == 2
+    assert len(answer.messages) == 1, answer.err
+    for part in parts:
+        assert part in answer.messages[0]
 
 
 def run_here(plan: Plan, storage: Storage, *_: Any, **__: Any) -> RunReport:

@@ -17,6 +17,8 @@ from orchestrator.jobs.traces import history_path, read_history, read_outcome, s
 from orchestrator.results import collect
 from orchestrator.storage import Storage
 
+pytestmark = pytest.mark.slow
+
 # Long enough for the word to end to arrive before the end.
 STEPS = 100
 EXPERIMENT: dict[str, Any] = {

@@ -5,6 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 
 def test_whatever_is_killed_the_same_command_ends_with_the_same_bytes() -> None:
     repository = Path(__file__).resolve().parents[2]

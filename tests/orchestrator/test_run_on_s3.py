@@ -14,6 +14,8 @@ from orchestrator.retrying import Patience
 from orchestrator.storage import Storage
 from orchestrator.verifying import verify
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def labels() -> dict[str, Any]:

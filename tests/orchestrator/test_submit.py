@@ -13,6 +13,8 @@ import pytest
 from orchestrator import cli
 from orchestrator.code_state import VARIABLE, code_state
 
+pytestmark = pytest.mark.slow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 # A cluster of one process tree that ends when its standard input does.

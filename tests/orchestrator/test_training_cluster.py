@@ -19,6 +19,8 @@ from orchestrator.jobs.traces import read_history
 from orchestrator.plan import Plan
 from orchestrator.storage import Storage
 
+pytestmark = pytest.mark.slow
+
 Trained = tuple[Storage, Plan]
 
 

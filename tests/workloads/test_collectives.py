@@ -20,6 +20,8 @@ from workloads.finetuning import finetuning_loop
 from workloads.networks import build_segmentor
 from workloads.pretraining import pretraining_loop, pretraining_network
 
+pytestmark = pytest.mark.slow
+
 torch.set_num_threads(1)
 NETWORK = SegmentorConfig(
     backbone="mobilenet_v2", output_stride=8, head_channels=8, atrous_rates=(1, 2, 3), dropout=0.0
