@@ -13,7 +13,6 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 
 from orchestrator.cluster.rounds import RunReport, run_plan
 from orchestrator.ledger import Ledger
@@ -134,25 +133,6 @@ class Killer(threading.Thread):
             time.sleep(0.005)
 
 
-def test_killed_driver_and_the_same_command_again(
-    experiment: dict[str, Any], undisturbed: Digests, lookbeyond: Any
-) -> None:
-    (lookbeyond.folder / "identity.yaml").write_text(yaml.safe_dump(experiment))
-    command = ("run", "identity.yaml", "--storage", "storage")
-    process = lookbeyond.start(*command)
-    storage = lookbeyond.folder / "storage"
-    wanted = random.Random(0).randrange(3, 25)
-    while len(list(storage.glob("shards/*/*.json"))) < wanted and process.poll() is None:
-        time.sleep(0.01)
-    assert process.poll() is None, f"the run ended before it could be killed: {process.communicate()[1]}"
-    process.kill()
-    process.communicate()
-    assert len(digests(storage)) < len(undisturbed)
-    again = lookbeyond(*command)
-    assert again.returncode == 0, again.stderr
-    assert digests(storage) == undisturbed
-
-
 _NODES = """
 import json, random, sys, threading, time
 from pathlib import Path
@@ -160,7 +140,7 @@ from ray.cluster_utils import Cluster
 import ray
 
 def main():
-    document, folder, seed = json.loads(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    document, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
     from orchestrator.cluster.rounds import run_plan
     from orchestrator.plan import make_plan
     from orchestrator.progress import Progress
@@ -169,18 +149,17 @@ def main():
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": beat}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     # The GPU is there for Ray only: torch finds none, and the same bytes come out.
-    nodes = [cluster.add_node(num_cpus=cores, num_gpus=gpus) for cores, gpus in ((2, int(seed == 1)), (1, 0), (1, 0))]
+    nodes = [cluster.add_node(num_cpus=cores, num_gpus=gpus) for cores, gpus in ((2, 0), (1, 1), (1, 0))]
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
     removed = []
     def unplug():
-        wanted = random.Random(seed).randrange(2, 20)
+        wanted = random.Random(0).randrange(2, 20)
         while len(list(folder.glob("shards/*/*.json"))) < wanted:
             time.sleep(0.01)
         removed.append(1)
         cluster.remove_node(nodes[0], allow_graceful=False)
-    if seed == 0:
-        threading.Thread(target=unplug, daemon=True).start()
+    threading.Thread(target=unplug, daemon=True).start()
     storage = Storage(str(folder))
     plan = make_plan(document, storage, write_listings=True)
     with Progress() as progress:
@@ -194,18 +173,17 @@ main()
 """
 
 
-@pytest.mark.parametrize("seed", [0, 1], ids=["a node is lost", "undisturbed, one of them with a GPU"])
-def test_four_workers_on_three_nodes(
-    seed: int, experiment: dict[str, Any], undisturbed: Digests, tmp_path: Path
+def test_four_workers_on_three_nodes_of_which_one_is_lost(
+    experiment: dict[str, Any], undisturbed: Digests, tmp_path: Path
 ) -> None:
     document = {**experiment, "compute": {"shard_images": 2, "workers": 4}}
     repository = str(Path(__file__).resolve().parents[2])
     environment = os.environ | {"PYTHONPATH": repository, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
     environment.pop("RAY_ADDRESS", None)
-    command = [sys.executable, "-c", _NODES, json.dumps(document), str(tmp_path), str(seed)]
+    command = [sys.executable, "-c", _NODES, json.dumps(document), str(tmp_path)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
     assert ended.returncode == 0, ended.stderr
     # Not on standard output: Ray's processes write there, too, when a machine is lost.
     outcome = json.loads((tmp_path / "outcome.json").read_text())
-    assert outcome == {"failed": {}, "removed": int(seed == 0), "machines": 4}
+    assert outcome == {"failed": {}, "removed": 1, "machines": 4}
     assert digests(tmp_path) == undisturbed

@@ -33,10 +33,7 @@ def labels() -> dict[str, Any]:
 
 
 SIZE, CROP = [64, 96], [49, 65]
-TRAININGS = {
-    "pretrain": {"recipe": "small", "steps": 6, "batch_size": 2, "views": {"image_size": SIZE, "crop": CROP}},
-    "finetune": {"recipe": "small", "steps": 3, "batch_size": 2, "augmentation": {"image_size": SIZE, "crop": CROP}},
-}
+TRAINING = {"recipe": "small", "steps": 6, "batch_size": 2, "views": {"image_size": SIZE, "crop": CROP}}
 
 
 def test_the_same_bytes_on_s3_though_requests_fail(
@@ -57,17 +54,20 @@ def test_the_same_bytes_on_s3_though_requests_fail(
     assert (found.damaged, found.steps) == ({}, 7)
 
 
-def test_trainings_on_ray_keep_their_states_on_s3_though_requests_fail(
+def test_a_training_on_ray_keeps_its_states_on_s3_though_requests_fail(
     labels: dict[str, Any], bucket: str, s3: S3Server, tmp_path: Path, lookbeyond: Any
 ) -> None:
     """A worker is killed in the middle: what it goes on from lies in the bucket alone."""
-    document = labels | TRAININGS | {"compute": {"shard_images": 2, "train_cores": 1, "checkpoint_seconds": 0}}
+    document = labels | {
+        "pretrain": TRAINING,
+        "compute": {"shard_images": 2, "train_cores": 1, "checkpoint_seconds": 0},
+    }
     on_a_path, on_s3 = Storage(str(tmp_path / "path")), Storage(f"s3://{bucket}/some/folder")
-    assert not run(document, on_a_path).failed
+    assert not run(document, on_a_path, until="pretrain").failed
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(document))
     s3.trouble.begin(0.03, seed=5)
     try:
-        process = lookbeyond.start("run", "small.yaml", "--storage", on_s3.uri)
+        process = lookbeyond.start("run", "small.yaml", "--storage", on_s3.uri, "--until", "pretrain")
         bystander = Bystander(on_s3, process)
         bystander.start()
         _, err = process.communicate(timeout=240)
@@ -80,7 +80,7 @@ def test_trainings_on_ray_keep_their_states_on_s3_though_requests_fail(
     assert "continues from its last state" in err
     assert bystander.damaged == {}
     assert max(bystander.seen_steps) > 0
-    assert len(outcomes(on_a_path)) == 9
+    assert len(outcomes(on_a_path)) == 8
     assert outcomes(on_s3) == outcomes(on_a_path)
     found = verify(on_s3, repair=False)
-    assert (found.damaged, found.steps) == ({}, 9)
+    assert (found.damaged, found.steps) == ({}, 8)

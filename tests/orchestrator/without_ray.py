@@ -74,9 +74,9 @@ def drive(execution: Execution, perform: Perform) -> list[Task]:
     return tasks
 
 
-def run(document: dict[str, Any], storage: Storage) -> Ended:
+def run(document: dict[str, Any], storage: Storage, until: Any = "finetune") -> Ended:
     """Run an experiment for real, without Ray."""
-    plan = make_plan(document, storage, write_listings=True)
+    plan = make_plan(document, storage, write_listings=True, until=until)
     workshop = Workshop()
 
     def perform(task: Task, steps: tuple[Step, ...]) -> Outcome:
