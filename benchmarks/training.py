@@ -8,7 +8,11 @@ images and reads the same labels, once an epoch as the project does. Both rates 
 without the first tenth; the two take turns, and every turn gives a ratio. Aim: project / plain at least 0.95, waiting
 below 5 %.
 
+A training that has all cores shares them with Ray's own processes, and its threads wait for the one that was held up;
+`compute.train_cores` leaves them a core, as experiments do that train several networks side by side.
+
     python benchmarks/training.py --steps 40 --repeats 2
+    python benchmarks/training.py --steps 40 --repeats 2 compute.train_cores=1
 """
 
 import argparse
@@ -27,6 +31,7 @@ import torch
 from measuring import put, run_project, table
 
 from orchestrator.cluster.malloc import keep_freed_memory
+from orchestrator.documents import load_document
 from orchestrator.jobs.making import make_training_job
 from orchestrator.jobs.traces import read_history
 from orchestrator.jobs.training import TrainingJob
@@ -68,16 +73,18 @@ def measure(folder: Path, turn: int, options: argparse.Namespace) -> list[list[A
     experiment.write_text(json.dumps(document))
     storage = Storage(str(folder / "storage"))
     run_project(experiment, options.override, folder / "storage")
-    plan = make_plan(document, storage, write_listings=False)
+    plan = make_plan(load_document(experiment, options.override), storage, write_listings=False)
+    threads = plan.compute.train_cores or os.cpu_count() or 1
     steps = [step for step in plan.steps.values() if step.kind in ("pretrain", "finetune")]
     rows = []
     for step in steps:
         history = read_history(storage, step.key)
         project = rate([(int(row["step"]), row["images_per_second"]) for row in history], options.steps)
         waiting = statistics.mean(row["wait_share"] for row in history[len(history) // 10 :])
+        job = make_training_job(storage, step)
         # Unlike those of multiprocessing's own pool, its process may have a loader as a child.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            windows = pool.submit(plain_loop, make_training_job(storage, step), options.steps).result()
+            windows = pool.submit(plain_loop, job, options.steps, threads).result()
         plain = rate(windows, options.steps)
         figure = {"training": step.kind, "turn": turn, "project": project, "plain": plain, "ratio": project / plain}
         put(figure | {"wait_share": waiting})
@@ -109,10 +116,10 @@ class Inputs(torch.utils.data.Dataset):
         return self.objective.inputs(self.source.load(slot.image_id), slot)
 
 
-def plain_loop(job: TrainingJob, steps: int) -> list[tuple[int, float]]:
+def plain_loop(job: TrainingJob, steps: int, threads: int) -> list[tuple[int, float]]:
     """(step, images per second since the last window) of a loop without Ray."""
     keep_freed_memory()
-    torch.set_num_threads(os.cpu_count() or 1)
+    torch.set_num_threads(threads)
     loop = training_loop(job, Team(Machine(), Alone(), None))
     objective, optimiser = loop.objective, loop.optimiser
     loader = torch.utils.data.DataLoader(Inputs(loop, steps), batch_size=loop.config.batch_size, num_workers=1)
