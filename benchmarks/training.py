@@ -8,8 +8,8 @@ images and reads the same labels, once an epoch as the project does. Both rates 
 without the first tenth; the two take turns, and every turn gives a ratio. Aim: project / plain at least 0.95, waiting
 below 5 %.
 
-A training that has all cores shares them with Ray's own processes, and its threads wait for the one that was held up;
-`compute.train_cores` leaves them a core, as experiments do that train several networks side by side.
+A training that has all cores shares them with Ray's own processes; `compute.train_cores` leaves some to them, and the
+plain loop takes as many threads.
 
     python benchmarks/training.py --steps 40 --repeats 2
     python benchmarks/training.py --steps 40 --repeats 2 compute.train_cores=1

@@ -95,7 +95,7 @@ def test_killed_workers(experiment: dict[str, Any], undisturbed: Digests, ray_se
         killer.join()
         assert killer.victim, f"no process was seen running a {killer.job}"
     assert digests(tmp_path) == undisturbed
-    assert report.retries.get("lost", 0) >= len(killers), "the run did not notice that a worker was killed"
+    assert report.retries.get("lost", 0) >= len(killers), "the run did not notice every kill"
     assert not verify(Storage(str(tmp_path)), repair=False).damaged
 
 

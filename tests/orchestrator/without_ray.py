@@ -9,7 +9,7 @@ from orchestrator.jobs.common import Outcome, Workshop
 from orchestrator.jobs.making import make_job, make_training_job
 from orchestrator.jobs.training_runs import Team, train
 from orchestrator.ledger import Ledger, Manifest, attempt_path
-from orchestrator.plan import Plan, make_plan
+from orchestrator.plan import Plan, Stage, make_plan
 from orchestrator.shards import Quarantined, ShardRecord
 from orchestrator.steps import Step, StepKind
 from orchestrator.storage import Storage
@@ -74,7 +74,7 @@ def drive(execution: Execution, perform: Perform) -> list[Task]:
     return tasks
 
 
-def run(document: dict[str, Any], storage: Storage, until: Any = "finetune") -> Ended:
+def run(document: dict[str, Any], storage: Storage, until: Stage = "finetune") -> Ended:
     """Run an experiment for real, without Ray."""
     plan = make_plan(document, storage, write_listings=True, until=until)
     workshop = Workshop()
