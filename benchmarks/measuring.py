@@ -54,7 +54,7 @@ class ProjectRun:
 
 def run_project(experiment: Path, overrides: Sequence[str], storage: Path) -> ProjectRun:
     """Run an experiment as a user would, in a process of its own."""
-    command = [sys.executable, "-m", "orchestrator", "run", str(experiment), *overrides]
+    command = [sys.executable, "-m", "lookbeyond", "run", str(experiment), *overrides]
     command += ["--storage", str(storage), "--json"]
     begun, clock = time.time(), time.perf_counter()
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

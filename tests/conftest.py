@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from orchestrator.storage import Storage
+from orchestrator.storage.store import Storage
 
 if TYPE_CHECKING:
-    from s3_server import S3Server
+    from support.s3_server import S3Server
 
 torch.set_num_threads(1)
 # Ray's workers give way to everything else by default, and here the tests themselves are everything else.
@@ -62,7 +62,7 @@ def tiny() -> dict[str, Any]:
 @pytest.fixture(scope="session")
 def s3() -> "Iterator[S3Server]":
     """An S3 server on this machine, and the variables by which it is found."""
-    from s3_server import s3_server
+    from support.s3_server import s3_server
 
     with s3_server() as server:
         yield server
@@ -110,7 +110,7 @@ def lookbeyond(tmp_path: Path) -> "CommandLine":
 
 
 class CommandLine:
-    """Runs ``python -m orchestrator`` in a folder."""
+    """Runs ``python -m lookbeyond`` in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -122,7 +122,7 @@ class CommandLine:
         environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
         environment.pop("RAY_ADDRESS", None)
         return subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", *arguments],
+            [sys.executable, "-m", "lookbeyond", *arguments],
             cwd=self.folder,
             env=environment,
             stdout=subprocess.PIPE,

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 import pytest
 
-from orchestrator.documents import load_document
-from orchestrator.grid import expand
+from orchestrator.spec.grid import expand
+from orchestrator.spec.loading import load_document
 
 pytestmark = pytest.mark.slow
 
@@ -52,7 +52,7 @@ def run(script: str, folder: Path) -> str:
     """Run a block's commands with `python` and `lookbeyond` of the copy, and return what they print."""
     tools = folder / "bin"
     tools.mkdir(exist_ok=True)
-    for name, start in (("python", ""), ("lookbeyond", "-m orchestrator")):
+    for name, start in (("python", ""), ("lookbeyond", "-m lookbeyond")):
         (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@"\n')
         (tools / name).chmod(0o755)
     environment = os.environ | {
@@ -70,7 +70,7 @@ def run(script: str, folder: Path) -> str:
 
 
 def test_every_block_of_the_page_on_extending_works(tmp_path: Path) -> None:
-    for package in ("workloads", "orchestrator"):
+    for package in ("lookbeyond", "orchestrator", "workloads"):
         shutil.copytree(REPOSITORY / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     printed = ""
     for block in blocks("extending.md"):

@@ -14,11 +14,12 @@ from typing import Any
 
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
-from orchestrator.early_stopping import Column, Stop, column
-from orchestrator.jobs.traces import GLANCE, read_history
-from orchestrator.spec import EarlyStopping
-from orchestrator.steps import Step
-from orchestrator.storage import Storage
+from orchestrator.execution.early_stopping import Column, column
+from orchestrator.ledger.stop_marks import Stop
+from orchestrator.ledger.training_states import GLANCE, read_history
+from orchestrator.spec.experiment import EarlyStopping
+from orchestrator.steps.steps import Step
+from orchestrator.storage.store import Storage
 
 _STEP = "timesteps_total"
 # ASHA keeps its own books, and has no use for those of Tune.

@@ -16,7 +16,7 @@ def share_arenas() -> None:
     """Have all threads share two arenas, to be called before they start.
 
     A driver of Ray has dozens of threads; with an arena for each, what they free is kept many times over, and memory
-    grew by a tenth from 500 images to 20 000 (`benchmarks/memory.py`).
+    grew by a tenth from 500 images to 20 000 (`benchmarks/performance/memory.py`).
     """
     _tell({_ARENA_MAX: 2})
 

@@ -14,17 +14,16 @@ from typing import Any
 from orchestrator.cluster import session
 from orchestrator.cluster.runner import Runner
 from orchestrator.cluster.workers import extraction_demand
-from orchestrator.cluster_config import ever_offered
-from orchestrator.early_stopping import may_be_stopped
-from orchestrator.execution import Execution
-from orchestrator.leases import Leases
-from orchestrator.ledger import Ledger, Manifest
-from orchestrator.plan import Plan, set_aside_stopped
-from orchestrator.preflight import Demand, Offer, judge
-from orchestrator.progress import Progress
-from orchestrator.steps import Step, StepKind
-from orchestrator.storage import Storage
-from orchestrator.trial_cards import trial_card
+from orchestrator.execution.execution import Execution
+from orchestrator.execution.progress import Progress
+from orchestrator.execution.trial_info import trial_card
+from orchestrator.ledger.leases import Leases
+from orchestrator.ledger.manifests import Ledger, Manifest
+from orchestrator.planning.capacity import Demand, Offer, judge
+from orchestrator.planning.cluster_config import ever_offered
+from orchestrator.planning.plan import Plan, may_be_stopped, set_aside_stopped
+from orchestrator.steps.steps import Step, StepKind
+from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
 _POLL_SECONDS = 1.0

@@ -24,15 +24,15 @@ from orchestrator.cluster.workers import (
     start_clustering,
     start_extraction,
 )
-from orchestrator.errors import OwnMachineLostError
-from orchestrator.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
-from orchestrator.jobs.making import make_job
-from orchestrator.preflight import Offer
-from orchestrator.progress import Progress
-from orchestrator.schedule import Item, Schedule
-from orchestrator.spec import Compute
-from orchestrator.steps import Step
-from orchestrator.storage import Storage
+from orchestrator.execution.errors import OwnMachineLostError
+from orchestrator.execution.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
+from orchestrator.execution.progress import Progress
+from orchestrator.execution.schedule import Item, Schedule
+from orchestrator.planning.capacity import Offer
+from orchestrator.spec.experiment import Compute
+from orchestrator.steps.making import make_job
+from orchestrator.steps.steps import Step
+from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
 if TYPE_CHECKING:

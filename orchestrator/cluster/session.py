@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from orchestrator.cluster.malloc import share_arenas
-from orchestrator.preflight import Machines, Offer, grown
+from orchestrator.planning.capacity import Machines, Offer, grown
 from workloads.errors import InputError
 
 # Tasks pass a few kilobytes through the object store; Ray's default would claim a third of the memory.

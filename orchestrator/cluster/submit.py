@@ -1,7 +1,7 @@
 """An experiment as a job on a cluster: what is sent, how it is followed, and how it ended.
 
 The model: the working directory travels (without what .gitignore and .rayignore name, and without .git), the job is
-`python -m orchestrator run ...`, and its exit code becomes ours. The failures this guards against: gigabytes sent by
+`python -m lookbeyond run ...`, and its exit code becomes ours. The failures this guards against: gigabytes sent by
 accident, results whose code nobody can name, results written where the job's folder is deleted, and a job that failed
 while its submission answered 0.
 """
@@ -25,12 +25,13 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import orchestrator
-import workloads
 from orchestrator.cluster.session import TOKEN_REFUSED
-from orchestrator.code_state import code_state, handing_down
+from orchestrator.execution.code_state import code_state, handing_down
 from workloads.errors import InputError
 
-_PACKAGES = [str(Path(package.__path__[0])) for package in (orchestrator, workloads)]
+_PACKAGES = [
+    str(Path(orchestrator.__path__[0]).with_name(name)) for name in ("lookbeyond", "orchestrator", "workloads")
+]
 _OFFENDERS = 8
 _POLL_SECONDS = 1.0
 # How long the head may not answer (a tunnel that is built anew, a head under load) before the job is given up for lost.
@@ -66,7 +67,7 @@ class Submission:
         if state:
             environment["env_vars"] = handing_down(state)
         metadata = {"git_commit": state["commit"], "git_changes": ", ".join(state.get("changes", []))} if state else {}
-        return Submission(["python", "-m", "orchestrator", "run", *arguments], folder, environment, metadata)
+        return Submission(["python", "-m", "lookbeyond", "run", *arguments], folder, environment, metadata)
 
     def plain_line(self, address: str) -> str:
         """The `ray job submit` line that does the same."""

@@ -29,16 +29,16 @@ from orchestrator.cluster import session
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.cluster.reports import Speaker, listening
-from orchestrator.early_stopping import is_marked
-from orchestrator.jobs.traces import GLANCE, leave_outcome, read_outcome
-from orchestrator.jobs.training import TrainingJob
-from orchestrator.preflight import Demand, Offer
-from orchestrator.spec import Compute
+from orchestrator.ledger.stop_marks import is_marked
+from orchestrator.ledger.training_states import GLANCE, leave_outcome, read_outcome
+from orchestrator.planning.capacity import Demand, Offer
+from orchestrator.spec.experiment import Compute
+from orchestrator.steps.training import TrainingJob
 from workloads.errors import InputError
 
 if TYPE_CHECKING:
-    from orchestrator.jobs.training_runs import Team
-    from workloads.training import StepReport
+    from orchestrator.steps.training_runs import Team
+    from workloads.training.loop import StepReport
 
 # The least that Ray counts; the trainer's workers do the work.
 DRIVER_CORES = 0.0001
@@ -282,10 +282,10 @@ def _worker(config: dict[str, Any]) -> None:
     import torch
     from torch.nn.parallel import DistributedDataParallel
 
-    from orchestrator.jobs.training_runs import Team, train
-    from workloads.collectives import Alone, ProcessGroup
+    from orchestrator.steps.training_runs import Team, train
     from workloads.devices import torch_device
-    from workloads.training import Machine
+    from workloads.training.collectives import Alone, ProcessGroup
+    from workloads.training.loop import Machine
 
     job: TrainingJob = config["job"]
     scale: Scale = config["scale"]

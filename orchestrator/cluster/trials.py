@@ -40,15 +40,15 @@ from orchestrator.cluster.training import (
     fit,
 )
 from orchestrator.cluster.waves import NothingStarted, Wave, Work
-from orchestrator.execution import TRAIN, Execution, Task
-from orchestrator.jobs.traces import read_history, read_outcome
-from orchestrator.preflight import Offer
-from orchestrator.progress import Progress
-from orchestrator.schedule import Item
-from orchestrator.spec import Compute
-from orchestrator.steps import Step
-from orchestrator.storage import Storage
-from orchestrator.trial_cards import TrialCard
+from orchestrator.execution.execution import TRAIN, Execution, Task
+from orchestrator.execution.progress import Progress
+from orchestrator.execution.schedule import Item
+from orchestrator.execution.trial_info import TrialCard
+from orchestrator.ledger.training_states import read_history, read_outcome
+from orchestrator.planning.capacity import Offer
+from orchestrator.spec.experiment import Compute
+from orchestrator.steps.steps import Step
+from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
 

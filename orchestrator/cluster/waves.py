@@ -18,12 +18,12 @@ from ray.tune.experiment import Trial
 
 from orchestrator.cluster import session
 from orchestrator.cluster.training import DRIVER_CORES, Scale
-from orchestrator.early_stopping import Stop, forget_mark, mark_stopped, read_mark
-from orchestrator.execution import Execution, Task
-from orchestrator.jobs.making import make_training_job
-from orchestrator.jobs.traces import GLANCE, forget_outcome, read_history, read_outcome
-from orchestrator.jobs.training import TrainingJob
-from orchestrator.schedule import Item
+from orchestrator.execution.execution import Execution, Task
+from orchestrator.execution.schedule import Item
+from orchestrator.ledger.stop_marks import Stop, forget_mark, mark_stopped, read_mark
+from orchestrator.ledger.training_states import GLANCE, forget_outcome, read_history, read_outcome
+from orchestrator.steps.making import make_training_job
+from orchestrator.steps.training import TrainingJob
 
 if TYPE_CHECKING:
     from orchestrator.cluster.trials import Trainings

@@ -13,9 +13,10 @@ import ray
 
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
-from orchestrator.faults import kill_point
-from orchestrator.jobs.common import Job, Outcome, Workshop
-from orchestrator.preflight import Demand
+from orchestrator.ledger.outcomes import Outcome
+from orchestrator.planning.capacity import Demand
+from orchestrator.steps.jobs import Job, Workshop
+from orchestrator.storage.faults import kill_point
 
 # Half a core each, so that on a machine without a GPU extraction and superpixels can run side by side; the runner
 # bounds how many of each are in flight, so one kind alone does not crowd the cores either.

@@ -16,7 +16,7 @@ from orchestrator.report.provenance import Provenance, machines_of, provenance_o
 from orchestrator.report.reading import Experiment
 from orchestrator.report.sheets import Sheet, sheets_of
 from orchestrator.report.tables import Table, metrics_of, plain_table
-from orchestrator.storage import Storage
+from orchestrator.storage.store import Storage
 
 
 @dataclass(frozen=True)

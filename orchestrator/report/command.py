@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from orchestrator.report.writing import Written
-from orchestrator.storage import Storage
+from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
 

@@ -7,7 +7,7 @@ cells add up to what was paid. GPU-hours are the seconds of those units that ran
 
 from dataclasses import dataclass, field
 
-from orchestrator.ledger import Manifest
+from orchestrator.ledger.manifests import Manifest
 from orchestrator.report.comparing import described, is_seed, results_of
 from orchestrator.report.reading import Experiment, ResultCell
 from orchestrator.report.tables import Entry, Heading, Table, figure

@@ -12,9 +12,9 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from orchestrator.jobs.traces import read_history
-from orchestrator.ledger import Manifest
-from orchestrator.storage import Storage
+from orchestrator.ledger.manifests import Manifest
+from orchestrator.ledger.training_states import read_history
+from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
 # A row may be named by a number in YAML: 200 superpixels.

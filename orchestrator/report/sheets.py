@@ -15,14 +15,14 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from orchestrator.ledger import Manifest
+from orchestrator.ledger.manifests import Manifest
+from orchestrator.ledger.shards import read_maps
 from orchestrator.report.comparing import Result, described, varying
 from orchestrator.report.reading import Experiment, experiment_names
-from orchestrator.shards import read_maps
-from orchestrator.storage import Storage
-from workloads.confusion import IGNORE_LABEL
+from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 from workloads.figures import colourise, distinct_colours, sheet
+from workloads.ignored import IGNORE_LABEL
 
 _IMAGES = 3
 _COLUMNS = 6

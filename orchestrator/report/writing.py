@@ -11,7 +11,7 @@ from orchestrator.report.assembling import Report, assemble
 from orchestrator.report.exports import render_csv, render_markdown
 from orchestrator.report.page import IndexLine, render_index, render_report
 from orchestrator.report.reading import experiment_names, read_experiment
-from orchestrator.storage import Storage
+from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
 FOLDER = "report"

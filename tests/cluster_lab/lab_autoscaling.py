@@ -163,7 +163,7 @@ def cluster() -> Iterator[Path]:
 
 def run(*words: str) -> None:
     ended = subprocess.run(
-        [sys.executable, "-m", "orchestrator", "run", *words, "--address", "auto"],
+        [sys.executable, "-m", "lookbeyond", "run", *words, "--address", "auto"],
         cwd=REPOSITORY,
         capture_output=True,
         text=True,

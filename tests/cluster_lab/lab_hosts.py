@@ -22,11 +22,11 @@ from typing import Any
 import pytest
 import yaml
 from hosts import LAUNCHER, Host, make_bridge, make_hosts
-from s3_server import KINDS, S3Server, s3_server
+from support.s3_server import KINDS, S3Server, s3_server
 
-from orchestrator.code_state import code_state
-from orchestrator.ledger import Ledger
-from orchestrator.storage import Storage
+from orchestrator.execution.code_state import code_state
+from orchestrator.ledger.manifests import Ledger
+from orchestrator.storage.store import Storage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 EXPERIMENT = [
@@ -45,7 +45,7 @@ EXPERIMENT = [
 
 AUTOSCALER = "RAY_UP_enable_autoscaler_v2"
 ADDRESS = "http://127.0.0.1:8265"
-LOOKBEYOND = [sys.executable, "-m", "orchestrator"]
+LOOKBEYOND = [sys.executable, "-m", "lookbeyond"]
 COUNT_NODES = (
     'import ray; ray.init(address="auto", log_to_driver=False); '
     'print("alive", sum(node["Alive"] for node in ray.nodes()))'

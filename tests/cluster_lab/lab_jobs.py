@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.ledger import Ledger
-from orchestrator.storage import Storage
+from orchestrator.ledger.manifests import Ledger
+from orchestrator.storage.store import Storage
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDER = Path(os.environ["LOOKBEYOND_LAB"])
 # A job is sent what it needs from the folder that it is submitted in.
 WORK = FOLDER / "work"
 ADDRESS = "http://127.0.0.1:8265"
-SUBMIT = [sys.executable, "-m", "orchestrator", "submit"]
+SUBMIT = [sys.executable, "-m", "lookbeyond", "submit"]
 LABELLING: dict[str, Any] = {
     "name": "jobs",
     "dataset": {"name": "scenes", "image_size": [64, 96], "num_train": 8, "num_val": 4},
@@ -51,7 +51,7 @@ def call(*words: str) -> "subprocess.CompletedProcess[str]":
 @pytest.fixture(scope="module", autouse=True)
 def head() -> Iterator[None]:
     """A cluster of one machine."""
-    for package in ("orchestrator", "workloads"):
+    for package in ("lookbeyond", "orchestrator", "workloads"):
         shutil.copytree(REPOSITORY / package, WORK / package, ignore=shutil.ignore_patterns("__pycache__"))
     started = call(
         *("ray", "start", "--head", "--num-cpus=2", "--object-store-memory=100000000"),
@@ -84,7 +84,7 @@ def submit(name: str, document: dict[str, Any]) -> "subprocess.CompletedProcess[
 
 def plain(name: str, document: dict[str, Any]) -> "subprocess.CompletedProcess[str]":
     """`ray job submit` of the command that a user would type on the head."""
-    command = ["python", "-m", "orchestrator", "run", experiment(name, document), "--storage", str(FOLDER / name)]
+    command = ["python", "-m", "lookbeyond", "run", experiment(name, document), "--storage", str(FOLDER / name)]
     return call("ray", "job", "submit", "--address", ADDRESS, "--working-dir", ".", "--", *command)
 
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from bystander import Bystander, outcomes
-from s3_server import KINDS, S3Server
+from support.bystander import Bystander, outcomes
+from support.s3_server import KINDS, S3Server
 
-from orchestrator.storage import Storage
-from orchestrator.verifying import verify
+from orchestrator.ledger.verification import verify
+from orchestrator.storage.store import Storage
 
 SHARE_OF_REQUESTS = 0.03
 

@@ -3,12 +3,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from report_storage import HandMade
+from support.report_storage import HandMade
 
-from orchestrator.storage import Storage
+from orchestrator.storage.store import Storage
 
 if TYPE_CHECKING:
-    from command_line import Commands
+    from support.command_line import Commands
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def hand_made(tmp_path: Path) -> HandMade:
 @pytest.fixture(scope="module")
 def labelled(ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage that holds the labels of the experiment with trainings, and no training."""
-    from training_on_ray import EXPERIMENT, run
+    from support.training_on_ray import EXPERIMENT, run
 
     folder = tmp_path_factory.mktemp("labelled") / "storage"
     _, report = run(EXPERIMENT, Storage(str(folder)), until="labels")
@@ -38,7 +38,7 @@ def labelled_storage(labelled: Path, tmp_path: Path) -> Storage:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The current folder, with a small CamVid tree and an experiment on it, ``small.yaml``."""
-    from command_line import write_camvid, write_experiment
+    from support.command_line import write_camvid, write_experiment
 
     write_camvid(tmp_path / "camvid")
     write_experiment(tmp_path)
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> "Commands":
     """Commands in that folder, whose work is done in this process."""
-    from command_line import Commands, run_here
+    from support.command_line import Commands, run_here
 
     monkeypatch.setattr("orchestrator.cluster.rounds.run_plan", run_here)
     return Commands(folder, capsys)

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from workloads.auxiliary import assign, scorer
-from workloads.clustering import fit_kmeans
 from workloads.configs.clustering import KMeansConfig
 from workloads.configs.extraction import ExtractorConfig
 from workloads.datasets import open_dataset
 from workloads.datasets.scenes import ScenesConfig
-from workloads.extractors import build_extractor
+from workloads.features.extractors import build_extractor
+from workloads.labels.auxiliary import assign, scorer
+from workloads.labels.kmeans import fit_kmeans
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: the GPU path is not tested")
 

@@ -2,10 +2,29 @@
 
 from typing import Literal
 
+import numpy as np
 from pydantic import Field, model_validator
 
-from workloads.cluster_model import MAX_CLUSTERS, number_of_clusters
 from workloads.configs.base import What
+from workloads.errors import InputError
+
+MAX_CLUSTERS = 65535
+"""Label maps are uint16 and 65535 means ignored, so labels run from 0 to 65534."""
+
+
+def number_of_clusters(k_per_class: float, num_classes: int) -> int:
+    """K = k_per_class x M rounded half up (1.5 x 19 = 28.5 gives 29), at least 1.
+
+    Raises:
+        InputError: when K does not fit the label maps.
+    """
+    k = max(1, int(np.floor(k_per_class * num_classes + 0.5)))
+    if k > MAX_CLUSTERS:
+        raise InputError(
+            f"k_per_class {k_per_class} with {num_classes} classes gives {k} clusters; at most "
+            f"{MAX_CLUSTERS} fit 16-bit label maps"
+        )
+    return k
 
 
 class KMeansConfig(What):

@@ -67,7 +67,7 @@ class TrainingConfig(What):
 
 
 class PretrainConfig(TrainingConfig):
-    """A pre-training run; `workloads.recipes` has named presets. Weights for `init` are given apart."""
+    """A pre-training run; `workloads.configs.recipes` has named presets. Weights for `init` are given apart."""
 
     objective: Literal["contrast", "moco", "pixpro"] = Field("contrast", description="what is optimised")
     segmentor: SegmentorConfig = Field(SegmentorConfig(), description="the network")
@@ -93,7 +93,7 @@ class EvaluationConfig(What):
 
 
 class FinetuneConfig(TrainingConfig):
-    """A fine-tuning run; `workloads.recipes` has named presets."""
+    """A fine-tuning run; `workloads.configs.recipes` has named presets."""
 
     segmentor: SegmentorConfig = Field(SegmentorConfig(), description="the network")
     augmentation: ViewsConfig = Field(AUGMENTATION, description="how training images are changed")

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field
 
 from workloads.datasets.ade20k import Ade20k, Ade20kConfig
-from workloads.datasets.base import IGNORE, Dataset, ImageEntry, Picture
+from workloads.datasets.base import Dataset, ImageEntry, Picture
 from workloads.datasets.camvid import Camvid, CamvidConfig
 from workloads.datasets.cityscapes import Cityscapes, CityscapesConfig, environment_hint
 from workloads.datasets.folder import Folder, FolderConfig
@@ -21,6 +21,7 @@ from workloads.datasets.order import seeded_order
 from workloads.datasets.scenes import Scenes, ScenesConfig
 from workloads.datasets.survey import Survey, survey
 from workloads.errors import InputError
+from workloads.ignored import IGNORE_CLASS
 
 AnyDatasetConfig = CamvidConfig | CityscapesConfig | Nyuv2Config | Ade20kConfig | FolderConfig | ScenesConfig
 DatasetConfig = Annotated[AnyDatasetConfig, Field(discriminator="name")]
@@ -30,7 +31,7 @@ DATASETS: tuple[str, ...] = tuple(config.model_fields["name"].default for config
 
 __all__ = [
     "DATASETS",
-    "IGNORE",
+    "IGNORE_CLASS",
     "AnyDatasetConfig",
     "Dataset",
     "DatasetConfig",

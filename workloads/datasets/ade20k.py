@@ -17,9 +17,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from workloads.configs.base import What
-from workloads.datasets.base import IGNORE, ImageEntry, Json, check_root, distinct_palette, value_table
+from workloads.datasets.base import ImageEntry, Json, check_root, distinct_palette, value_table
 from workloads.datasets.files import FileDataset, find_with_suffix, scan_files
 from workloads.errors import InputError
+from workloads.ignored import IGNORE_CLASS
 
 _NAMES = (
     "wall, building, sky, floor, tree, ceiling, road, bed, windowpane, grass, cabinet, sidewalk, "
@@ -68,7 +69,7 @@ class Ade20k(FileDataset):
         self.pools = tuple(pool for pool, folder in _FOLDERS.items() if (self.root / "images" / folder).is_dir())
         if not self.pools:
             raise InputError(f"dataset.root: {root} holds neither images/training nor images/validation ({_ARCHIVE})")
-        self._table = value_table({0: IGNORE, **{label + 1: label for label in range(len(CLASSES))}})
+        self._table = value_table({0: IGNORE_CLASS, **{label + 1: label for label in range(len(CLASSES))}})
 
     def image_folder(self, pool: str) -> Path:
         """``root/images/training`` or ``root/images/validation``."""

@@ -16,9 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from workloads.errors import InputError
-
-IGNORE = 255
-"""The ground-truth value of pixels that take no part in any score."""
+from workloads.ignored import IGNORE_CLASS
 
 UInt8Array = npt.NDArray[np.uint8]
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
@@ -161,8 +159,8 @@ def map_values(values: npt.NDArray[np.uint16], table: npt.NDArray[np.int16], whe
 
 def describe_values(table: npt.NDArray[np.int16]) -> str:
     """The allowed values of a table in words, e.g. ``0-10 (classes), 11 (ignored)``."""
-    classes = np.flatnonzero((table >= 0) & (table != IGNORE)).tolist()
-    ignored = np.flatnonzero(table == IGNORE).tolist()
+    classes = np.flatnonzero((table >= 0) & (table != IGNORE_CLASS)).tolist()
+    ignored = np.flatnonzero(table == IGNORE_CLASS).tolist()
     parts = [f"{_ranges(classes)} (classes)"]
     if ignored:
         parts.append(f"{_ranges(ignored)} (ignored)")

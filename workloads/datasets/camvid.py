@@ -17,9 +17,10 @@ import numpy.typing as npt
 from pydantic import Field, model_validator
 
 from workloads.configs.base import What
-from workloads.datasets.base import IGNORE, ImageEntry, Json, palette_of, value_table
+from workloads.datasets.base import ImageEntry, Json, palette_of, value_table
 from workloads.datasets.files import FileDataset, find_with_suffix, scan_files
 from workloads.errors import InputError
+from workloads.ignored import IGNORE_CLASS
 
 CLASSES = {
     "sky": (128, 128, 128),
@@ -76,7 +77,7 @@ class Camvid(FileDataset):
             )
         if "train" in self.pools:
             self.pools += (_FIT, _HELD_OUT)
-        self._table = value_table({**{value: value for value in range(len(CLASSES))}, _UNLABELLED: IGNORE})
+        self._table = value_table({**{value: value for value in range(len(CLASSES))}, _UNLABELLED: IGNORE_CLASS})
 
     def image_folder(self, pool: str) -> Path:
         """``root/{pool}``; that of train for its parts."""

@@ -21,9 +21,10 @@ import numpy.typing as npt
 from pydantic import Field
 
 from workloads.configs.base import What
-from workloads.datasets.base import IGNORE, ImageEntry, Json, palette_of, value_table
+from workloads.datasets.base import ImageEntry, Json, palette_of, value_table
 from workloads.datasets.files import FileDataset, scan_files, scan_folders
 from workloads.errors import InputError
+from workloads.ignored import IGNORE_CLASS
 
 ENVIRONMENT_HINT = "CITYSCAPES_DATASET"
 """The variable that cityscapesScripts reads; named in messages only, so that no run depends on it."""
@@ -92,8 +93,10 @@ class Cityscapes(FileDataset):
                 f"dataset.root: {root} holds none of the folders {wanted} (Cityscapes){environment_hint()}"
             )
         train_ids = {label_id: train_id for train_id, (label_id, _) in enumerate(CLASSES.values())}
-        self._label_ids = value_table({label_id: train_ids.get(label_id, IGNORE) for label_id in range(_LAST_ID + 1)})
-        self._train_ids = value_table({**{value: value for value in range(len(CLASSES))}, IGNORE: IGNORE})
+        self._label_ids = value_table(
+            {label_id: train_ids.get(label_id, IGNORE_CLASS) for label_id in range(_LAST_ID + 1)}
+        )
+        self._train_ids = value_table({**{value: value for value in range(len(CLASSES))}, IGNORE_CLASS: IGNORE_CLASS})
 
     def image_folder(self, pool: str) -> Path:
         """``root/leftImg8bit/{pool}``, or ``root/leftImg8bit_sequence/train``."""

@@ -25,7 +25,6 @@ from pydantic import Field
 
 from workloads.configs.base import What
 from workloads.datasets.base import (
-    IGNORE,
     ImageEntry,
     Json,
     Picture,
@@ -38,6 +37,7 @@ from workloads.datasets.base import (
 from workloads.datasets.decode import IMAGE_SUFFIXES
 from workloads.datasets.files import FileDataset, find_with_suffix, scan_files, scan_tree
 from workloads.errors import BrokenImage, InputError
+from workloads.ignored import IGNORE_CLASS
 
 _NAMES = (
     "wall, floor, cabinet, bed, chair, sofa, table, door, window, bookshelf, picture, counter, blinds, "
@@ -136,7 +136,7 @@ class Nyuv2Folders(Nyuv2):
         pools = tuple(pool for pool, name in layout.lists.items() if (root / name).is_file())
         super().__init__(root, pools)
         self._layout = layout
-        self._table = value_table({0: IGNORE, **{label + 1: label for label in range(len(CLASSES))}})
+        self._table = value_table({0: IGNORE_CLASS, **{label + 1: label for label in range(len(CLASSES))}})
 
     def image_folder(self, pool: str) -> Path:
         """The folder of images of this layout, or ``root/raw``."""
@@ -186,7 +186,9 @@ class Nyuv2Official(Nyuv2):
             low, high = mapping.min(), mapping.max()
             raise InputError(f"{root / MAPPING_FILE}: mapClass holds {low}..{high}; allowed: 1-{len(CLASSES)}")
         super().__init__(root, ("train", "val"))
-        self._table = value_table({0: IGNORE, **{index + 1: int(label) - 1 for index, label in enumerate(mapping)}})
+        self._table = value_table(
+            {0: IGNORE_CLASS, **{index + 1: int(label) - 1 for index, label in enumerate(mapping)}}
+        )
         self._numbers = {
             "train": _mat_vector(root / SPLITS_FILE, "trainNdxs"),
             "val": _mat_vector(root / SPLITS_FILE, "testNdxs"),

@@ -17,12 +17,13 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from workloads.configs.base import What
-from workloads.datasets.base import IGNORE, Dataset, ImageEntry, Json, Picture, UInt8Array, palette_of
+from workloads.datasets.base import Dataset, ImageEntry, Json, Picture, UInt8Array, palette_of
 from workloads.datasets.street.canvas import Camera, Canvas, Colour, Haze, Materials
 from workloads.datasets.street.light import photograph
 from workloads.datasets.street.objects import paint_objects
 from workloads.datasets.street.scenery import draw_street, paint_scenery, varied
 from workloads.errors import InputError
+from workloads.ignored import IGNORE_CLASS
 from workloads.seeding import generator
 
 GENERATOR_VERSION = 1
@@ -155,7 +156,7 @@ def _generate(rng: np.random.Generator, height: int, width: int) -> tuple[UInt8A
     canvas = Canvas(camera, haze, scenery.materials, materials)
     paint_objects(rng, canvas, street)
     if rng.random() < 0.4:
-        bonnet = materials.add(varied(rng, (48, 50, 54), 30), IGNORE)
+        bonnet = materials.add(varied(rng, (48, 50, 54), 30), IGNORE_CLASS)
         canvas.ellipse(
             (camera.centre, height * 1.05),
             width * rng.uniform(0.45, 0.7),

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from workloads.datasets.base import IGNORE, Dataset, Json
+from workloads.datasets.base import Dataset, Json
 from workloads.datasets.order import seeded_order
 from workloads.errors import BrokenImage, InputError
+from workloads.ignored import IGNORE_CLASS
 
 
 @dataclass
@@ -101,5 +102,5 @@ def survey(dataset: Dataset, pool: str, limit: int | None = None) -> Survey:
                 found.label_errors.append((entry.id, str(error)))
     if found.labelled:
         found.class_pixels = {name: int(counts[label]) for label, name in enumerate(dataset.classes)}
-        found.ignored_pixels = int(counts[IGNORE])
+        found.ignored_pixels = int(counts[IGNORE_CLASS])
     return found

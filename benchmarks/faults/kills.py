@@ -1,0 +1,177 @@
+"""Kill it and run it again: whatever dies, and however often, the same command ends with the same bytes.
+
+A campaign runs one small experiment (labels of generated scenes, a tiny pre-training, a tiny fine-tuning) undisturbed,
+and then over and over in new storages, with faults at seeded points until as many as asked for have come: workers, the
+node (its raylet, and with it all that runs there), the driver and trainers are killed, the storage fails, is slow, or
+is full. After every end that is not a success the same command is run again, as a user would. At the end the SHA-256 of
+every label shard and model and the scores must be those of the undisturbed run, `verify` must find nothing damaged, and
+no lease may be left.
+
+    python -m benchmarks.faults.kills --kills 100 --seed 0
+    python -m benchmarks.faults.kills --kills 12 --seed 0 --first 5      a part, from the storage of that number on
+
+prints what struck what and when, and per storage how often the command was started, how it ended, what was done again
+and how much longer than undisturbed it took.
+"""
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from benchmarks.measuring import put, table
+from orchestrator.ledger.manifests import Ledger
+from orchestrator.ledger.verification import verify
+from orchestrator.storage.faults import FOLDER, POINTS, VARIABLE, failures, passages
+from orchestrator.storage.store import Storage
+
+SIZE, CROP = [64, 96], [49, 65]
+EXPERIMENT = {
+    "name": "kills",
+    "dataset": {"name": "scenes", "image_size": SIZE, "num_train": 12, "num_val": 4},
+    "labels": {
+        "extractor": {"arch": "filters", "output_stride": 8, "batch_size": 2},
+        "sampling": {"pixels_per_image": 20},
+        "superpixels": {"n_segments": 30},
+    },
+    "compute": {"shard_images": 2, "train_cores": 1},
+    "pretrain": {"recipe": "small", "steps": 3, "batch_size": 2, "views": {"image_size": SIZE, "crop": CROP}},
+    "finetune": {"recipe": "small", "steps": 3, "batch_size": 2, "augmentation": {"image_size": SIZE, "crop": CROP}},
+    # Two labellings that share their samples and superpixels; one is trained on, which takes most of the time.
+    "rows": [
+        {"row": "trained", "set": {"labels.clustering.k_per_class": 1.5}},
+        {"row": "labels alone", "set": {"labels.clustering.k_per_class": 1.0, "pretrain": None, "finetune": None}},
+    ],
+}
+
+# Rates spread the faults over the whole length of a run; all are far from the certainty of the first passage.
+RATES = {
+    "worker.kill": 0.05,
+    "node.kill": 0.03,
+    "driver.kill": 0.05,
+    "training.kill": 0.3,
+    "storage.read": 0.01,
+    "storage.write": 0.02,
+    "storage.full": 0.01,
+    "storage.slow": 0.005,
+}
+# Asked for at a rate that never comes, a point only counts its passages: two a job, one a training step.
+COUNTED = ("worker.kill", "training.kill")
+NEVER = 1e-12
+ENDS = {0: "done", 1: "failed", 2: "input", -signal.SIGKILL: "killed"}
+MOST_STARTS = 30
+
+
+@dataclass
+class Campaign:
+    """One experiment in one storage, run again until it is done."""
+
+    storage: Storage
+    ends: list[int]
+    seconds: float
+    struck: list[tuple[str, str, float]]
+    work: Counter[str]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="faults in all (default 100)")
+    parser.add_argument("--seed", type=int, default=0, help="which faults come when (default 0)")
+    parser.add_argument("--points", nargs="+", choices=RATES, default=list(RATES), help="default: all")
+    parser.add_argument("--until", choices=("labels", "pretrain", "finetune"), default="finetune")
+    parser.add_argument("--first", type=int, default=0, help="number of the first storage (default 0)")
+    parser.add_argument("--each", type=int, default=10, help="faults in one storage at most (default 10)")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+        same = run_campaigns(Path(folder), options)
+    sys.exit(0 if same else "some campaign did not end as the undisturbed run did")
+
+
+def run_campaigns(folder: Path, options: argparse.Namespace) -> bool:
+    undisturbed = run_until_done(folder, "undisturbed", Counter(), 0, options.until)
+    expected = outcomes(undisturbed.storage)
+    put({"undisturbed_seconds": round(undisturbed.seconds, 1), "steps": len(expected)})
+    random_points = random.Random(options.seed)
+    come, campaigns, faults, every_one = 0, [], [], True
+    for number in count():
+        if come >= options.kills:
+            break
+        wanted = min(options.each, options.kills - come) if number >= options.first else options.each
+        caps = Counter(random_points.choice(options.points) for _ in range(wanted))
+        seed = random_points.randrange(1_000_000)
+        if number < options.first:
+            continue
+        campaign = run_until_done(folder, f"campaign-{number}", caps, seed, options.until)
+        same = campaign.ends[-1] == 0 and outcomes(campaign.storage) == expected and is_clean(campaign.storage)
+        every_one = every_one and same
+        come += len(campaign.struck)
+        faults += [(number, point, what, f"{at:.1f}") for point, what, at in campaign.struck]
+        again = campaign.work - undisturbed.work
+        campaigns.append(
+            (
+                number,
+                len(campaign.struck),
+                " ".join(ENDS.get(code, str(code)) for code in campaign.ends),
+                f"{again['worker.kill'] // 2} jobs, {again['training.kill']} training steps",
+                f"{campaign.seconds - undisturbed.seconds:.1f}",
+                "yes" if same else "NO",
+            )
+        )
+        put({"campaign": number, "faults": len(campaign.struck), "starts": len(campaign.ends), "same": same})
+    print("", table(["campaign", "fault", "struck", "after s"], faults), sep="\n")
+    print("", table(["campaign", "faults", "starts and their ends", "again", "more s", "same"], campaigns), sep="\n")
+    print(f"\n{come} faults; every campaign ended as the undisturbed run: {'yes' if every_one else 'NO'}")
+    return every_one
+
+
+def run_until_done(folder: Path, name: str, caps: Counter[str], seed: int, until: str) -> Campaign:
+    """Start the command until it ends well; faults, at most so many per point, are counted over all starts."""
+    asked = {point: f"rate={RATES[point]},cap={cap}" for point, cap in caps.items()}
+    asked = dict.fromkeys(COUNTED, f"rate={NEVER}") | asked
+    text = ";".join(f"{point}:{how},seed={seed}" for point, how in asked.items())
+    counted = folder / f"{name}-faults"
+    environment = os.environ | {VARIABLE: text, FOLDER: str(counted)}
+    command = [sys.executable, "-m", "lookbeyond", "run", "experiment.yaml", "--storage", name, "--until", until]
+    ends: list[int] = []
+    begun, clock = time.time(), time.perf_counter()
+    while not ends or (ends[-1] != 0 and len(ends) < MOST_STARTS):
+        with (folder / f"{name}.log").open("ab") as log:
+            done = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, check=False)
+        ends.append(done.returncode)
+    seconds = time.perf_counter() - clock
+    if ends[-1] != 0:
+        sys.exit(f"{name} did not end well in {MOST_STARTS} starts:\n{(folder / f'{name}.log').read_text()[-3000:]}")
+    work = Counter({point: passages(counted, point) for point in COUNTED})
+    struck = [
+        (point, failure["what"], failure["time"] - begun) for point in POINTS for failure in failures(counted, point)
+    ]
+    return Campaign(Storage(str(folder / name)), ends, seconds, sorted(struck, key=lambda one: one[2]), work)
+
+
+def outcomes(storage: Storage) -> dict[str, Any]:
+    """What every step made: the SHA-256 of its files and its results."""
+    return {
+        f"{manifest.kind}/{manifest.key}": ([record.sha256 for record in manifest.shards], manifest.results)
+        for manifest in Ledger(storage).manifests()
+    }
+
+
+def is_clean(storage: Storage) -> bool:
+    """Whether every file is what its manifest says, and no lease is left."""
+    return not verify(storage, repair=False).damaged and not list(storage.files("leases", deep=True))
+
+
+if __name__ == "__main__":
+    main()

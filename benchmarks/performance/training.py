@@ -1,0 +1,140 @@
+"""Images per second of pre-training and of fine-tuning through Ray Train, against a plain PyTorch loop.
+
+The project runs as a user would run it, `lookbeyond run` into a fresh storage; its rates and the share of time that a
+step waited for its batch are read from the history that every training leaves. The plain loop is a process of its own
+with the same network, loss, augmentation, batch, threads and allocator setting: a DataLoader with one worker process, a
+forward pass, a backward pass, an optimiser step; no Ray, no ledger, no checkpoints, no reports. It makes the same
+images and reads the same labels, once an epoch as the project does. Both rates are medians over windows of steps,
+without the first tenth; the two take turns, and every turn gives a ratio. Aim: project / plain at least 0.95, waiting
+below 5 %.
+
+A training that has all cores shares them with Ray's own processes; `compute.train_cores` leaves some to them, and the
+plain loop takes as many threads.
+
+    python -m benchmarks.performance.training --steps 40 --repeats 2
+    python -m benchmarks.performance.training --steps 40 --repeats 2 compute.train_cores=1
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.measuring import put, run_project, table
+from orchestrator.cluster.malloc import keep_freed_memory
+from orchestrator.ledger.training_states import read_history
+from orchestrator.planning.plan import make_plan
+from orchestrator.spec.loading import load_document
+from orchestrator.steps.making import make_training_job
+from orchestrator.steps.training import TrainingJob
+from orchestrator.steps.training_runs import Team, training_loop
+from orchestrator.storage.store import Storage
+from workloads.training.batches import Slot
+from workloads.training.collectives import Alone
+from workloads.training.loop import Loop, Machine
+
+WINDOW = 4
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=40, help="optimiser steps of each training (default 40)")
+    parser.add_argument("--repeats", type=int, default=2, help="turns of project and plain loop (default 2)")
+    parser.add_argument("--images", type=int, default=64, help="generated scenes (default 64)")
+    parser.add_argument("override", nargs="*", help="further key=value pairs, e.g. pretrain.precision=bfloat16")
+    options = parser.parse_args()
+    rows = []
+    for turn in range(options.repeats):
+        with tempfile.TemporaryDirectory() as folder:
+            rows += measure(Path(folder), turn, options)
+    print()
+    print(table(["training", "turn", "project images/s", "plain images/s", "project / plain", "waiting"], rows))
+
+
+def measure(folder: Path, turn: int, options: argparse.Namespace) -> list[list[Any]]:
+    """One turn of both sides."""
+    document: dict[str, Any] = {
+        "name": "training",
+        "dataset": {"name": "scenes", "image_size": [180, 240], "num_train": options.images, "num_val": 2},
+        "labels": {"extractor": {"arch": "filters"}, "superpixels": {"n_segments": 200}},
+        "pretrain": {"recipe": "small", "steps": options.steps},
+        "finetune": {"recipe": "small", "steps": options.steps, "evaluation_multi_scale": None},
+    }
+    experiment = folder / "experiment.yaml"
+    experiment.write_text(json.dumps(document))
+    storage = Storage(str(folder / "storage"))
+    run_project(experiment, options.override, folder / "storage")
+    plan = make_plan(load_document(experiment, options.override), storage, write_listings=False)
+    threads = plan.compute.train_cores or os.cpu_count() or 1
+    steps = [step for step in plan.steps.values() if step.kind in ("pretrain", "finetune")]
+    rows = []
+    for step in steps:
+        history = read_history(storage, step.key)
+        project = rate([(int(row["step"]), row["images_per_second"]) for row in history], options.steps)
+        waiting = statistics.mean(row["wait_share"] for row in history[len(history) // 10 :])
+        job = make_training_job(storage, step)
+        # Unlike those of multiprocessing's own pool, its process may have a loader as a child.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            windows = pool.submit(plain_loop, job, options.steps, threads).result()
+        plain = rate(windows, options.steps)
+        figure = {"training": step.kind, "turn": turn, "project": project, "plain": plain, "ratio": project / plain}
+        put(figure | {"wait_share": waiting})
+        rows.append(
+            [step.kind, turn, f"{project:.2f}", f"{plain:.2f}", f"{project / plain:.3f}", f"{100 * waiting:.1f} %"]
+        )
+    return rows
+
+
+def rate(windows: list[tuple[int, float]], steps: int) -> float:
+    """The median rate of the windows that end after the first tenth of the steps."""
+    return statistics.median(images for step, images in windows if step > steps / 10)
+
+
+class Inputs(torch.utils.data.Dataset):
+    """Augmented inputs of the run's own images, in the run's own order, without its loader."""
+
+    def __init__(self, loop: Loop, steps: int) -> None:
+        self.objective, self.source = loop.objective, loop.source
+        # The recipes' crop is fixed: any random numbers give it.
+        crop = loop.objective.crop(np.random.default_rng(0))
+        self.slots = [Slot(name, epoch, crop) for step in range(steps) for name, epoch in loop.order.batch(step)]
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        slot = self.slots[index]
+        return self.objective.inputs(self.source.load(slot.image_id), slot)
+
+
+def plain_loop(job: TrainingJob, steps: int, threads: int) -> list[tuple[int, float]]:
+    """(step, images per second since the last window) of a loop without Ray."""
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    loop = training_loop(job, Team(Machine(), Alone(), None))
+    objective, optimiser = loop.objective, loop.optimiser
+    loader = torch.utils.data.DataLoader(Inputs(loop, steps), batch_size=loop.config.batch_size, num_workers=1)
+    windows, begun = [], time.perf_counter()
+    for step, batch in enumerate(loader, start=1):
+        with torch.autocast("cpu", torch.bfloat16, enabled=loop.config.precision == "bfloat16"):
+            loss = objective(batch)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        if step % WINDOW == 0:
+            windows.append((step, WINDOW * loop.config.batch_size / (time.perf_counter() - begun)))
+            begun = time.perf_counter()
+    return windows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,309 @@
+"""What each command does, in terms of plan, run, ledger and results."""
+
+import json
+import sys
+import time
+from argparse import Namespace
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from orchestrator.cli.submission import Sending, submit_experiment
+from orchestrator.execution.progress import Progress
+from orchestrator.ledger.verification import verify as verify_storage
+from orchestrator.planning.check import check_experiment
+from orchestrator.planning.cluster_config import ever_offered
+from orchestrator.planning.estimate import estimate, read_assumptions
+from orchestrator.planning.explain import explain as explain_plan
+from orchestrator.planning.plan import Plan, PlannedCell, make_plan
+from orchestrator.planning.selection import agreement, set_aside_all_but
+from orchestrator.report.command import announce, named_storage
+from orchestrator.report.writing import write_all, write_one
+from orchestrator.results.console_tables import describe, print_cells
+from orchestrator.results.figures import write_predictions, write_sheets
+from orchestrator.results.label_export import export_label_maps
+from orchestrator.results.results import collect, write_results
+from orchestrator.results.tensorboard import show_sheets
+from orchestrator.spec.grid import expand
+from orchestrator.spec.loading import load_document
+from orchestrator.spec.merging import set_key
+from orchestrator.storage.store import Storage
+from workloads.errors import InputError
+
+_DEMO = Path(__file__).with_name("demo.yaml")
+
+
+def demo(options: Namespace) -> int:
+    """Run the packaged demonstration experiment."""
+    return _run(load_document(_DEMO, options.overrides), options)
+
+
+def run(options: Namespace) -> int:
+    """Run an experiment."""
+    return _run(_document(options), options)
+
+
+def submit(options: Namespace) -> int:
+    """Run an experiment as a job on a cluster."""
+    return submit_experiment(
+        options.experiment,
+        expand(_document(options)),
+        options.overrides,
+        storage=options.storage,
+        until=options.until,
+        address=options.address,
+        sending=Sending(limit=options.limit * 1_000_000, wait=not options.no_wait, retries=options.retries),
+    )
+
+
+def _document(options: Namespace) -> dict[str, Any]:
+    """The experiment that the command names; ``demo`` is the packaged one, unless there is a file of that name."""
+    path = Path(options.experiment)
+    return load_document(_DEMO if str(path) == "demo" and not path.exists() else path, options.overrides)
+
+
+def plan(options: Namespace) -> int:
+    """Print the plan of an experiment."""
+    storage = Storage(options.storage)
+    assumptions = read_assumptions(options.rates) if options.rates else None
+    made = make_plan(_document(options), storage, write_listings=False)
+    cluster = made.compute.cluster_config
+    costs = estimate(made, storage, assumptions, ever_offered(cluster) if cluster else None)
+    if options.json:
+        document = {
+            "experiment": made.name,
+            "cells": [
+                {
+                    "cell": cell.cell.values,
+                    "row": cell.cell.row,
+                    "column": cell.cell.column,
+                    "error": cell.error,
+                    "steps": _keys(cell.roles),
+                }
+                for cell in made.cells
+            ],
+            "steps": made.counts(),
+            "estimate": asdict(costs),
+        }
+        print(json.dumps(document, indent=1))
+        return 0
+    console = Console(highlight=False)
+    table = Table(title=f"{made.name}: {_count(made)}", title_justify="left")
+    for heading in ("step", "named by cells", "distinct", "cached", "to run", "estimate"):
+        table.add_column(heading, justify="left" if heading == "step" else "right")
+    for kind, counts in made.counts().items():
+        table.add_row(
+            kind,
+            *(str(counts[name]) for name in ("named", "distinct", "cached", "to_run")),
+            _duration(costs.seconds_by_kind.get(kind, 0.0)),
+        )
+    console.print(table)
+    gpus = f", {costs.gpu_seconds / 3600:.1f} GPU-hours" if costs.gpu_seconds else ""
+    console.print(
+        f"to run: {_duration(costs.core_seconds)} of one core{gpus}, {_size(costs.bytes)} to write, "
+        f"{_size(costs.sample_matrix_bytes)} of memory for the largest sample matrix ({costs.basis})"
+    )
+    if costs.wall_seconds is not None:
+        console.print(f"on all machines of {cluster}: {_duration(costs.wall_seconds)} at least")
+    if costs.money is not None:
+        console.print(f"cost of the work by the prices given: {costs.money:.2f} {costs.currency}")
+    if len(made.cells) > 1:
+        console.print(f"each cell from scratch would take {costs.times_alone:.2f} times the work of all together")
+    for line in _short_pools(made):
+        console.print(line, style="yellow", markup=False)
+    _print_errors(made, console)
+    return 0
+
+
+def check(options: Namespace) -> int:
+    """Check an experiment before it is run."""
+    storage = Storage(options.storage)
+    report = check_experiment(_document(options), storage, options.images)
+    if options.json:
+        print(json.dumps(report.to_json(), indent=1))
+    else:
+        report.print(Console(highlight=False))
+    return 2 if report.problems else 0
+
+
+def explain(options: Namespace) -> int:
+    """Print why each step would run again."""
+    storage = Storage(options.storage)
+    made = make_plan(_document(options), storage, write_listings=False)
+    for step, reason in explain_plan(made, storage):
+        print(f"{step.kind:<12} {step.key[:12]}  {reason}")
+    return 0
+
+
+def export_labels(options: Namespace) -> int:
+    """Write the label maps of one cell as indexed PNGs."""
+    storage = Storage(options.storage)
+    made = make_plan(_document(options), storage, write_listings=False)
+    cell = _chosen_cell(made, options.cell)
+    with Progress() as progress:
+        count = export_label_maps(made, cell, options.pool, storage, Path(options.output), progress)
+    print(f"{count} label maps, legend.json and legend.png in {options.output}")
+    return 0
+
+
+def export_backbone(options: Namespace) -> int:
+    """Write the trained backbone of one cell as a state dict in torchvision's names."""
+    from orchestrator.results.backbone_export import export_backbone as write_backbone
+
+    storage = Storage(options.storage)
+    made = make_plan(_document(options), storage, write_listings=False)
+    cell = _chosen_cell(made, options.cell)
+    card = write_backbone(made, cell, options.stage, storage, Path(options.output))
+    print(f"backbone  {options.output}\ncard      {card}")
+    return 0
+
+
+def _chosen_cell(made: Plan, number: int) -> PlannedCell:
+    if not 0 <= number < len(made.cells):
+        raise InputError(f"--cell {number} does not exist; allowed: 0 to {len(made.cells) - 1}")
+    return made.cells[number]
+
+
+def verify(options: Namespace) -> int:
+    """Check every shard of a storage."""
+    storage = Storage(options.storage)
+    storage.require_folder()
+    found = verify_storage(storage, repair=options.repair)
+    if options.json:
+        print(json.dumps(asdict(found), indent=1))
+    else:
+        print(f"{found.steps} steps, {found.shards} shards, {_size(found.bytes)} read")
+        for path, problem in found.damaged.items():
+            print(f"damaged: {path} {problem}")
+        if found.leftovers:
+            print(f"{len(found.leftovers)} leftovers of killed attempts")
+        if found.repaired:
+            print(f"removed {len(found.repaired)} files; `lookbeyond run` computes again what is missing")
+        elif found.damaged:
+            print("`lookbeyond verify STORAGE --repair` forgets the damaged shards, so that `run` computes them again")
+    return 1 if found.damaged and not options.repair else 0
+
+
+def report(options: Namespace) -> int:
+    """Write the reports of a storage, or of one experiment on it."""
+    storage = named_storage(options.experiment, options.overrides)
+    if storage is not None:
+        return announce(write_all(storage, options.output), options)
+    name = str(_document(options)["name"])
+    return announce(write_one(Storage(options.storage), name, options.output), options)
+
+
+def _run(document: dict[str, Any], options: Namespace) -> int:
+    if options.cluster_config:
+        set_key(document, "compute.cluster_config", options.cluster_config)
+    started = time.time()
+    storage = Storage(options.storage)
+    storage.check_writable()
+    made = make_plan(document, storage, write_listings=True, until=options.until)
+    cached = set(made.done)
+    if options.judge:
+        set_aside_all_but(made, options.judge)
+    with Progress() as progress:
+        progress.say(f"{made.name}: {_count(made)}, {len(made.pending)} to run")
+        for line in (*_short_pools(made), *_unjudged(made)):
+            progress.note(line)
+        if made.pending:
+            # Ray is imported only where something is run: an all-cached run answers at once.
+            from orchestrator.cluster.rounds import run_plan
+
+            judge = partial(set_aside_all_but, made, options.judge) if options.judge else None
+            report = run_plan(
+                made, storage, progress, address=options.address, dashboard=options.dashboard, between=judge
+            )
+            failed, input_errors, machines, trials = report.failed, report.input_errors, report.machines, report.trials
+        else:
+            failed, input_errors, machines, trials = {}, set(), [], None
+    cells = collect(made, cached, failed)
+    agreed = agreement(cells)
+    results = write_results(made, cells, storage, started=started, machines=machines, agreement=agreed)
+    sheets = write_sheets(made, storage) + write_predictions(made, storage)
+    if trials is not None:
+        show_sheets(sheets, trials)
+    if options.json:
+        print(storage.read(f"results/{made.name}.json").decode())
+    else:
+        print_cells(made.name, cells, Console(highlight=False))
+        places = [("results", results), *(("picture", sheet) for sheet in sheets)]
+        if trials is not None:
+            places.append(("watch", f"tensorboard --logdir {trials}"))
+        if agreed is not None:
+            places.append(("judged", str(agreed)))
+        for title, text in (*places, ("took", _duration(time.time() - started))):
+            print(f"{title:<8} {text}")
+    bad = [cell for cell in cells if cell["status"] == "failed"]
+    for cell in bad:
+        print(f"lookbeyond: failed {describe(cell, cells)}: {cell['error']}", file=sys.stderr)
+    return _exit_code(made, bool(bad), failed, input_errors)
+
+
+def _exit_code(made: Plan, any_failed: bool, failed: dict[str, str], input_errors: set[str]) -> int:
+    if not any_failed:
+        return 0
+    return 2 if all(_is_input_error(planned, failed, input_errors) for planned in made.cells) else 1
+
+
+def _is_input_error(planned: Any, failed: dict[str, str], input_errors: set[str]) -> bool:
+    """Whether the cell failed for reasons that are the user's to mend, and nothing else."""
+    broken = {step.key for step in planned.roles.values()} & failed.keys()
+    return bool(planned.error) or (bool(broken) and broken <= input_errors)
+
+
+def _short_pools(made: Plan) -> list[str]:
+    """A line for every pool that has fewer images than were asked for."""
+    short = {
+        (step.images.requested, step.images.available, step.images.pool)
+        for step in made.steps.values()
+        if step.images.requested is not None and step.images.requested > step.images.available
+    }
+    return [
+        f"labels.images: {requested} requested, {available} available in pool {pool}; using {available}"
+        for requested, available, pool in sorted(short)
+    ]
+
+
+def _unjudged(made: Plan) -> list[str]:
+    """A line for every data set whose labels cannot be judged; baselines make none."""
+    making = [cell for cell in made.cells if {"label", "superpixels"} & cell.roles.keys()]
+    configs = [cell.cell.entry.dataset.config for cell in making if "score" not in cell.roles]
+    named = sorted({(config.name, config.val) for config in configs})
+    return [f"{name} has no labelled pool {pool!r}: labels are made, PmIoU is not" for name, pool in named]
+
+
+def _print_errors(made: Plan, console: Console) -> None:
+    cells = [{"cell": one.cell.values, "row": one.cell.row, "column": one.cell.column} for one in made.cells]
+    for planned, cell in zip(made.cells, cells, strict=True):
+        if planned.error:
+            what = describe(cell, cells)
+            console.print(f"cannot run {what}: {planned.error}", style="red", markup=False, soft_wrap=True)
+
+
+def _keys(roles: dict[str, Any]) -> dict[str, str]:
+    return {role: step.key for role, step in roles.items()}
+
+
+def _count(made: Plan) -> str:
+    cells = "1 cell" if len(made.cells) == 1 else f"{len(made.cells)} cells"
+    return f"{cells}, {len(made.steps)} distinct steps"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

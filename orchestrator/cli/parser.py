@@ -1,0 +1,291 @@
+"""The command line.
+
+The model: every command reads an experiment file (or a storage), says what it found on standard output and what it is
+doing on standard error. With --json, standard output holds one JSON document and nothing else. Exit codes: 0 done
+(all cached included), 1 some cell failed, 2 the user's input is wrong, 130 interrupted. A wrong input is a message,
+never a traceback.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from orchestrator import __version__
+from orchestrator.execution.errors import OwnMachineLostError
+from workloads.errors import InputError
+
+_DESCRIPTION = """\
+Auxiliary labels for semantic segmentation, found across images: features of an existing network are clustered
+over all images of a data set, superpixels smooth the clusters into label maps, and PmIoU says how well they match
+true classes."""
+
+_EXAMPLES = """\
+examples:
+  lookbeyond demo                                         the whole method on generated scenes, no download
+  lookbeyond run   experiments/own-images.yaml dataset.root=PICTURES   label maps for any folder of images
+  lookbeyond check experiments/camvid-k.yaml dataset.root=CamVid
+  lookbeyond plan  experiments/camvid-k.yaml              what would be computed, what is there already
+  lookbeyond run   experiments/camvid-k.yaml labels.images=100 grid.labels.outliers='[0, 0.05]'
+  lookbeyond run   experiments/camvid-small.yaml compute.early_stopping={}   gives up what others leave behind
+  lookbeyond export labels experiments/camvid-k.yaml labels-out
+  lookbeyond export backbone demo backbone.pth --cell 1   loads strictly into torchvision's network of that name
+  lookbeyond report storage                               tables, plots and provenance of all that was run there
+  lookbeyond submit demo --address http://localhost:8265 --storage s3://BUCKET/FOLDER       as a job on a cluster
+
+Any key of the experiment file can be set on the command line as key=value; the value is YAML.
+exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wrong, 130 interrupted (also by SIGTERM)"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parse(arguments)
+    try:
+        # Parsing and --help must not wait for all that the commands import.
+        from orchestrator.cli import commands
+
+        return int(getattr(commands, options.handler)(options))
+    except InputError as error:
+        for line in str(error).splitlines():
+            print(f"lookbeyond: {line}", file=sys.stderr)
+        return 2
+    except OwnMachineLostError:
+        print("lookbeyond: Ray has ended on this machine; the same command goes on from here", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lookbeyond: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of a pipe went away (`lookbeyond plan ... | head`): nothing more to say to it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        # What the machine refuses (no permission, no such folder, no room) is for the user to mend.
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"lookbeyond: {where}{error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """The options; key=value pairs may stand anywhere, also behind options, where argparse alone refuses them."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    overrides = [word for word in rest if "=" in word and not word.startswith("-")]
+    if len(overrides) < len(rest) or (overrides and not hasattr(options, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if overrides:
+        options.overrides = [*options.overrides, *overrides]
+    return options
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lookbeyond",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"lookbeyond {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = _command(commands, "demo", "the whole method on generated scenes, no download")
+    _add_overrides(demo)
+    _add_storage(demo)
+    _add_until(demo)
+    _add_cluster(demo)
+    _add_json(demo)
+
+    check = _command(commands, "check", "look at data set and weights: what would fail, before it does")
+    _add_experiment(check)
+    _add_storage(check)
+    _add_json(check)
+    check.add_argument(
+        "--images",
+        type=_count,
+        default=200,
+        metavar="N",
+        help="decode at most N images of each pool (default 200)",
+    )
+
+    plan = _command(
+        commands, "plan", "cells, distinct steps, cached and to run; estimated time, bytes, GPU-hours, money"
+    )
+    _add_experiment(plan)
+    _add_storage(plan)
+    _add_json(plan)
+    plan.add_argument(
+        "--rates",
+        metavar="FILE",
+        help="YAML with `rates` (by name, as --json prints them) and `prices` (core_hour, gpu_hour, currency)",
+    )
+
+    run = _command(commands, "run", "run what is not done yet; the same command resumes and extends")
+    _add_experiment(run)
+    _add_storage(run)
+    _add_until(run)
+    _add_cluster(run)
+    _add_json(run)
+
+    submit = _command(commands, "submit", "run an experiment as a job on a cluster, follow it, return its exit code")
+    _add_experiment(submit)
+    _add_storage(submit)
+    _add_until(submit)
+    submit.add_argument(
+        "--address",
+        required=True,
+        metavar="URL",
+        help="job server of the cluster, e.g. http://localhost:8265 behind `ray dashboard cluster.yaml`",
+    )
+    submit.add_argument("--no-wait", action="store_true", help="return when the job has started")
+    submit.add_argument(
+        "--retries", type=_count, default=0, metavar="N", help="submit a failed job again, up to N times (default 0)"
+    )
+    submit.add_argument(
+        "--limit",
+        type=_count,
+        default=100,
+        metavar="MB",
+        help="refuse to send more than this; Ray's job server takes no more than 100 MB (default 100)",
+    )
+
+    explain = _command(commands, "explain", "why each step would run again")
+    _add_experiment(explain)
+    _add_storage(explain)
+
+    _add_export(commands)
+
+    report = _command(commands, "report", "tables, plots, pictures, cost and provenance as HTML, CSV and Markdown")
+    report.add_argument(
+        "experiment",
+        metavar="STORAGE_OR_EXPERIMENT",
+        help="a storage: all its experiments; an experiment file, or demo: its own results",
+    )
+    _add_overrides(report)
+    _add_storage(report)
+    report.add_argument(
+        "--output", metavar="FOLDER", help="folder or URI to write to (default: the folder report of the storage)"
+    )
+    _add_json(report)
+
+    verify = _command(commands, "verify", "check the SHA-256 of every shard of a storage")
+    verify.add_argument("storage", help="path or URI of the storage")
+    verify.add_argument(
+        "--repair",
+        action="store_true",
+        help="forget what is damaged, so that `run` computes it again, and sweep leftovers",
+    )
+    _add_json(verify)
+    return parser
+
+
+def _add_export(commands: "argparse._SubParsersAction") -> None:
+    export = _command(commands, "export", "take results away in common formats")
+    what = export.add_subparsers(required=True, metavar="WHAT")
+    labels = _command(
+        what, "labels", "label maps as indexed PNGs with a palette, and a legend", handler="export_labels"
+    )
+    labels.add_argument("experiment", help="experiment file (YAML), or demo")
+    labels.add_argument("output", help="folder to write to; made if it does not exist")
+    _add_overrides(labels)
+    _add_storage(labels)
+    _add_cell(labels)
+    labels.add_argument(
+        "--pool", choices=["train", "val"], default="train", help="labels of which images (default train)"
+    )
+
+    backbone = _command(
+        what,
+        "backbone",
+        "a trained backbone as a state dict in torchvision's names, and a card",
+        handler="export_backbone",
+    )
+    backbone.add_argument("experiment", help="experiment file (YAML), or demo")
+    backbone.add_argument("output", help="file to write, e.g. backbone.pth; the card is written beside it as JSON")
+    _add_overrides(backbone)
+    _add_storage(backbone)
+    _add_cell(backbone)
+    backbone.add_argument(
+        "--stage",
+        choices=["pretrain", "finetune"],
+        default="pretrain",
+        help="take the backbone after pre-training or after fine-tuning (default pretrain)",
+    )
+
+
+def _command(
+    commands: "argparse._SubParsersAction", name: str, text: str, handler: str = ""
+) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    command.set_defaults(handler=handler or name)
+    return command
+
+
+def _add_experiment(command: argparse.ArgumentParser) -> None:
+    command.add_argument("experiment", help="experiment file (YAML), or demo")
+    _add_overrides(command)
+
+
+def _add_overrides(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="set a key of the experiment, e.g. labels.images=100",
+    )
+
+
+def _add_storage(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--storage",
+        default=os.environ.get("LOOKBEYOND_STORAGE") or "storage",
+        metavar="URI",
+        help="where shards and results lie: a path, s3:// or gs:// (default: $LOOKBEYOND_STORAGE or ./storage)",
+    )
+
+
+def _add_cell(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--cell", type=int, default=0, metavar="N", help="which cell of the grid, counted from 0 (default 0)"
+    )
+
+
+def _count(text: str) -> int:
+    number = int(text) if text.isascii() and text.isdigit() else 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not allowed; give a whole number of 1 or more")
+    return number
+
+
+def _add_until(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--until",
+        choices=["labels", "pretrain", "finetune"],
+        default="finetune",
+        help="last stage to run (default: the last that the experiment has)",
+    )
+
+
+def _add_cluster(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster to use, 'auto' for the one on this machine (default: start one)",
+    )
+    command.add_argument(
+        "--dashboard", action="store_true", help="with a cluster of its own: Ray's dashboard on localhost"
+    )
+    command.add_argument(
+        "--cluster-config",
+        metavar="FILE",
+        help="file of `ray up`: what the cluster may grow to, so that a run waits for it (sets compute.cluster_config)",
+    )
+    command.add_argument(
+        "--judge",
+        type=_count,
+        metavar="N",
+        help="train only the cells of the N best labellings by PmIoU (default: train all)",
+    )
+
+
+def _add_json(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--json", action="store_true", help="print one JSON document on standard output, nothing else")

@@ -1,0 +1,1 @@
+"""The order of work and what its ends mean. Nothing here knows Ray."""

@@ -1,0 +1,200 @@
+"""Leases: how two runs on one storage share the work instead of doing it twice.
+
+The model: who works on a step holds ``leases/KEY/GENERATION.json``, made by create-if-absent, and rewrites it every few
+seconds. A lease whose content did not change for `seconds` on the observer's own clock is dead, at once so when its
+process is known to be gone on this machine; time in which the storage itself did not answer is not silence. Taking over
+means creating the next generation and then looking again: whoever finds anything there but its own lease and the very
+contents that it saw die gives way. Of two that create, the later look sees both leases, so both never stay. A holder
+that was silent for too long learns at its next beat that it was replaced. The failures this guards against: clocks that
+disagree, two runs taking over together, an observer that acts on what it saw long ago, waiting for the dead.
+"""
+
+import json
+import logging
+import os
+import secrets
+import socket
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from orchestrator.storage.store import Storage
+from workloads.errors import InputError
+
+_LOG = logging.getLogger("lookbeyond.leases")
+
+_BEATS = 6  # in the time after which a silent lease is dead
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds leases. `place` tells machines, boots and process-id namespaces apart."""
+
+    host: str
+    process: int
+    started: int
+    place: str
+
+    @staticmethod
+    def here() -> "Holder":
+        """This process."""
+        boot = Path("/proc/sys/kernel/random/boot_id")
+        namespace = Path("/proc/self/ns/pid")
+        place = f"{boot.read_text().strip()} {namespace.readlink()}" if boot.exists() else ""
+        return Holder(socket.gethostname(), os.getpid(), _start_time(os.getpid()) or 0, place)
+
+    def is_known_dead(self) -> bool:
+        """Whether the process ran on this machine, in this namespace, and is gone."""
+        return bool(self.place) and self.place == Holder.here().place and _start_time(self.process) != self.started
+
+    def __str__(self) -> str:
+        return f"process {self.process} on {self.host}"
+
+
+@dataclass
+class Leases:
+    """The leases of this process on one storage. A daemon thread keeps them alive until `close`."""
+
+    storage: Storage
+    seconds: float
+    holder: Holder = field(default_factory=Holder.here)
+    _run: str = field(default_factory=lambda: secrets.token_hex(8))
+    _held: dict[str, int] = field(default_factory=dict)
+    _seen: dict[str, tuple[bytes, float]] = field(default_factory=dict)
+    _beats: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _thread: threading.Thread | None = None
+
+    def acquire(self, key: str) -> bool:
+        """Hold the lease of a step if nobody alive holds it."""
+        with self._lock:
+            if key in self._held:
+                return True
+            dead = self._claims(key)
+            # Each is looked at, so that the silence of all is measured from now on.
+            alive = [number for number, content in dead.items() if not self._is_dead(_path(key, number), content)]
+            if alive:
+                return False
+            mine = max(dead, default=-1) + 1
+            if not self.storage.create(_path(key, mine), self._content()):
+                return False
+            others = self._claims(key, but=mine)
+            if any(dead.get(generation) != content for generation, content in others.items()):
+                self.storage.delete(_path(key, mine))
+                return False
+            self._held[key] = mine
+            for generation in dead:
+                self.storage.delete(_path(key, generation))
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._beat_until_closed, daemon=True, name="leases")
+            self._thread.start()
+        return True
+
+    def watch(self, key: str) -> None:
+        """Begin to measure the silence of a lease that will be wanted later."""
+        with self._lock:
+            if key not in self._held:
+                for generation, content in self._claims(key).items():
+                    self._is_dead(_path(key, generation), content)
+
+    def holder_of(self, key: str) -> Holder | None:
+        """Who holds the lease of a step."""
+        with self._lock:
+            claims = self._claims(key)
+        return _read(claims[max(claims)])[0] if claims else None
+
+    def release(self, key: str) -> None:
+        """Give a lease back."""
+        with self._lock:
+            generation = self._held.pop(key, None)
+            if generation is not None:
+                self.storage.delete(_path(key, generation))
+
+    def close(self) -> None:
+        """Give all leases back and stop the heartbeat."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+        for key in list(self._held):
+            self.release(key)
+
+    def _is_dead(self, path: str, content: bytes) -> bool:
+        holder, seconds = _read(content)
+        if holder is not None and holder.is_known_dead():
+            return True
+        seen, since = self._seen.get(path, (None, 0.0))
+        if seen != content:
+            self._seen[path] = (content, time.monotonic())
+            return False
+        # The holder beats as often as its own setting asks for, which may be less often than ours expects.
+        return time.monotonic() - since > max(self.seconds, seconds)
+
+    def _claims(self, key: str, but: int | None = None) -> dict[int, bytes]:
+        """The lease files of a step by generation, one's own left out where it is given."""
+        begun = time.monotonic()
+        while True:
+            names = [file.path.rsplit("/", 1)[1] for file in self.storage.files(f"leases/{key}")]
+            generations = [int(stem) for name in names if (stem := name.removesuffix(".json")).isdecimal()]
+            try:
+                claims = {number: self.storage.read(_path(key, number)) for number in generations if number != but}
+            except FileNotFoundError:
+                # Given back or taken over since the listing: only another listing tells which.
+                continue
+            break
+        if time.monotonic() - begun > self.seconds / 2:
+            # A storage that slow was so for the holder, too: its silence is counted anew.
+            for generation in claims:
+                self._seen.pop(_path(key, generation), None)
+        return claims
+
+    def _content(self) -> bytes:
+        self._beats += 1
+        content = {"holder": vars(self.holder), "run": self._run, "beat": self._beats, "seconds": self.seconds}
+        return json.dumps(content).encode()
+
+    def _beat_until_closed(self) -> None:
+        while not self._stop.wait(self.seconds / _BEATS):
+            with self._lock:
+                for key in list(self._held):
+                    try:
+                        self._beat(key)
+                    except (OSError, InputError) as error:
+                        # One missed beat is what `seconds` leaves room for; the next one is tried in time.
+                        _LOG.info("a beat was missed: %s", error)
+
+    def _beat(self, key: str) -> None:
+        path = _path(key, self._held[key])
+        try:
+            replaced = self._run.encode() not in self.storage.read(path)
+        except FileNotFoundError:
+            replaced = True
+        if replaced:
+            del self._held[key]
+            _LOG.warning("another run took over step %s, as this one was silent for too long", key[:12])
+            return
+        self.storage.post(path, self._content())
+
+
+def _read(content: bytes) -> tuple[Holder | None, float]:
+    """Holder and seconds of a lease; nobody's where a power cut left no content."""
+    try:
+        read = json.loads(content)
+        return Holder(**read["holder"]), float(read["seconds"])
+    except (ValueError, KeyError, TypeError):
+        return None, 0.0
+
+
+def _path(key: str, generation: int) -> str:
+    return f"leases/{key}/{generation}.json"
+
+
+def _start_time(process: int) -> int | None:
+    """Clock ticks after boot at which the process started; None when it is gone, a zombie, or there is no /proc."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = text.rsplit(")", 1)[1].split()
+    return None if fields[0] in "ZX" else int(fields[19])

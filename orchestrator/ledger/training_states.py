@@ -1,0 +1,77 @@
+"""What a training leaves on the storage besides its network: its state, its history, and at last its outcome.
+
+The model: rank 0 alone writes. The state is one file named by the step's key, replaced whole, so whoever runs the step
+next continues from it. The history of the loss lies beside it and is read while the run goes on.
+"""
+
+import json
+
+from orchestrator.ledger.outcomes import Outcome
+from orchestrator.ledger.shards import ShardRecord
+from orchestrator.storage.store import Storage
+
+# In a history: the mIoU of a few of the judged images, in percent.
+GLANCE = "glance_miou"
+
+
+def history_path(key: str) -> str:
+    """Where the loss and speed of a training lie, while it runs and after."""
+    return f"history/{key[:32]}.json"
+
+
+def read_history(storage: Storage, key: str) -> list[dict[str, float]]:
+    """Loss, learning rate and speed of a training so far."""
+    try:
+        rows: list[dict[str, float]] = json.loads(storage.read(history_path(key)))
+    except (FileNotFoundError, ValueError):
+        return []
+    return rows
+
+
+def last_loss(storage: Storage, key: str) -> float | None:
+    """The last reported loss."""
+    rows = read_history(storage, key)
+    return rows[-1]["loss"] if rows else None
+
+
+def training_seconds(history: list[dict[str, float]], batch_size: int) -> float:
+    """Seconds that the steps of a history took, each counted once however often the training was cut off."""
+    steps = [0.0, *(row["step"] for row in history)]
+    return sum(
+        (row["step"] - before) * batch_size / row["images_per_second"]
+        for before, row in zip(steps, history, strict=False)
+    )
+
+
+def leave_outcome(storage: Storage, key: str, outcome: Outcome) -> None:
+    """Rank 0's last act: what the driver of the run will report."""
+    records = [record.to_json() for record in outcome.records]
+    document = {"records": records, "results": outcome.results, "device": outcome.device}
+    storage.replace(_outcome_path(key), json.dumps(document).encode())
+    storage.delete(state_path(key))
+
+
+def read_outcome(storage: Storage, key: str) -> Outcome | None:
+    """What rank 0 left; None where no training has ended, or what it wrote is gone."""
+    try:
+        document = json.loads(storage.read(_outcome_path(key)))
+        records = [ShardRecord.from_json(record) for record in document["records"]]
+    except (FileNotFoundError, ValueError, KeyError):
+        return None
+    if not all(storage.exists(record.path) for record in records):
+        return None
+    return Outcome(records, document["results"], document["device"])
+
+
+def forget_outcome(storage: Storage, key: str) -> None:
+    """The step is declared finished: its manifest says it all."""
+    storage.delete(_outcome_path(key))
+
+
+def _outcome_path(key: str) -> str:
+    return f"checkpoints/{key[:32]}.outcome.json"
+
+
+def state_path(key: str) -> str:
+    """Where the state of an unfinished training lies."""
+    return f"checkpoints/{key[:32]}.pt"

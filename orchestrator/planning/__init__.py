@@ -1,0 +1,1 @@
+"""What an experiment needs: plan, estimate, explanation, check, selection of cells, capacity."""

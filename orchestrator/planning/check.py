@@ -1,0 +1,170 @@
+"""What would fail, before it does: data set, ground truth, weights, clusters, storage.
+
+The model: a check reads a sample of every pool that the experiment uses, loads every extractor once and runs it on one
+image, and collects everything that is wrong instead of stopping at the first. Nothing is computed or written for good.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.planning.plan import PlannedCell, make_plan, of_pool
+from orchestrator.spec.experiment import ExtractorEntry
+from orchestrator.spec.grid import expand
+from orchestrator.steps.features import ExtractorSource
+from orchestrator.storage.store import Storage
+from workloads.datasets import Dataset, Survey, open_dataset, survey
+from workloads.errors import BrokenImage, InputError
+
+
+@dataclass
+class CheckReport:
+    """What was looked at (facts), what will not work (problems), and what may surprise (warnings)."""
+
+    name: str
+    facts: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    surveys: list[Survey] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types."""
+        return {
+            "experiment": self.name,
+            "ok": not self.problems,
+            "facts": self.facts,
+            "warnings": self.warnings,
+            "problems": self.problems,
+            "pools": [one.to_json() for one in self.surveys],
+        }
+
+    def print(self, console: Console) -> None:
+        """One line each, problems last."""
+        for style, lines in ((None, self.facts), ("yellow", self.warnings), ("red", self.problems)):
+            for line in lines:
+                console.print(line, style=style, markup=False, soft_wrap=True)
+        console.print(
+            "nothing wrong was found" if not self.problems else f"{len(self.problems)} problems", markup=False
+        )
+
+
+def check_experiment(document: dict[str, Any], storage: Storage, images: int) -> CheckReport:
+    """Check everything an experiment depends on; `images` bounds how many images of a pool are decoded.
+
+    Raises:
+        InputError: the experiment file itself is wrong.
+    """
+    cells = expand(document)
+    report = CheckReport(cells[0].entry.name)
+    try:
+        storage.check_writable()
+        report.facts.append(f"storage {storage.uri} is writable")
+    except InputError as error:
+        report.problems.append(str(error))
+    datasets: dict[Any, Dataset] = {}
+    for cell in cells:
+        entry = cell.entry.dataset
+        if (entry.config, entry.root) in datasets:
+            continue
+        try:
+            datasets[entry.config, entry.root] = open_dataset(entry.config, Path(entry.root) if entry.root else None)
+            limit = cell.entry.compute.quarantine_limit
+            _survey_pools(
+                datasets[entry.config, entry.root], (entry.config.pool, entry.config.val), images, limit, report
+            )
+        except InputError as error:
+            report.problems.append(str(error))
+    if report.problems:
+        return report
+    try:
+        planned = make_plan(document, storage, write_listings=False).cells
+    except InputError as error:
+        report.problems.extend(str(error).splitlines())
+        return report
+    report.problems.extend(dict.fromkeys(cell.error for cell in planned if cell.error))
+    _try_extractors(planned, datasets, report)
+    return report
+
+
+def _survey_pools(
+    dataset: Dataset, pools: tuple[str, str], images: int, quarantine_limit: float, report: CheckReport
+) -> None:
+    for index, pool in enumerate(dict.fromkeys(pools)):
+        if index and (pool not in dataset.pools or not dataset.labelled(pool)):
+            report.warnings.append(f"{dataset.name} has no labelled pool {pool!r}: labels are made, PmIoU is not")
+            continue
+        try:
+            found = survey(dataset, pool, limit=images)
+        except InputError as error:
+            raise of_pool(error, "val" if index else "pool") from None
+        report.surveys.append(found)
+        sizes = ", ".join(f"{height}x{width}" for (height, width), _ in found.sizes.most_common(3))
+        more = f" and {len(found.sizes) - 3} other sizes" if len(found.sizes) > 3 else ""
+        report.facts.append(f"{dataset.name} {pool}: {found.available} images, {found.examined} read, {sizes}{more}")
+        for note, count in found.conversions.items():
+            report.warnings.append(f"{pool}: {count} images are {note}; they are converted to 8-bit RGB")
+        report.warnings.extend(f"{pool}: {image_id} is broken: {reason}" for image_id, reason in found.broken[:10])
+        allowed = math.ceil(quarantine_limit * found.available)
+        if len(found.broken) > allowed:
+            report.problems.append(
+                f"{pool}: {len(found.broken)} of {found.available} images are broken, allowed are {allowed} "
+                f"(compute.quarantine_limit={quarantine_limit:g})"
+            )
+        report.problems.extend(f"{pool}: {message}" for _, message in found.label_errors[:10])
+        if found.labelled:
+            report.facts.append(f"{pool}: {dataset.num_classes} classes, {found.ignored_share:.1%} of pixels ignored")
+            if found.absent_classes:
+                report.warnings.append(f"{pool}: no pixel of {', '.join(found.absent_classes)} in what was read")
+
+
+def _try_extractors(cells: list[PlannedCell], datasets: dict[Any, Dataset], report: CheckReport) -> None:
+    from orchestrator.steps.feature_shards import load_extractor
+
+    tried: set[ExtractorEntry] = set()
+    for planned in cells:
+        extractor = planned.cell.entry.labels.extractor
+        # A network that is trained on the way is not there yet.
+        if planned.error or "sample" not in planned.roles or extractor.finetune is not None or extractor in tried:
+            continue
+        tried.add(extractor)
+        entry = planned.cell.entry.dataset
+        try:
+            loaded = load_extractor(ExtractorSource(extractor.config, extractor.weights, "cpu"))
+            picture = _first_image(datasets[entry.config, entry.root], entry.config.pool, loaded.minimum_size)
+            shape = loaded.features([picture]).shape
+            report.facts.append(
+                f"{extractor.config.arch}, {loaded.identity[:24]}: image {picture.shape[0]}x{picture.shape[1]} gives "
+                f"{shape[1]} channels on {shape[2]}x{shape[3]} places"
+            )
+            if loaded.report is not None:
+                report.facts.append(f"  {loaded.report}")
+            report.warnings.extend(_too_small(report.surveys, loaded.minimum_size, extractor.config.arch))
+        except InputError as error:
+            report.problems.append(str(error))
+
+
+def _too_small(surveys: list[Survey], minimum: int, arch: str) -> Iterator[str]:
+    """One line for every pool with images below the size that an extractor needs."""
+    for found in surveys:
+        small = {size: count for size, count in found.sizes.items() if min(size) < minimum}
+        if small:
+            shown = ", ".join(f"{height}x{width}" for height, width in list(small)[:3])
+            yield (
+                f"{found.pool}: {sum(small.values())} images are smaller than {minimum}x{minimum}, which {arch} needs "
+                f"({shown}); they are set aside"
+            )
+
+
+def _first_image(dataset: Dataset, pool: str, minimum: int) -> Any:
+    for entry in dataset.entries(pool):
+        try:
+            picture = dataset.read_image(pool, entry.id)
+        except BrokenImage:
+            continue
+        if min(picture.shape[:2]) >= minimum:
+            return picture
+    raise InputError(f"dataset.pool: {pool!r} has no image that can be read and is {minimum}x{minimum} or larger")

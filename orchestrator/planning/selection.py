@@ -1,0 +1,102 @@
+"""Training only what PmIoU judges best, and whether PmIoU was right.
+
+The model: a labelling is judged by its score step, which several cells may share (fractions and seeds of fine-tuning);
+all cells of the N best labellings are trained, the others are set aside. A cell without a score is no candidate and is
+trained as always: it is what the others are compared with. The failure this guards against: a grid of trainings that
+takes a week, most of it spent on labels that were known to be poor.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.planning.plan import Plan, PlannedCell, SetAside
+from orchestrator.steps.steps import StepKind
+from workloads.errors import InputError
+
+_TRAININGS = (StepKind.PRETRAIN, StepKind.FINETUNE)
+# Below this many pairs every order is likely enough to come out by chance.
+_FEWEST = 3
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Spearman's rank correlation of PmIoU with mIoU, over so many trained cells."""
+
+    spearman: float
+    cells: int
+
+    def __str__(self) -> str:
+        return f"PmIoU against mIoU over {self.cells} trained cells: Spearman rank correlation {self.spearman:.2f}"
+
+
+def set_aside_all_but(plan: Plan, number: int) -> bool:
+    """Set aside the trainings of all but the best labellings; True when all labellings are scored.
+
+    Until then the trainings of all judged cells are set aside.
+
+    Raises:
+        InputError: the plan has nothing to choose from.
+    """
+    judged = [cell for cell in plan.cells if "score" in cell.roles and _trainings(cell, plan)]
+    if not judged:
+        raise InputError(f"--judge {number}: no cell of {plan.name} has both a PmIoU and a training to decide about")
+    scores = {cell.roles["score"].key: _pmiou(cell, plan) for cell in judged}
+    scored = all(key in plan.done for key in scores)
+    order = sorted(scores, key=lambda key: scores[key], reverse=True)
+    best = set(order[:number]) if scored else set()
+    chosen = {key for cell in plan.cells if cell not in judged for key in _trainings(cell, plan)}
+    chosen |= {key for cell in judged if cell.roles["score"].key in best for key in _trainings(cell, plan)}
+    for key in [key for key, aside in plan.set_aside.items() if aside.status == "not trained"]:
+        del plan.set_aside[key]
+    limit = scores[order[min(number, len(order)) - 1]]
+    for cell in judged:
+        reason = "its labels are not scored"
+        if scored:
+            reason = (
+                f"PmIoU {_pmiou(cell, plan):.2f} is not among the {number} best of {len(order)} labellings, "
+                f"which begin at {limit:.2f} (--judge {number})"
+            )
+        for key in _trainings(cell, plan) - chosen:
+            plan.set_aside.setdefault(key, SetAside("not trained", reason))
+    return scored
+
+
+def agreement(cells: Sequence[dict[str, Any]]) -> Agreement | None:
+    """How well the order by PmIoU is the order by mIoU, over the cells that have both; None where there is no order."""
+    pairs = [
+        (cell["metrics"]["pmiou"], cell["metrics"]["miou"])
+        for cell in cells
+        if cell["metrics"].get("pmiou") is not None and cell["metrics"].get("miou") is not None
+    ]
+    if len(pairs) < _FEWEST or any(len(set(values)) == 1 for values in zip(*pairs, strict=True)):
+        return None
+    # Imported where it is used: few runs do, and every command would wait for it.
+    from scipy.stats import spearmanr
+
+    return Agreement(float(spearmanr(pairs).statistic), len(pairs))
+
+
+def _trainings(cell: PlannedCell, plan: Plan) -> set[str]:
+    """The trainings of a cell that its score does not wait for."""
+    behind = _ancestors(cell.roles["score"].key, plan) if "score" in cell.roles else set()
+    return {step.key for step in cell.roles.values() if step.kind in _TRAININGS} - behind
+
+
+def _ancestors(key: str, plan: Plan) -> set[str]:
+    found: set[str] = set()
+    left = [key]
+    while left:
+        step = plan.steps.get(left.pop())
+        for other in step.inputs.values() if step else ():
+            if other not in found:
+                found.add(other)
+                left.append(other)
+    return found
+
+
+def _pmiou(cell: PlannedCell, plan: Plan) -> float:
+    manifest = plan.done.get(cell.roles["score"].key)
+    value = manifest.results["pmiou"] if manifest else None
+    return -math.inf if value is None else float(value)

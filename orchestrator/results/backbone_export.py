@@ -1,0 +1,91 @@
+"""A trained backbone as a file that other projects load: torchvision's names, and a card that says how it was made.
+
+The model: the file is a plain state dict, which ``torchvision.models.resnet50().load_state_dict`` takes strictly; the
+card is JSON beside it. The failure this guards against: weights whose origin nobody knows any more, and a
+classifier of random numbers that is taken for a trained one.
+"""
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from orchestrator.ledger.manifests import Manifest
+from orchestrator.planning.plan import Plan, PlannedCell
+from orchestrator.steps.steps import FinetuneStep, PretrainStep
+from orchestrator.steps.training_runs import read_tensors
+from orchestrator.storage.store import Storage
+from workloads.errors import InputError
+from workloads.networks.segmentors import Segmentor, build_segmentor, load_pretrained, torchvision_backbone
+from workloads.training.pretraining import pretraining_network
+
+STAGES = ("pretrain", "finetune")
+
+
+def export_backbone(plan: Plan, planned: PlannedCell, stage: str, storage: Storage, output: Path) -> Path:
+    """Write the backbone that a cell trained to `output`, and its card beside it; returns the card's place.
+
+    Args:
+        plan: the experiment, with the manifests of what is done.
+        planned: the cell.
+        stage: ``pretrain`` or ``finetune``: after which of them the backbone is taken.
+        storage: where the networks lie.
+        output: file to write; its folder is made.
+
+    Raises:
+        InputError: the cell has no such step, it is not done, or `output` is a folder.
+    """
+    step = planned.roles.get(stage)
+    if step is None:
+        has = ", ".join(name for name in STAGES if name in planned.roles) or "no training at all"
+        reason = f" ({planned.error})" if planned.error else ""
+        raise InputError(f"--stage {stage}: this cell has no such step{reason}; it has {has}")
+    manifest = plan.done.get(step.key)
+    if manifest is None:
+        raise InputError(f"the {stage} step of this cell is not done on {storage.uri}; `lookbeyond run` does it")
+    if output.is_dir():
+        raise InputError(f"{output} is a folder; give the name of a file, for example {output / 'backbone.pth'}")
+    assert isinstance(step.work, PretrainStep | FinetuneStep)
+    network = _network(step.work, read_tensors(storage, manifest.shards[0].path))
+    taken = torchvision_backbone(network)
+    buffer = io.BytesIO()
+    torch.save(taken.state, buffer)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_bytes(buffer.getvalue())
+    card = _card(plan, planned, manifest, network, taken.untrained)
+    card["sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
+    place = output.with_suffix(".json")
+    place.write_text(json.dumps(card, indent=1))
+    return place
+
+
+def _network(work: PretrainStep | FinetuneStep, state: dict[str, torch.Tensor]) -> Segmentor:
+    match work:
+        case PretrainStep():
+            network = pretraining_network(work.config)
+            load_pretrained(network, state)
+        case FinetuneStep():
+            network = build_segmentor(work.config.segmentor, work.num_classes)
+            network.load_state_dict(state)
+    return network
+
+
+def _card(
+    plan: Plan, planned: PlannedCell, manifest: Manifest, network: Segmentor, untrained: list[str]
+) -> dict[str, Any]:
+    return {
+        "architecture": network.config.backbone,
+        "loads_into": f"torchvision.models.{network.config.backbone}()",
+        "input": "RGB, mean (0.485, 0.456, 0.406), standard deviation (0.229, 0.224, 0.225)",
+        "untrained": untrained,
+        "experiment": plan.name,
+        "cell": planned.cell.values,
+        "step": {"kind": manifest.kind, "key": manifest.key},
+        "computed_from": {role: step.key for role, step in planned.roles.items()},
+        "meaning": manifest.meaning,
+        "results": manifest.results,
+        "provenance": manifest.provenance,
+    }

@@ -1,0 +1,110 @@
+"""Label maps as other tools read them: indexed PNGs with a palette, and a legend.
+
+The model: up to 255 clusters fit an 8-bit indexed PNG with index 255 for ignored pixels; more are written as 16-bit
+greyscale with 65535. The legend says which label is which class, as far as a score step has matched them.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from orchestrator.execution.progress import Progress
+from orchestrator.ledger.manifests import Manifest
+from orchestrator.ledger.shards import read_maps
+from orchestrator.planning.plan import Plan, PlannedCell
+from orchestrator.storage.store import Storage
+from workloads.datasets import open_dataset
+from workloads.errors import InputError
+from workloads.figures import distinct_colours, sheet
+from workloads.ignored import IGNORE_LABEL
+
+_EIGHT_BIT_IGNORE = 255
+
+
+def export_label_maps(
+    plan: Plan, planned: PlannedCell, pool: str, storage: Storage, output: Path, progress: Progress
+) -> int:
+    """Write the label maps of one cell to a folder and return how many there are.
+
+    Raises:
+        InputError: the cell's labels are not done, or the folder holds other files.
+    """
+    role = "label" if pool == "train" else "label_val"
+    step = planned.roles.get(role)
+    if step is None:
+        raise InputError(f"--pool {pool}: this cell has no label maps there ({planned.error or 'no such step'})")
+    manifest = plan.done.get(step.key)
+    if manifest is None:
+        raise InputError(f"the labels of this cell are not done on {storage.uri}; `lookbeyond run` makes them")
+    clusters = int(plan.done[planned.roles["cluster"].key].results["clusters"])
+    _require_own_folder(output, step.key)
+    output.mkdir(parents=True, exist_ok=True)
+    palette = distinct_colours(clusters)
+    progress.expect("label", step.images.count)
+    count = 0
+    for record in manifest.shards:
+        for image_id, labels in read_maps(storage, record.path):
+            target = output / f"{image_id}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _picture(labels, palette, clusters).save(target)
+            count += 1
+        progress.advance("label", record.images)
+    legend = _legend(plan, planned, step.key, palette, clusters)
+    (output / "legend.json").write_text(json.dumps(legend, indent=1))
+    _legend_picture(legend).save(output / "legend.png")
+    return count
+
+
+def _require_own_folder(output: Path, key: str) -> None:
+    """Refuse a folder that holds anything but an earlier export of the same step: images of pools share names."""
+    if not output.exists():
+        return
+    if not output.is_dir():
+        raise InputError(f"{output} is a file; give a folder")
+    if not any(output.iterdir()):
+        return
+    try:
+        exported = json.loads((output / "legend.json").read_text())["step"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        raise InputError(f"folder {output} holds other files; give an empty or a new one") from None
+    if exported != key:
+        raise InputError(f"folder {output} holds the labels of another cell or pool; give an empty or a new one")
+
+
+def _picture(labels: np.ndarray, palette: np.ndarray, clusters: int) -> Image.Image:
+    if clusters > _EIGHT_BIT_IGNORE:
+        return Image.fromarray(labels)
+    indices = np.where(labels == IGNORE_LABEL, _EIGHT_BIT_IGNORE, labels).astype(np.uint8)
+    picture = Image.fromarray(indices, mode="P")
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    colours[:clusters] = palette[:clusters]
+    picture.putpalette(colours.reshape(-1).tolist())
+    return picture
+
+
+def _legend_picture(legend: dict[str, Any]) -> Image.Image:
+    swatches = [[np.full((24, 96, 3), entry["colour"], dtype=np.uint8)] for entry in legend["labels"]]
+    names = [f"{entry['label']} {entry['class'] or ''}" for entry in legend["labels"]]
+    return Image.fromarray(sheet(swatches, ["label"], names, cell_width=192))
+
+
+def _legend(plan: Plan, planned: PlannedCell, key: str, palette: np.ndarray, clusters: int) -> dict[str, Any]:
+    entry = planned.cell.entry.dataset
+    score: Manifest | None = plan.done.get(planned.roles["score"].key) if "score" in planned.roles else None
+    matched: dict[int, str] = {}
+    if score is not None:
+        classes = open_dataset(entry.config, entry.root).classes
+        matched = {int(label): classes[index] for label, index in score.results["matching"].items()}
+    ignore = _EIGHT_BIT_IGNORE if clusters <= _EIGHT_BIT_IGNORE else IGNORE_LABEL
+    return {
+        "cell": planned.cell.values,
+        "step": key,
+        "ignore": ignore,
+        "labels": [
+            {"label": label, "colour": [int(value) for value in palette[label]], "class": matched.get(label)}
+            for label in range(clusters)
+        ],
+    }

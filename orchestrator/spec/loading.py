@@ -1,0 +1,180 @@
+"""Reading an experiment file: the files it extends, the size it is run at, and the command line's overrides.
+
+The model: a document is made of layers, each laid over the one before: the file named by `extends`, the file itself,
+the size (one of `sizes`), the overrides. Rows, columns and the grid come last and make cells of it (`grid`), so they
+win. A layer that changes the data set drops those options of the former one that the new one does not have. The
+failure this guards against: seven tables that repeat one base, and differ where nobody meant them to.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.spec.merging import laid_over, nested, set_key
+from orchestrator.spec.rows import sized_parts
+from workloads.datasets import dataset_options
+from workloads.errors import InputError
+
+# What a size may not change: what the file is, and the parts that have sizes of their own.
+_UNSIZED = ("name", "extends", "size", "sizes", "rows", "columns")
+# Overrides of these come before the size is laid over.
+_BEFORE_SIZE = ("size", "sizes", "rows", "columns")
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, which also refuses a key that is given twice: YAML itself lets the last one win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = key_node.value
+            if key in seen and key != "<<":
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def load_document(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
+    """Read an experiment file with what it extends, at its size, and lay ``key=value`` pairs over it.
+
+    Returns:
+        A document without `extends` and `sizes`; its rows and columns are those of its `size`.
+
+    Raises:
+        InputError: no such file, not YAML, not a mapping, files that extend each other in a circle, an unknown size,
+        rows or columns that are none, or an override that is not ``key=value``.
+    """
+    path = Path(path)
+    document = _with_bases(path, ())
+    document.setdefault("name", path.stem)
+    pairs = [_parsed(override) for override in overrides]
+    early = [pair for pair in pairs if pair[0].split(".")[0] in _BEFORE_SIZE]
+    for key, value in early:
+        set_key(document, key, value)
+    document = _at_size(document)
+    # The data set first: its own options may be given before its name.
+    late = sorted((pair for pair in pairs if pair not in early), key=lambda pair: pair[0] != "dataset.name")
+    for key, value in late:
+        _override(document, key, value)
+    return document
+
+
+def _with_bases(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's document laid over those that it extends; a name belongs to one file and is not handed on."""
+    if path.resolve() in extended_by:
+        circle = " -> ".join(str(one.name) for one in (*extended_by, path.resolve()))
+        raise InputError(f"extends: {circle} is a circle")
+    document = _read(path)
+    if "sizes" in document:
+        document["sizes"] = _sizes(document["sizes"])
+    base = document.pop("extends", None)
+    if base is None:
+        return document
+    if not isinstance(base, str):
+        raise InputError(f"extends: {base!r} is not allowed; give the path of one experiment file, relative to {path}")
+    try:
+        below = _with_bases(path.parent / base, (*extended_by, path.resolve()))
+    except InputError as error:
+        text = str(error)
+        raise InputError(text if text.startswith("extends: ") else f"extends: {text}") from None
+    below.pop("name", None)
+    return _over(below, document)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        near = [found.name for found in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
+        hint = f"; there are {', '.join(near[:12])}" if near else ""
+        raise InputError(f"experiment file {path} does not exist{hint}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"experiment file {path} cannot be read: {error}") from None
+    try:
+        document = yaml.load(text, Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise InputError(f"experiment file {path} is not YAML: {error}") from None
+    if not isinstance(document, dict):
+        raise InputError(f"experiment file {path} must hold a mapping of keys, got {type(document).__name__}")
+    return document
+
+
+def _over(base: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
+    """A layer over a document."""
+    name = layer["dataset"].get("name") if isinstance(layer.get("dataset"), dict) else None
+    return laid_over(base if name is None else _of_dataset(base, name), layer)
+
+
+def _of_dataset(document: dict[str, Any], name: Any) -> dict[str, Any]:
+    """The document for another data set: of the former one's options only those that the new one has; no root."""
+    dataset = document.get("dataset")
+    if not isinstance(dataset, dict) or dataset.get("name") in (None, name):
+        return document
+    kept = {option: dataset[option] for option in dataset if option in ("order_seed", *dataset_options(name))}
+    return {**document, "dataset": kept}
+
+
+def _sizes(sizes: Any) -> dict[str, dict[str, Any]]:
+    """The sizes of one file, with dotted keys written as mappings."""
+    if not isinstance(sizes, dict) or not all(isinstance(layer, dict | None) for layer in sizes.values()):
+        raise InputError(f"sizes: {sizes!r} is not allowed; give a mapping of names to mappings of keys")
+    for size, layer in sizes.items():
+        for key in layer or {}:
+            if not isinstance(key, str) or key.split(".")[0] in _UNSIZED:
+                raise InputError(f"sizes.{size}.{key} is not allowed; a size cannot set {', '.join(_UNSIZED)}")
+    return {str(size): nested(layer or {}) for size, layer in sizes.items()}
+
+
+def _at_size(document: dict[str, Any]) -> dict[str, Any]:
+    """The document with its size laid over, and its rows and columns as they are at that size."""
+    sizes = _sizes(document.pop("sizes", {}))
+    size = document.get("size")
+    if size is not None and size not in sizes:
+        allowed = f"allowed: {', '.join(sizes)}" if sizes else "the experiment has no sizes"
+        raise InputError(f"size: {size!r} is not allowed; {allowed}")
+    if size is not None:
+        document = _over(document, sizes[size])
+    return document | sized_parts(document, size, tuple(sizes))
+
+
+def _parsed(override: str) -> tuple[str, Any]:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InputError(f"override {override!r} must be key=value, for example labels.images=100")
+    try:
+        return key, yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"override {override!r}: the value is not YAML: {error}") from None
+
+
+def _override(document: dict[str, Any], key: str, value: Any) -> None:
+    first, _, rest = key.partition(".")
+    match first:
+        case "grid" if rest:
+            document["grid"] = _with_grid_key(document.get("grid") or {}, rest, value)
+            return
+        case "dataset" if rest == "name":
+            document |= _of_dataset(document, value)
+        case "weights" if rest:
+            known = document.get("weights")
+            if not isinstance(known, dict) or rest not in known:
+                raise InputError(_no_such_weights(key, known if isinstance(known, dict) else {}))
+        case "extends":
+            raise InputError(f"override {key}={value}: a file says itself what it extends")
+    set_key(document, key, value)
+
+
+def _no_such_weights(key: str, known: dict[str, Any]) -> str:
+    near = difflib.get_close_matches(key, [f"weights.{name}" for name in known], n=1, cutoff=0.6)
+    allowed = f"; allowed: {', '.join(known)}" if known else ""
+    return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else allowed)
+
+
+def _with_grid_key(grid: Any, key: str, value: Any) -> Any:
+    """The grid with a key set: of a union of grids, in each of them. `expand` refuses what is not a grid."""
+    if isinstance(grid, list):
+        return [_with_grid_key(product, key, value) for product in grid]
+    return {**grid, key: value} if isinstance(grid, dict) else grid

@@ -1,0 +1,1 @@
+"""Files on a path, s3:// or gs://: one small interface, its backends, retries and fault points."""

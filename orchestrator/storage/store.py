@@ -1,0 +1,181 @@
+"""Files on a path, s3:// or gs://, and the ways of writing that the ledger stands on.
+
+The model: `replace` makes a file appear whole or not at all; `create` does so only where there is none yet and says who
+won; nothing else writes, and a reader sees a whole file or none. This holds on all storages: on a path the file system
+decides between two creators (a link, or a lock where there are no links), on s3:// and gs:// the service does (a
+conditional request). What is written survives a power cut, `post` excepted. A call that meets a storage that is slow,
+failing or away is repeated for two minutes, which every call here can be: a `create` whose answer was lost knows its
+own content again. The failure this guards against: a half-written file taken for a whole one after a kill, and a run
+lost to a storage that was away for a moment.
+"""
+
+import errno
+import secrets
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+
+from orchestrator.storage import faults
+from orchestrator.storage.buckets import Bucket
+from orchestrator.storage.files import Content, FileFacts, Files
+from orchestrator.storage.folders import Folder
+from orchestrator.storage.retries import StorageUnavailableError, patiently
+from workloads.errors import InputError
+
+__all__ = ["FileFacts", "Storage", "StorageFullError", "StorageUnavailableError"]
+
+Answer = TypeVar("Answer")
+
+_SCHEMES = ("s3", "gs")
+
+
+class StorageFullError(InputError):
+    """The storage has no room left; what was being written is not visible to any reader."""
+
+
+class Storage:
+    """A tree of files. Paths given to it are relative to its root and use forward slashes."""
+
+    def __init__(self, uri: str) -> None:
+        """Nothing is written or made yet.
+
+        Raises:
+            InputError: the URI is empty, of a kind that is not known, holds credentials, or names a file.
+        """
+        if not uri:
+            raise InputError("storage '' is empty; give a path, s3:// or gs://")
+        scheme, found, rest = uri.partition("://")
+        self._files: Files
+        if found and scheme in _SCHEMES:
+            bucket = Bucket(uri)
+            self.uri, self._files, self.is_local = bucket.uri, bucket, False
+            return
+        if found and scheme != "file":
+            raise InputError(f"storage {_without_credentials(uri)!r} cannot be used; allowed: a path, s3:// or gs://")
+        folder = Path(rest if found else uri).expanduser().absolute()
+        if folder.is_file():
+            raise InputError(f"storage {folder} is a file; give a folder, s3:// or gs://")
+        self.uri, self._files, self.is_local = str(folder), Folder(folder), True
+
+    def __reduce__(self) -> tuple[type["Storage"], tuple[str]]:
+        return Storage, (self.uri,)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Storage) and self.uri == other.uri
+
+    def __hash__(self) -> int:
+        return hash(self.uri)
+
+    def locate(self, path: str) -> str:
+        """The path as a person would open it."""
+        return f"{self.uri}/{path}"
+
+    def check_writable(self) -> None:
+        """Write and remove a small file, so that a read-only storage is refused before any work is done.
+
+        Raises:
+            InputError: the storage cannot be written.
+        """
+        probe = f".write-probe-{secrets.token_hex(4)}"
+        try:
+            self.post(probe, b"probe")
+            self.delete(probe)
+        except OSError as error:
+            raise InputError(
+                f"storage {self.uri} cannot be written ({error.strerror or error}); give a writable one with --storage"
+            ) from None
+
+    def require_folder(self) -> None:
+        """Refuse a storage that is not there: a misspelt path must not pass for an empty, faultless storage.
+
+        Raises:
+            InputError: there is no such folder.
+        """
+        if not self._reading("", self._files.is_there):
+            raise InputError(f"storage {self.uri} does not exist; give the folder that a run has written to")
+
+    def exists(self, path: str) -> bool:
+        """Whether there is a file at the path."""
+        return self._reading(path, lambda: self._files.exists(path))
+
+    def read(self, path: str) -> bytes:
+        """The whole file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        return self._reading(path, lambda: self._files.read(path))
+
+    def open(self, path: str) -> pa.NativeFile:
+        """A random-access file for reading: mapped into memory on a path, fetched as it is read elsewhere."""
+        return self._reading(path, lambda: self._files.open(path, lambda fetch: self._reading(path, fetch)))
+
+    def replace(self, path: str, data: Content) -> None:
+        """Write the file whole, in place of what may be there; it survives a power cut.
+
+        Raises:
+            StorageFullError: no room is left.
+        """
+        self._writing(path, data, lambda: self._files.replace(path, data))
+
+    def post(self, path: str, data: Content) -> None:
+        """Write the file whole, in place of what may be there, for whoever looks at it now: cheaper, as it may be lost
+        in a power cut.
+
+        Raises:
+            StorageFullError: no room is left.
+        """
+        self._writing(path, data, lambda: self._files.post(path, data))
+
+    def create(self, path: str, data: bytes) -> bool:
+        """Write the file whole if there is none. True when what stands there now is what this call was to write.
+
+        Two writers of one content are both told True; whoever must know the winner writes something of their own.
+
+        Raises:
+            StorageFullError: no room is left.
+        """
+        while not self._writing(path, data, lambda: self._files.create(path, data)):
+            try:
+                # The answer to an earlier try may have been lost on its way.
+                return self.read(path) == data
+            except FileNotFoundError:
+                # Removed meanwhile, or another creation is under way that may yet fail.
+                continue
+        return True
+
+    def delete(self, path: str) -> None:
+        """Remove the file if it is there."""
+        self._writing(path, b"", lambda: self._files.delete(path))
+
+    def files(self, directory: str, *, deep: bool = False) -> Iterator[FileFacts]:
+        """The files below a directory (none when it does not exist), sorted by path."""
+        found = self._reading(directory, lambda: list(self._files.files(directory, deep=deep)))
+        yield from sorted(found, key=lambda facts: facts.path)
+
+    def _reading(self, path: str, call: Callable[[], Answer]) -> Answer:
+        def once() -> Answer:
+            faults.storage_fault(("storage.slow", "storage.read"), path)
+            return call()
+
+        return patiently(once, f"reading {self.locate(path)}")
+
+    def _writing(self, path: str, data: Content, call: Callable[[], Answer]) -> Answer:
+        def once() -> Answer:
+            faults.storage_fault(("storage.slow", "storage.write", "storage.full"), path)
+            return call()
+
+        try:
+            return patiently(once, f"writing {self.locate(path)}")
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise StorageFullError(f"storage {self.uri} is full: no room for {len(data)} bytes of {path}") from None
+            raise
+
+
+def _without_credentials(uri: str) -> str:
+    netloc = urlsplit(uri).netloc
+    return uri.replace(netloc, netloc.rpartition("@")[2]) if "@" in netloc else uri

@@ -1,0 +1,84 @@
+"""Runs as processes of their own: one that is interrupted and goes on, and two at once."""
+
+import json
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command_line import Commands, write_camvid, write_experiment
+
+pytestmark = pytest.mark.slow
+
+GRID = "grid.labels.outliers=[0.0, 0.1]"
+INTERRUPTED = (
+    "run",
+    "interrupted.yaml",
+    "dataset={name: scenes, image_size: [64, 96], num_train: 96, num_val: 8}",
+    "labels.clustering={k: 5}",
+    "labels.images=96",
+)
+
+
+def _wait_for(folder: Path, pattern: str, process: "subprocess.Popen[str]") -> None:
+    deadline = time.monotonic() + 120
+    while not any(folder.glob(pattern)):
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, f"no {pattern} in two minutes"
+        time.sleep(0.02)
+
+
+def test_an_interrupted_run_says_so_and_the_same_command_finishes(
+    lookbeyond: Any, tmp_path: Path, command: Commands
+) -> None:
+    write_experiment(tmp_path, "interrupted")
+    process = lookbeyond.start(*INTERRUPTED)
+    _wait_for(tmp_path, "storage/shards/*/*.json", process)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=240)
+    assert (process.returncode, out) == (130, "")
+    assert "Traceback" not in err
+    assert err.splitlines()[-1] == "lookbeyond: interrupted; the same command goes on from here"
+    # A worker that was writing when it was ended may leave a file that nothing refers to.
+    command.assert_nothing_wrong()
+    shards = {path.name for path in tmp_path.glob("storage/shards/*/*.json")}
+    assert shards
+    assert not (tmp_path / "storage/results").exists()
+
+    # The same command, now in this process, against a run that was never interrupted.
+    answer = command(*INTERRUPTED, "--json")
+    assert answer.code == 0
+    assert shards <= {path.name for path in tmp_path.glob("storage/shards/*/*.json")}
+    assert command(*INTERRUPTED, "--storage", "whole", "--json").code == 0
+    ours, whole = (command.results("interrupted", storage)["cells"][0] for storage in ("storage", "whole"))
+    assert ours["metrics"] == whole["metrics"]
+    assert ours["steps"] == whole["steps"]
+    command.assert_nothing_half_written()
+
+
+def test_two_runs_at_once_share_the_work(lookbeyond: Any, tmp_path: Path) -> None:
+    write_camvid(tmp_path / "camvid", train=12, val=4)
+    (tmp_path / "camvid/train/5.png").write_text("not an image")
+    write_experiment(tmp_path)
+    both = [lookbeyond.start("run", "small.yaml", GRID, "--json", f"name={name}") for name in ("one", "two")]
+    ends = [(process, *process.communicate(timeout=240)) for process in both]
+    for process, _, err in ends:
+        assert process.returncode == 0, err
+        assert "Traceback" not in err
+    first, second = (json.loads(out)["cells"] for _, out, _ in ends)
+    assert [cell["steps"] for cell in first] == [cell["steps"] for cell in second]
+    assert [cell["metrics"] for cell in first] == [cell["metrics"] for cell in second]
+    # Whoever executes a step names the images that were set aside in it: a step executed twice would name them twice.
+    said = [line for _, _, err in ends for line in err.splitlines() if line.startswith("set aside in ")]
+    assert sorted(line.split(":", 1)[0] for line in said) == [
+        "set aside in label",
+        "set aside in label",
+        "set aside in sample",
+        "set aside in superpixels",
+    ]
+    here = list(tmp_path.glob("storage/shards/*/*.arrow"))
+    assert len(here) == len(list(tmp_path.glob("storage/shards/*/*.json")))
+    assert list(tmp_path.glob("storage/leases/*/*")) == []
+    assert lookbeyond("verify", "storage").returncode == 0

@@ -1,0 +1,133 @@
+"""Trainings on a real Ray: the same weights whatever is killed and however many work."""
+
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from support.training_on_ray import EXPERIMENT, actors, compute, run, wait_until, weights
+from support.trainings import assert_equal
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+from orchestrator.ledger.training_states import read_history
+from orchestrator.planning.plan import Plan
+from orchestrator.storage.store import Storage
+
+pytestmark = pytest.mark.slow
+
+Trained = tuple[Storage, Plan]
+
+
+@pytest.fixture(scope="module")
+def trained(labelled: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The experiment, run to its end by one worker and undisturbed."""
+    folder = tmp_path_factory.mktemp("trained") / "storage"
+    shutil.copytree(labelled, folder)
+    plan, report = run(EXPERIMENT, Storage(str(folder)))
+    assert report.failed == {}
+    assert [plan.steps[key].kind.value for key in report.executed] == ["pretrain", "finetune"]
+    return Storage(str(folder)), plan
+
+
+def test_a_second_run_executes_nothing_and_tensorboard_has_curves(trained: Trained) -> None:
+    storage, plan = trained
+    _, again = run(EXPERIMENT, storage)
+    assert again.executed == []
+    for step in plan.steps.values():
+        if step.kind.value in ("pretrain", "finetune"):
+            (folder,) = Path(storage.locate("tune/grid")).glob(f"{step.kind}-{step.key[:8]}*")
+            events = EventAccumulator(str(folder))
+            events.Reload()
+            curves = {tag.removeprefix("ray/tune/") for tag in events.Tags()["scalars"]}
+            assert {"loss", "learning_rate", "images_per_second"} <= curves
+            assert {"glance_miou", "miou"} <= curves or step.kind.value == "pretrain"
+            content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+            values = HParamsPluginData.FromString(content).session_start_info.hparams
+            assert values["config/key"].string_value == step.key
+            assert values["config/steps"].number_value == step.meaning["config"]["steps"]
+    (cell,) = plan.cells
+    assert plan.done[cell.roles["finetune"].key].results["miou"] >= 0
+
+
+def test_more_trials_than_cores_end_and_one_seed_gives_the_same_bits(
+    trained: Trained, labelled_storage: Storage
+) -> None:
+    _, report = run({**EXPERIMENT, "grid": {"pretrain.seed": [0, 1, 2]}}, labelled_storage, until="pretrain")
+    assert report.failed == {}
+    found = weights(labelled_storage, "pretrain")
+    assert len(found) == 3
+    for key, reference in weights(trained[0], "pretrain").items():
+        assert_equal(found[key], reference)
+    wait_until(lambda: "TrainController" not in actors())
+
+
+def test_two_workers_give_the_losses_of_one(trained: Trained, labelled_storage: Storage) -> None:
+    plan, report = run(compute(train_workers=2), labelled_storage, until="pretrain")
+    assert report.failed == {}
+    key = plan.cells[0].roles["pretrain"].key
+    one = [row["loss"] for row in read_history(trained[0], key)]
+    two = [row["loss"] for row in read_history(labelled_storage, key)]
+    # Sums over a batch are taken in another order, no more.
+    assert two == pytest.approx(one, rel=1e-6)
+
+
+def test_a_killed_worker_changes_no_bit(trained: Trained, labelled_storage: Storage) -> None:
+    killer = Killer(labelled_storage)
+    killer.start()
+    _, report = run(EXPERIMENT, labelled_storage, until="pretrain")
+    killer.join()
+    assert killer.victim, "no worker of a training was seen with a state to go on from"
+    assert report.retries.get("lost", 0) >= 1, "the run did not notice that a worker was killed"
+    for key, reference in weights(trained[0], "pretrain").items():
+        assert_equal(weights(labelled_storage, "pretrain")[key], reference)
+
+
+class Killer(threading.Thread):
+    """Kills a worker of a training once there is a state to go on from."""
+
+    def __init__(self, storage: Storage) -> None:
+        super().__init__(daemon=True)
+        self._states = Path(storage.locate("checkpoints"))
+        self.victim = 0
+
+    def run(self) -> None:
+        workers: list[psutil.Process] = []
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            if not workers:
+                workers = [one for one in psutil.Process().children(recursive=True) if self._trains(one)]
+            elif list(self._states.glob("*.pt")):
+                workers[0].send_signal(signal.SIGKILL)
+                self.victim = workers[0].pid
+                return
+            time.sleep(0.005)
+
+    @staticmethod
+    def _trains(process: psutil.Process) -> bool:
+        try:
+            return " ".join(process.cmdline()).startswith("ray::RayTrainWorker")
+        except psutil.Error:
+            return False
+
+
+def test_a_killed_driver_and_the_same_command_again(trained: Trained, labelled: Path, lookbeyond: Any) -> None:
+    shutil.copytree(labelled, lookbeyond.folder / "storage")
+    (lookbeyond.folder / "grid.yaml").write_text(yaml.safe_dump(EXPERIMENT))
+    command = ("run", "grid.yaml", "--until", "pretrain")
+    process = lookbeyond.start(*command)
+    while not list(lookbeyond.folder.glob("storage/checkpoints/*.pt")) and process.poll() is None:
+        time.sleep(0.005)
+    assert process.poll() is None, f"the run ended before it could be killed: {process.communicate()[1]}"
+    process.kill()
+    process.communicate()
+    again = lookbeyond(*command)
+    assert again.returncode == 0, again.stderr
+    found = weights(Storage(str(lookbeyond.folder / "storage")), "pretrain")
+    for key, reference in weights(trained[0], "pretrain").items():
+        assert_equal(found[key], reference)

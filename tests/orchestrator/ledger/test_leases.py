@@ -1,0 +1,341 @@
+"""Leases: one holder at a time, the dead are replaced at once or after silence, and the living never."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.ledger.leases import Holder, Leases
+from orchestrator.storage.store import Storage, StorageFullError
+
+KEY = "ab" * 32
+SILENCE = 0.3
+
+HOLDING = """
+import sys, time
+from orchestrator.ledger.leases import Leases
+from orchestrator.storage.store import Storage
+leases = Leases(Storage(sys.argv[1]), 600.0)
+print(leases.acquire(sys.argv[2]), flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.fixture
+def storage(request: pytest.FixtureRequest, tmp_path: Path) -> Storage:
+    """A folder, unless the test asks for another kind: time is the same on all of them, deciding is not."""
+    kind = getattr(request, "param", "path")
+    return Storage(str(tmp_path)) if kind == "path" else Storage(f"s3://{request.getfixturevalue('bucket')}")
+
+
+on_all_storages = pytest.mark.parametrize("storage", ["path", "s3"], indirect=True)
+
+
+@pytest.fixture
+def run(storage: Storage) -> Iterator[Callable[..., Leases]]:
+    """Makes the leases of a run; they are closed at the end."""
+    made = []
+
+    def make(seconds: float = SILENCE, where: Storage = storage) -> Leases:
+        made.append(Leases(where, seconds))
+        return made[-1]
+
+    yield make
+    for leases in made:
+        leases.close()
+
+
+def elsewhere(process: int = 1) -> Holder:
+    """A process on another machine, of which nothing can be known but what it writes."""
+    return Holder("elsewhere", process, 1, "another boot")
+
+
+def killed() -> Holder:
+    """A process of this machine that is gone."""
+    return replace(Holder.here(), started=Holder.here().started + 1)
+
+
+def write_lease(storage: Storage, seconds: float, beat: int = 1, holder: Holder | None = None) -> None:
+    content: dict[str, Any] = {"holder": vars(holder or elsewhere()), "beat": beat, "seconds": seconds}
+    storage.replace(f"leases/{KEY}/0.json", json.dumps(content).encode())
+
+
+def lease_files(storage: Storage) -> list[str]:
+    return [file.path.rsplit("/", 1)[1] for file in storage.files(f"leases/{KEY}")]
+
+
+def wait_for(leases: Leases) -> bool:
+    """Acquire a lease whose silence is over; on a busy machine a slow look makes the silence start anew."""
+    deadline = time.monotonic() + 10
+    while not leases.acquire(KEY):
+        assert time.monotonic() < deadline, "a silent lease was not taken over"
+        time.sleep(SILENCE / 4)
+    return True
+
+
+@on_all_storages
+def test_a_lease_has_one_holder_until_it_is_given_back(run: Callable[..., Leases]) -> None:
+    first, second = run(600.0), run(600.0)
+    assert first.holder_of(KEY) is None
+    assert first.acquire(KEY)
+    assert first.acquire(KEY)
+    assert not second.acquire(KEY)
+    assert second.acquire("another step")
+    second.release(KEY)
+    assert second.holder_of(KEY) == Holder.here()
+    first.release(KEY)
+    assert first.holder_of(KEY) is None
+    assert second.acquire(KEY)
+
+
+@on_all_storages
+def test_closing_gives_everything_back(run: Callable[..., Leases], storage: Storage) -> None:
+    first = run()
+    assert all(first.acquire(key) for key in ("a", "b", "c"))
+    first.close()
+    assert list(storage.files("leases", deep=True)) == []
+
+
+@on_all_storages
+def test_of_many_that_want_a_free_lease_one_gets_it(run: Callable[..., Leases]) -> None:
+    keys = [f"step {number}" for number in range(10)]
+    wanting = [run(600.0) for _ in range(6)]
+    start = threading.Barrier(len(wanting), timeout=60)
+
+    def acquire(leases: Leases) -> list[bool]:
+        start.wait()
+        return [leases.acquire(key) for key in keys]
+
+    with ThreadPoolExecutor(len(wanting)) as pool:
+        got = list(pool.map(acquire, wanting))
+    assert [sum(column) for column in zip(*got, strict=True)] == [1] * len(keys)
+
+
+def test_a_killed_process_is_replaced_at_once(storage: Storage, run: Callable[..., Leases]) -> None:
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    command = [sys.executable, "-c", HOLDING, storage.uri, KEY]
+    holding = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert holding.stdout is not None
+        assert holding.stdout.readline() == "True\n"
+        taker = run(600.0)
+        holder = taker.holder_of(KEY)
+        assert holder is not None
+        assert holder.process == holding.pid
+        assert not taker.acquire(KEY)
+        holding.kill()
+        # Nobody has waited for the process yet: while it is a zombie it is as dead as it will ever be.
+        deadline = time.monotonic() + 5
+        while not taker.acquire(KEY):
+            assert time.monotonic() < deadline, "the lease of a killed process was not taken over within seconds"
+            time.sleep(0.01)
+        assert lease_files(storage) == ["1.json"]
+        assert taker.holder_of(KEY) == Holder.here()
+    finally:
+        holding.kill()
+        holding.communicate()
+
+
+def test_another_process_of_the_same_number_is_not_the_holder() -> None:
+    here = Holder.here()
+    assert not here.is_known_dead()
+    assert killed().is_known_dead()
+    assert not elsewhere(process=2**30).is_known_dead()
+
+
+def test_silence_is_measured_on_the_own_clock(storage: Storage, run: Callable[..., Leases]) -> None:
+    write_lease(storage, SILENCE)
+    # The file's time says that it is ancient; clocks of two machines may disagree by as much.
+    os.utime(storage.locate(f"leases/{KEY}/0.json"), (1.0, 1.0))
+    taker = run()
+    assert not taker.acquire(KEY)
+    assert not taker.acquire(KEY)
+    time.sleep(SILENCE * 1.2)
+    assert wait_for(taker)
+    assert lease_files(storage) == ["1.json"]
+
+
+def test_a_beat_starts_the_silence_anew(storage: Storage, run: Callable[..., Leases]) -> None:
+    write_lease(storage, SILENCE)
+    taker = run()
+    assert not taker.acquire(KEY)
+    time.sleep(SILENCE * 1.2)
+    write_lease(storage, SILENCE, beat=2)
+    assert not taker.acquire(KEY)
+    time.sleep(SILENCE * 1.2)
+    assert wait_for(taker)
+
+
+def test_a_holder_that_beats_is_never_replaced(storage: Storage, run: Callable[..., Leases]) -> None:
+    holder, taker = run(), run()
+    assert holder.acquire(KEY)
+    before = storage.read(f"leases/{KEY}/0.json")
+    end = time.monotonic() + 3 * SILENCE
+    while time.monotonic() < end:
+        assert not taker.acquire(KEY)
+        time.sleep(0.02)
+    assert storage.read(f"leases/{KEY}/0.json") != before
+
+
+def test_a_holder_that_beats_seldom_is_given_its_own_time(storage: Storage, run: Callable[..., Leases]) -> None:
+    """compute.lease_seconds may differ between two runs on one storage."""
+    write_lease(storage, seconds=600.0)
+    hasty = run(0.05)
+    assert not hasty.acquire(KEY)
+    time.sleep(0.1)
+    assert not hasty.acquire(KEY)
+
+
+@on_all_storages
+def test_of_many_that_take_over_one_wins(storage: Storage, run: Callable[..., Leases]) -> None:
+    write_lease(storage, 600.0, holder=killed())
+    takers = [run(600.0) for _ in range(8)]
+    start = threading.Barrier(len(takers), timeout=60)
+
+    def take(leases: Leases) -> bool:
+        start.wait()
+        return leases.acquire(KEY)
+
+    with ThreadPoolExecutor(len(takers)) as pool:
+        won = list(pool.map(take, takers))
+    assert sum(won) == 1
+    assert lease_files(storage) == ["1.json"]
+    assert not any(taker.acquire(KEY) for taker, winner in zip(takers, won, strict=True) if not winner)
+
+
+class InterruptedStorage(Storage):
+    """A storage on which something happens between a listing and the read after it, or before a creation."""
+
+    meanwhile: Callable[[], Any] | None = None
+    before_creation: Callable[[], Any] | None = None
+
+    def read(self, path: str) -> bytes:
+        meanwhile, self.meanwhile = self.meanwhile, None
+        if meanwhile:
+            meanwhile()
+        return super().read(path)
+
+    def create(self, path: str, data: bytes) -> bool:
+        meanwhile, self.before_creation = self.before_creation, None
+        if meanwhile:
+            meanwhile()
+        return super().create(path, data)
+
+
+def test_a_lease_taken_over_while_it_is_looked_at_is_not_free(storage: Storage, run: Callable[..., Leases]) -> None:
+    write_lease(storage, SILENCE)
+    quick = run()
+    assert not quick.acquire(KEY)
+    time.sleep(SILENCE * 1.2)
+    interrupted = InterruptedStorage(storage.uri)
+    slow = run(SILENCE, interrupted)
+    interrupted.meanwhile = lambda: wait_for(quick)
+    assert not slow.acquire(KEY)
+    assert lease_files(storage) == ["1.json"]
+
+
+def test_a_lease_given_back_while_it_is_looked_at_is_free(storage: Storage, run: Callable[..., Leases]) -> None:
+    holder = run()
+    assert holder.acquire(KEY)
+    interrupted = InterruptedStorage(storage.uri)
+    interrupted.meanwhile = lambda: holder.release(KEY)
+    assert run(SILENCE, interrupted).acquire(KEY)
+
+
+@on_all_storages
+def test_an_observer_that_acts_on_what_it_saw_long_ago_gives_way(storage: Storage, run: Callable[..., Leases]) -> None:
+    """Between its look and its act the dead lease is taken over, given back, and taken anew under the same number."""
+    write_lease(storage, 600.0, holder=killed())
+    interrupted = InterruptedStorage(storage.uri)
+    slow, quick, third = run(600.0, interrupted), run(600.0), run(600.0)
+
+    def meanwhile() -> None:
+        assert quick.acquire(KEY)
+        quick.release(KEY)
+        assert third.acquire(KEY)
+        assert lease_files(storage) == ["0.json"]
+
+    interrupted.before_creation = meanwhile
+    assert not slow.acquire(KEY)
+    assert lease_files(storage) == ["0.json"]
+    third.release(KEY)
+    assert slow.acquire(KEY)
+
+
+def test_who_was_silent_for_too_long_learns_that_it_was_replaced(storage: Storage, run: Callable[..., Leases]) -> None:
+    stalled, taker = run(600.0), run(600.0)
+    assert stalled.acquire(KEY)
+    storage.delete(f"leases/{KEY}/0.json")
+    assert taker.acquire(KEY)
+    stalled._beat(KEY)
+    stalled.release(KEY)
+    assert taker.acquire(KEY)
+    assert [json.loads(storage.read(file.path))["run"] for file in storage.files(f"leases/{KEY}")] == [taker._run]
+    assert not stalled.acquire(KEY)
+
+
+class SlowStorage(Storage):
+    """A storage that does not answer for a while before each listing."""
+
+    seconds = 0.0
+
+    def files(self, directory: str, *, deep: bool = False) -> Any:
+        time.sleep(self.seconds)
+        return super().files(directory, deep=deep)
+
+
+def test_while_the_storage_was_away_nobody_was_silent(storage: Storage, run: Callable[..., Leases]) -> None:
+    """The holder could not beat either; it is given its time from when the storage is back."""
+    write_lease(storage, SILENCE)
+    slow = SlowStorage(storage.uri)
+    observer = run(SILENCE, slow)
+    assert not observer.acquire(KEY)
+    slow.seconds = SILENCE * 1.2
+    assert not observer.acquire(KEY)
+    slow.seconds = 0.0
+    assert not observer.acquire(KEY)
+    time.sleep(SILENCE * 1.2)
+    assert wait_for(observer)
+
+
+def test_a_lease_that_a_power_cut_left_empty_is_silent(storage: Storage, run: Callable[..., Leases]) -> None:
+    storage.replace(f"leases/{KEY}/0.json", b"")
+    taker = run()
+    assert taker.holder_of(KEY) is None
+    assert not taker.acquire(KEY)
+    time.sleep(SILENCE * 1.2)
+    assert wait_for(taker)
+    assert lease_files(storage) == ["1.json"]
+
+
+class FullStorage(Storage):
+    """A storage that has no room for the first three beats."""
+
+    refused = 0
+
+    def post(self, path: str, data: Any) -> None:
+        if self.refused < 3:
+            self.refused += 1
+            raise StorageFullError("no room left")
+        super().post(path, data)
+
+
+def test_the_heartbeat_outlives_a_full_storage(storage: Storage, run: Callable[..., Leases]) -> None:
+    full = FullStorage(storage.uri)
+    holder = run(SILENCE, full)
+    assert holder.acquire(KEY)
+    before = storage.read(f"leases/{KEY}/0.json")
+    deadline = time.monotonic() + 5
+    while storage.read(f"leases/{KEY}/0.json") == before:
+        assert time.monotonic() < deadline, "no beat was written after the storage had room again"
+        time.sleep(0.02)
+    assert full.refused == 3

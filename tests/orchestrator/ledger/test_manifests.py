@@ -1,0 +1,136 @@
+"""The ledger: what is committed stays, the first of two commits stands, and only what is named is a result."""
+
+import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from orchestrator.ledger.manifests import Ledger, Manifest, attempt_path, manifest_path, record_path, shard_name
+from orchestrator.ledger.shards import Quarantined, ShardRecord
+from orchestrator.storage.store import Storage
+from workloads.errors import InputError
+
+KEY, STREAM = "ab" * 32, "cd" * 32
+SHARD = "ef" * 32
+
+
+@pytest.fixture
+def ledger(storage: Storage) -> Ledger:
+    return Ledger(storage)
+
+
+def record(ledger: Ledger, data: bytes, *broken: str) -> ShardRecord:
+    """A shard that is written but not committed."""
+    path = attempt_path(STREAM, SHARD)
+    ledger.storage.replace(path, data)
+    made = ShardRecord.of(path, data, rows=3, columns=["image: string"], images=3)
+    return replace(made, quarantined=[Quarantined(image, "truncated") for image in broken], seconds=1.25)
+
+
+def manifest(*shards: ShardRecord, host: str = "here") -> Manifest:
+    return Manifest(
+        kind="sample",
+        key=KEY,
+        meaning={"seed": 0, "extractor": {"arch": "filters"}},
+        inputs={"sample": "12" * 32},
+        shards=list(shards),
+        results={"pmiou": 26.5, "per_class_iou": [1.0, None]},
+        provenance={"host": host},
+    )
+
+
+def test_a_manifest_is_read_as_it_was_committed(ledger: Ledger) -> None:
+    made = manifest(record(ledger, b"one", "a.png", "b.png"), record(ledger, b"four", "c.png"))
+    assert ledger.manifest("sample", KEY) is None
+    assert ledger.commit(made) == made
+    assert ledger.manifest("sample", KEY) == made
+    assert made.size == 7
+    assert [item.image for item in made.quarantined] == ["a.png", "b.png", "c.png"]
+    assert list(ledger.manifests()) == [made]
+
+
+def test_the_first_of_two_manifests_stands(ledger: Ledger) -> None:
+    first = ledger.commit(manifest(host="first"))
+    assert ledger.commit(manifest(host="second")) == first
+
+
+def test_a_step_is_not_another_step_of_the_same_key(ledger: Ledger) -> None:
+    ledger.commit(manifest())
+    assert ledger.manifest("label", KEY) is None
+
+
+def test_a_shard_is_finished_when_its_record_is_committed(ledger: Ledger) -> None:
+    written = record(ledger, b"data", "broken.png")
+    assert ledger.shard(STREAM, SHARD) is None
+    assert ledger.finished_shards(STREAM) == set()
+    assert ledger.commit_shard(STREAM, SHARD, written) == written
+    assert ledger.shard(STREAM, SHARD) == written
+    assert ledger.finished_shards(STREAM) == {shard_name(SHARD)}
+    assert ledger.finished_shards("00" * 32) == set()
+
+
+def test_of_many_attempts_at_a_shard_one_stands_and_the_files_of_the_others_are_gone(ledger: Ledger) -> None:
+    attempts = [record(ledger, b"attempt %d" % number) for number in range(8)]
+    start = threading.Barrier(len(attempts))
+
+    def commit(attempt: ShardRecord) -> ShardRecord:
+        start.wait()
+        return ledger.commit_shard(STREAM, SHARD, attempt)
+
+    with ThreadPoolExecutor(len(attempts)) as pool:
+        standing = set(map(str, pool.map(commit, attempts)))
+    assert len(standing) == 1
+    kept = ledger.shard(STREAM, SHARD)
+    assert kept is not None
+    arrows = [file.path for file in ledger.storage.files("shards", deep=True) if file.path.endswith(".arrow")]
+    assert arrows == [kept.path]
+    assert ledger.storage.read(kept.path).startswith(b"attempt")
+
+
+def test_what_is_forgotten_is_to_be_done_again(ledger: Ledger) -> None:
+    written = ledger.commit_shard(STREAM, SHARD, record(ledger, b"data"))
+    ledger.commit(manifest(written))
+    ledger.forget("sample", KEY)
+    ledger.forget("sample", KEY)
+    assert ledger.manifest("sample", KEY) is None
+    assert ledger.shard(STREAM, SHARD) == written
+    ledger.forget_shard(STREAM, SHARD)
+    assert ledger.shard(STREAM, SHARD) is None
+
+
+def test_attempts_never_share_a_file_and_records_always_do() -> None:
+    assert len({attempt_path(STREAM, SHARD) for _ in range(100)}) == 100
+    assert record_path(STREAM, SHARD) == record_path(STREAM, SHARD)
+    assert Path(attempt_path(STREAM, SHARD)).parent == Path(record_path(STREAM, SHARD)).parent
+
+
+def test_a_ledger_is_plain_json(ledger: Ledger) -> None:
+    ledger.commit(manifest(record(ledger, b"data")))
+    document = json.loads(ledger.storage.read(manifest_path("sample", KEY)))
+    assert document["results"]["pmiou"] == 26.5
+    assert document["shards"][0]["size"] == 4
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"null", b"[]", b"3", b'"text"', b'{"format": 1}', b"\xff\xfe\x00"])
+def test_a_garbled_manifest_is_named_and_so_is_the_way_out(ledger: Ledger, garbage: bytes) -> None:
+    ledger.storage.replace(manifest_path("sample", KEY), garbage)
+    for read in (lambda: ledger.manifest("sample", KEY), lambda: list(ledger.manifests())):
+        with pytest.raises(InputError, match=rf"steps/sample/{KEY}\.json.*verify.*--repair"):
+            read()
+
+
+def test_a_garbled_record_is_named_and_so_is_the_way_out(ledger: Ledger) -> None:
+    ledger.storage.replace(record_path(STREAM, SHARD), b"{")
+    with pytest.raises(InputError, match=r"shards/.*\.json.*verify.*--repair"):
+        ledger.shard(STREAM, SHARD)
+
+
+@pytest.mark.parametrize("path", ["../../etc/passwd", "/etc/passwd", "shards/../../outside", ""])
+def test_a_record_cannot_name_a_file_outside_the_storage(ledger: Ledger, path: str) -> None:
+    """`verify --repair` deletes what a record names, so a record is not to be trusted with a path."""
+    outside = replace(record(ledger, b"data"), path=path)
+    with pytest.raises(ValueError, match="outside"):
+        ShardRecord.from_json(outside.to_json())

@@ -1,0 +1,156 @@
+"""Shards: what is read is what was written, bit for bit, and the record says what was written."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from orchestrator.ledger.shards import (
+    MAP_SCHEMA,
+    Quarantined,
+    ShardRecord,
+    ShardWriter,
+    map_batch,
+    read_arrays,
+    read_maps,
+    read_samples,
+    sample_batch,
+    sample_schema,
+    write_arrays,
+)
+from orchestrator.storage.store import Storage
+
+# Examples overwrite one file, so that they may share a folder.
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+
+IMAGES = st.text(min_size=1, max_size=12)
+MAPS = hnp.arrays(np.uint16, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9))
+DTYPES = st.sampled_from([np.float32, np.float64, np.int32, np.int64, np.uint8, np.uint16])
+ARRAYS = DTYPES.flatmap(
+    lambda dtype: hnp.arrays(dtype, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=5))
+)
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path))
+
+
+@same_folder
+@given(maps=st.dictionaries(IMAGES, MAPS, max_size=4), compression=st.sampled_from([None, "lz4", "zstd"]))
+def test_maps_of_any_size_come_back(storage: Storage, maps: dict[str, np.ndarray], compression: str | None) -> None:
+    writer = ShardWriter(MAP_SCHEMA, compression=compression)
+    for image, values in maps.items():
+        writer.add(map_batch(image, values))
+    record = writer.write(storage, "maps.arrow", 0.5)
+    found = dict(read_maps(storage, "maps.arrow"))
+    assert list(found) == list(maps)
+    for image, values in maps.items():
+        assert found[image].dtype == np.uint16
+        np.testing.assert_array_equal(found[image], values)
+    assert (record.rows, record.images) == (len(maps), len(maps))
+
+
+@same_folder
+@given(
+    pixels=st.lists(st.integers(0, 6), min_size=1, max_size=4),
+    channels=st.integers(1, 5),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_samples_of_any_number_of_pixels_come_back(
+    storage: Storage, pixels: list[int], channels: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    writer = ShardWriter(sample_schema(channels), compression=None)
+    written = {}
+    for number, count in enumerate(pixels):
+        cells = rng.permutation(100)[:count]
+        features = rng.standard_normal((count, channels)).astype(np.float32)
+        writer.add(sample_batch(f"image {number}", cells, features))
+        if count:
+            written[f"image {number}"] = (cells, features)
+    record = writer.write(storage, "sample.arrow", 0.0)
+    found = {image: (cells, features) for image, cells, features in read_samples(storage, "sample.arrow")}
+    assert list(found) == list(written)
+    for image, (cells, features) in written.items():
+        np.testing.assert_array_equal(found[image][0], cells)
+        assert found[image][1].dtype == np.float32
+        np.testing.assert_array_equal(found[image][1], features)
+    assert (record.rows, record.images) == (sum(pixels), len(pixels))
+
+
+@same_folder
+@given(arrays=st.dictionaries(IMAGES, ARRAYS, min_size=1, max_size=4))
+def test_arrays_of_any_shape_come_back(storage: Storage, arrays: dict[str, np.ndarray]) -> None:
+    storage.replace("arrays.arrow", write_arrays(arrays))
+    found = read_arrays(storage, "arrays.arrow")
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        assert found[name].shape == array.shape
+        np.testing.assert_array_equal(found[name], array)
+
+
+def test_views_that_are_not_contiguous_come_back(storage: Storage) -> None:
+    grid = np.arange(24, dtype=np.uint16).reshape(4, 6)
+    views = {"transposed": grid.T, "strided": grid[::2, ::3], "flipped": grid[:, ::-1]}
+    storage.replace("arrays.arrow", write_arrays(views))
+    for name, array in read_arrays(storage, "arrays.arrow").items():
+        np.testing.assert_array_equal(array, views[name])
+    writer = ShardWriter(MAP_SCHEMA, compression="lz4")
+    writer.add(map_batch("transposed", grid.T))
+    writer.write(storage, "maps.arrow", 0.0)
+    np.testing.assert_array_equal(dict(read_maps(storage, "maps.arrow"))["transposed"], grid.T)
+
+
+def test_special_values_of_floats_come_back(storage: Storage) -> None:
+    special = np.array([np.inf, -np.inf, np.nan, -0.0, np.finfo(np.float32).tiny], dtype=np.float32)
+    storage.replace("arrays.arrow", write_arrays({"limits": special}))
+    assert read_arrays(storage, "arrays.arrow")["limits"].tobytes() == special.tobytes()
+
+
+def test_a_record_says_what_was_written(storage: Storage) -> None:
+    writer = ShardWriter(MAP_SCHEMA, compression="lz4")
+    writer.add(map_batch("a.png", np.full((30, 40), 7, dtype=np.uint16)))
+    writer.set_aside("b.png", "truncated after 12 bytes")
+    record = writer.write(storage, "shards/x.arrow", 1.23456789)
+    data = storage.read("shards/x.arrow")
+    assert record.size == len(data) < 30 * 40 * 2
+    assert record.sha256 == hashlib.sha256(data).hexdigest()
+    assert record.columns == ["image: string", "height: int32", "width: int32", "values: list<item: uint16>"]
+    assert record.quarantined == [Quarantined("b.png", "truncated after 12 bytes")]
+    assert (record.rows, record.images, record.seconds) == (1, 1, 1.2346)
+    assert ShardRecord.from_json(record.to_json()) == record
+
+
+def test_a_shard_of_broken_images_alone_is_a_shard(storage: Storage) -> None:
+    writer = ShardWriter(sample_schema(8), compression=None)
+    writer.set_aside("a.png", "not an image")
+    record = writer.write(storage, "sample.arrow", 0.0)
+    assert (record.rows, record.images, len(record.quarantined)) == (0, 0, 1)
+    assert list(read_samples(storage, "sample.arrow")) == []
+
+
+def test_equal_content_gives_equal_bytes(storage: Storage) -> None:
+    for path in ("first", "second"):
+        writer = ShardWriter(MAP_SCHEMA, compression="lz4")
+        writer.add(map_batch("a.png", np.arange(5000, dtype=np.uint16).reshape(50, 100)))
+        writer.write(storage, path, 0.0)
+    assert storage.read("first") == storage.read("second")
+
+
+def test_a_shard_is_arrow_that_anything_can_read(storage: Storage) -> None:
+    writer = ShardWriter(sample_schema(2), compression=None)
+    writer.add(sample_batch("a.png", np.array([3, 1]), np.array([[1, 2], [3, 4]], dtype=np.float32)))
+    writer.write(storage, "sample.arrow", 0.0)
+    with pa.ipc.open_file(storage.locate("sample.arrow")) as reader:
+        table = reader.read_all()
+    assert table.to_pylist() == [
+        {"image": "a.png", "cell": 3, "feature": [1.0, 2.0]},
+        {"image": "a.png", "cell": 1, "feature": [3.0, 4.0]},
+    ]

@@ -1,0 +1,82 @@
+"""The printed table: rows and columns by name, what tells cells apart, and the spread over seeds."""
+
+import io
+import statistics
+from typing import Any
+
+from rich.console import Console
+
+from orchestrator.results.console_tables import describe, print_cells, repeats
+
+
+def cell(
+    values: dict[str, Any], pmiou: float | None, row: str | None = None, column: str | None = None
+) -> dict[str, Any]:
+    metrics = {"pmiou": pmiou, "clusters": 15} if pmiou is not None else {}
+    status = "failed" if pmiou is None else "done"
+    return {"cell": values, "row": row, "column": column, "metrics": metrics, "status": status}
+
+
+def printed(cells: list[dict[str, Any]]) -> list[list[str]]:
+    """The printed lines, cut into their fields."""
+    file = io.StringIO()
+    print_cells("a table", cells, Console(file=file))
+    lines = file.getvalue().replace("┃", "│").splitlines()
+    return [[field.strip() for field in line.strip("│ ").split("│")] for line in lines]
+
+
+def test_rows_and_columns_stand_for_what_they_set() -> None:
+    cells = [
+        cell({"labels.outliers": 0.0, "finetune.fraction": 0.1}, 20.0, "none", "10%"),
+        cell({"labels.outliers": 0.0, "finetune.fraction": 0.2}, 21.0, "none", "20%"),
+        cell({"labels.outliers": 0.1, "finetune.fraction": 0.1}, None, "some", "10%"),
+    ]
+    lines = printed(cells)
+    assert ["#", "row", "column", "clusters", "PmIoU", "status"] in lines
+    assert ["1", "none", "20%", "15", "21.00", "done"] in lines
+    assert ["2", "some", "10%", "", "", "failed"] in lines
+    assert describe(cells[2], cells) == "some, 10%"
+
+
+def test_what_varies_within_a_row_is_shown() -> None:
+    cells = [cell({"labels.images": 5, "labels.outliers": share}, 1.0, "few") for share in (0.0, 0.1)]
+    lines = printed(cells)
+    assert ["#", "row", "outliers", "clusters", "PmIoU", "status"] in lines
+    assert describe(cells[1], cells) == "few, labels.outliers=0.1"
+
+
+def test_without_rows_every_key_is_shown() -> None:
+    cells = [cell({"labels.images": 5, "labels.outliers": 0.1}, 1.0)]
+    assert ["#", "images", "outliers", "clusters", "PmIoU", "status"] in printed(cells)
+    assert describe(cells[0], cells) == "labels.images=5, labels.outliers=0.1"
+    assert describe(cell({}, 1.0), [cell({}, 1.0)]) == "the only cell"
+
+
+def test_repeats_differ_in_seeds_alone() -> None:
+    cells = [
+        cell({"seed": seed, "pretrain.seed": 7 * seed, "labels.images": images}, 10.0, row)
+        for row in ("a", "b")
+        for images in (5, 6)
+        for seed in (0, 1, 2)
+    ]
+    assert [len(group) for group in repeats(cells)] == [3, 3, 3, 3]
+    assert [len(group) for group in repeats([cell({"labels.seeds": 1}, 1.0), cell({"labels.seeds": 2}, 1.0)])] == [1, 1]
+
+
+def test_mean_and_deviation_stand_below_the_cells() -> None:
+    figures = {"a": [20.0, 22.0, 27.0], "b": [10.0, 11.0, None]}
+    cells = [
+        cell({"labels.images": 5, "seed": seed}, pmiou, row)
+        for row, values in figures.items()
+        for seed, pmiou in enumerate(values)
+    ]
+    lines = printed(cells)
+    assert ["5", "b", "2", "", "", "failed"] in lines
+    assert ["row", "seeds", "clusters", "PmIoU"] in lines
+    assert ["a", "3", "15", f"23.00 ± {statistics.stdev([20.0, 22.0, 27.0]):.2f}"] in lines
+    # A repeat that failed has no figure; the spread says of how many it is.
+    assert ["b", "2 of 3", "15", f"10.50 ± {statistics.stdev([10.0, 11.0]):.2f}"] in lines
+
+
+def test_cells_without_repeats_have_no_second_table() -> None:
+    assert not any("standard deviation" in field for line in printed([cell({"seed": 1}, 1.0)]) for field in line)

@@ -1,0 +1,176 @@
+"""A training job on one worker, without Ray: what it keeps, how it goes on, and what it says when it cannot."""
+
+import io
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.command_line import mounted
+from support.trainings import STEPS, Interrupted, Listener, assert_equal, make_job, run
+
+from orchestrator.ledger.training_states import forget_outcome, read_history, read_outcome, state_path
+from orchestrator.steps.training import FinetuneJob, TrainingJob
+from orchestrator.steps.training_runs import Team, train, training_loop
+from orchestrator.storage.store import Storage, StorageFullError
+from workloads.errors import InputError
+from workloads.training.collectives import Alone
+from workloads.training.loop import LossNotFinite, Machine
+
+STATE_BYTES = 18_000_000
+
+
+def kept_state(job: TrainingJob) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(io.BytesIO(job.storage.read(state_path(job.key))), weights_only=True)
+    return state
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> Storage:
+    return Storage(str(tmp_path / "storage"))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    return run(make_job(Storage(str(tmp_path_factory.mktemp("undisturbed")))), Listener())
+
+
+def test_a_balanced_fine_tuning_weighs_the_classes_of_its_own_labelled_images(storage: Storage) -> None:
+    job = make_job(storage, class_balance="log_inverse", number=2)
+    loop = training_loop(job, Team(Machine(), Alone(), None))
+    assert isinstance(job, FinetuneJob)
+    assert len(loop.source.ids) == 2
+    truth = [job.source.open().read_ground_truth("train", image_id) for image_id in loop.source.ids]
+    pixels = np.concatenate([labels.ravel() for labels in truth])
+    known = pixels[pixels != 255]
+    expected = [1 / np.log(1.02 + np.mean(known == number)) for number in range(job.num_classes)]
+    np.testing.assert_allclose(loop.objective.class_weights, expected, rtol=1e-5)
+    plain = training_loop(make_job(storage, number=2), Team(Machine(), Alone(), None))
+    assert plain.objective.class_weights is None
+
+
+class OneOfTwo(Alone):
+    """Keeps what it is asked to add to the other's."""
+
+    size = 2
+
+    def __init__(self, rank: int) -> None:
+        self.rank = rank
+        self.added: list[torch.Tensor] = []
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.added.append(tensor)
+        return tensor
+
+
+def test_workers_share_the_counting_of_classes(storage: Storage) -> None:
+    job = make_job(storage, class_balance="log_inverse", number=5)
+    both = OneOfTwo(0), OneOfTwo(1)
+    for one in both:
+        loop = training_loop(job, Team(Machine(), one, None))
+    (first,), (second,) = (one.added for one in both)
+    truth = [job.source.open().read_ground_truth("train", image_id) for image_id in loop.source.ids]
+    pixels = [sum(int((labels == number).sum()) for labels in truth) for number in range(len(first))]
+    assert (first + second).tolist() == pixels
+    assert 0 < first.sum() < sum(pixels)
+
+
+def test_a_training_is_charged_its_steps_and_its_evaluation_once_though_it_was_cut_off(storage: Storage) -> None:
+    job = make_job(storage)
+    with pytest.raises(Interrupted):
+        run(job, Listener(3))
+    begun = time.perf_counter()
+    outcome = train(job, Team(Machine(), Alone(), None), Listener(), 0.0)
+    rest = time.perf_counter() - begun
+    assert outcome is not None
+    history = read_history(storage, job.key)
+    # One report a step, of four images each.
+    steps = [4 / row["images_per_second"] for row in history]
+    network, predictions = outcome.records
+    cores = torch.get_num_threads()
+    assert [row["step"] for row in history] == [1, 2, 3, 4, 5]
+    assert sum(steps) * cores < network.seconds < (sum(steps[:3]) + rest) * cores + 0.01
+    assert predictions.seconds == 0.0
+
+
+@pytest.mark.parametrize("last", [1, 3])
+def test_a_run_that_was_cut_off_goes_on_with_the_same_bits(
+    last: int, storage: Storage, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    job = make_job(storage)
+    with pytest.raises(Interrupted):
+        run(job, Listener(last))
+    again = Listener()
+    assert_equal(run(job, again), undisturbed)
+    assert again.steps == list(range(last + 1, STEPS + 1)), "steps that were done are not done again"
+    assert [row["step"] for row in read_history(storage, job.key)] == list(range(1, STEPS + 1))
+    assert not storage.exists(state_path(job.key)), "nothing is left to go on from"
+
+
+def test_without_a_state_yet_the_run_starts_anew(storage: Storage, undisturbed: dict[str, torch.Tensor]) -> None:
+    job = make_job(storage)
+    with pytest.raises(Interrupted):
+        run(job, Listener(3), checkpoint_seconds=3600)
+    assert_equal(run(job, Listener()), undisturbed)
+    assert [row["step"] for row in read_history(storage, job.key)] == list(range(1, STEPS + 1))
+
+
+def test_an_outcome_stands_until_the_step_is_declared_finished(storage: Storage) -> None:
+    job = make_job(storage, steps=1)
+    assert read_outcome(storage, job.key) is None
+    run(job, Listener())
+    left = read_outcome(storage, job.key)
+    assert left is not None
+    assert left.results[job.key]["images_trained"] == 4
+    storage.delete(left.records[0].path)
+    assert read_outcome(storage, job.key) is None, "a model that is gone is no outcome"
+    forget_outcome(storage, job.key)
+    assert read_outcome(storage, job.key) is None
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_state(storage: Storage) -> None:
+    job = make_job(storage, optimiser={"learning_rate": 1e30, "warmup_steps": 0})
+    with pytest.raises(LossNotFinite) as stopped:
+        run(job, Listener())
+    error = stopped.value
+    assert isinstance(error, InputError)
+    assert error.step >= 1
+    assert len(error.image_ids) == 4
+    assert f"at step {error.step}; images of the batch: {', '.join(error.image_ids)}" in str(error)
+    assert kept_state(job)["step"] == error.step, "the state from before the step is still there"
+
+
+def test_the_state_of_another_architecture_is_refused(storage: Storage) -> None:
+    job = make_job(storage)
+    with pytest.raises(Interrupted):
+        run(job, Listener(1))
+    state = kept_state(job)
+    state["objective"] = {name: tensor for name, tensor in state["objective"].items() if "classifier" not in name}
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    storage.replace(state_path(job.key), buffer.getvalue())
+    with pytest.raises(InputError, match="the training state is of another architecture"):
+        run(job, Listener())
+
+
+def test_a_full_disk_gives_one_message_and_leaves_the_last_state(
+    tmp_path: Path, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    folder = tmp_path / "disk"
+    # Room for one state, and not for the next one beside it, which takes its place.
+    unmount = mounted(folder, f"size={STATE_BYTES * 3 // 2}")
+    try:
+        job = make_job(Storage(str(folder)))
+        with pytest.raises(StorageFullError, match=r"storage .*disk is full: no room for \d+ bytes of checkpoints/"):
+            run(job, Listener())
+        state = job.storage.read(state_path(job.key))
+        assert kept_state(job)["step"] == 1
+        assert [path.name for path in folder.rglob("*.part")] == []
+        elsewhere = Storage(str(tmp_path / "elsewhere"))
+        moved = make_job(elsewhere)
+        elsewhere.replace(state_path(moved.key), state)
+        assert_equal(run(moved, Listener()), undisturbed)
+    finally:
+        unmount()

@@ -1,0 +1,255 @@
+"""Storages made by hand for the report: results files, manifests and histories as a run leaves them, without a run."""
+
+import hashlib
+import io
+import itertools
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from orchestrator.ledger.manifests import Ledger, Manifest
+from orchestrator.ledger.shards import Quarantined, ShardRecord
+from orchestrator.storage.store import Storage
+
+VERSIONS = {"python": "3.11.7", "torch": "2.14.0"}
+PAPER = {
+    "table1": [
+        {
+            "row": f"{number}: {name}",
+            "paper": {"nyuv2": {"pmiou": a, "miou": b}, "cityscapes": {"pmiou": c, "miou": d}},
+        }
+        for number, name, a, b, c, d in (
+            (1, "pixel ids", "<0.1", 37.2, "<0.1", 71.4),
+            (2, "superpixel ids", "<1", 38.5, "<1", 73.1),
+            (3, "MoCo, no superpixels", 8.3, 44.9, 19.2, 78.5),
+            (4, "MoCo", 9.7, 46.0, 21.7, 79.2),
+            (5, "MoCo, DBSCAN", 8.7, 45.7, 20.9, 78.9),
+            (6, "VGG-19", 7.9, 44.5, 18.9, 78.2),
+            (7, "ImageNet", 10.5, 46.4, 22.5, 79.6),
+            (8, "Pascal VOC", 11.2, 46.9, 23.1, 80.1),
+            (9, "DeepLabV3 (*)", 24.5, 49.2, 40.7, 81.2),
+        )
+    ],
+    "table2": [
+        {
+            "row": f"{factor} x M",
+            "set": {"labels.clustering.k_per_class": factor},
+            "paper": {"nyuv2": {"pmiou": a, "miou": b}, "cityscapes": {"pmiou": c, "miou": d}},
+        }
+        for factor, a, b, c, d in (
+            (1.0, 9.5, 45.9, 21.2, 78.7),
+            (1.5, 9.7, 46.0, 21.7, 79.2),
+            (2.0, 7.7, 44.1, 17.8, 78.1),
+        )
+    ],
+    "table3": [
+        {"row": str(count), "paper": {"cityscapes": {"miou": miou}}}
+        for count, miou in ((200, 81.2), (500, 81.2), (2000, 81.1))
+    ],
+    "table4": [
+        {"row": share, "paper": {"cityscapes": {"miou": miou}}}
+        for share, miou in (("0%", 80.9), ("5%", 81.2), ("10%", 81.0))
+    ],
+    "table5": [
+        {"row": str(count), "paper": {"cityscapes": {"pmiou": pmiou, "miou": miou}}}
+        for count, pmiou, miou in (
+            (500, 37.2, 80.7),
+            (2000, 40.0, 81.0),
+            (5000, 40.7, 81.2),
+            (20000, 40.9, 81.2),
+            (50000, 41.0, 81.3),
+        )
+    ],
+    "table6": [
+        {
+            "row": method,
+            "paper": {
+                "cityscapes": {
+                    column: {"miou": value}
+                    for column, value in zip(("10%", "20%", "100%"), values, strict=True)
+                    if value is not None
+                }
+            },
+        }
+        for method, values in (
+            ("Random initialization", (None, None, 68.0)),
+            ("ImageNet", (41.4, 56.7, 78.4)),
+            ("MoCo", (40.7, 56.1, 78.0)),
+            ("PixPro", (43.6, 59.0, 78.6)),
+            ("Ours (MoCo)", (47.5, 59.9, 79.3)),
+            ("Ours (DeepLabV3 (*))", (51.9, 62.3, 81.0)),
+        )
+    ],
+    "table7": [
+        {
+            "row": method,
+            "paper": {"cityscapes": {"100": {"miou": few}, "500": {"miou": more}}},
+        }
+        for method, few, more in (
+            ("Baseline (ImageNet pre-trained)", 28.1, 55.3),
+            ("2000 unlabeled images (unsupervised)", 33.1, 57.7),
+            ("2000 unlabeled images (semi-supervised)", 36.4, 59.6),
+        )
+    ],
+}
+COLUMNS: dict[str, list[str | None]] = {"table6": ["10%", "20%", "100%"], "table7": ["100", "500"]}
+
+
+def key_of(*parts: object) -> str:
+    """A step key for whatever tells a step from the others."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+
+@dataclass
+class HandMade:
+    """Puts manifests, histories and results files on a storage. Every number is drawn from one seeded stream."""
+
+    storage: Storage
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
+
+    def step(self, kind: str, *parts: object, seconds: float = 1.0, device: str = "cpu", **facts: Any) -> str:
+        """Commit a step with two shards (a model, where it trains) and return its key."""
+        key = key_of(kind, *parts)
+        if Ledger(self.storage).manifest(kind, key) is not None:
+            return key
+        trained = kind in ("pretrain", "finetune", "cluster")
+        timed = kind != "cluster"
+        paths = [f"models/{key[:32]}-1.pt"] if trained else [f"shards/{key[:32]}/{number}.arrow" for number in (1, 2)]
+        records = [
+            ShardRecord(
+                path=path,
+                rows=8,
+                size=1000 + len(path),
+                sha256=hashlib.sha256(path.encode()).hexdigest(),
+                columns=[],
+                images=4,
+                seconds=seconds / len(paths) if timed else 0.0,
+            )
+            for path in paths
+        ]
+        for image, reason in facts.get("quarantined", ()):
+            records[0].quarantined.append(Quarantined(image, reason))
+        provenance = {
+            "images": {"pool": "train", "requested": 10, "available": 8, "used": 8},
+            "started": 1_700_000_000.0,
+            "wall_seconds": seconds,
+            "work_seconds": seconds if timed else 0.0,
+            "host": "machine-1",
+            "device": device,
+            "versions": VERSIONS,
+        }
+        meaning = {"parts": [str(part) for part in parts], "seed": 0}
+        manifest = Manifest(kind, key, meaning, facts.get("inputs", {}), records, facts.get("results", {}), provenance)
+        Ledger(self.storage).commit(manifest)
+        if kind in ("pretrain", "finetune"):
+            rows = [{"step": step, "total_steps": 40, "loss": 4.0 / step**0.3} for step in range(1, 41)]
+            if kind == "finetune":
+                rows[-1]["miou"] = 40.0
+            self.storage.replace(f"history/{key[:32]}.json", json.dumps(rows).encode())
+        return key
+
+    def cell(self, name: str, values: Mapping[str, Any], *, trained: bool = True, **members: Any) -> dict[str, Any]:
+        """A finished cell with its steps; `members` are laid over it."""
+        sample = self.step("sample", name)
+        cluster = self.step("cluster", name, values, inputs={"sample": sample}, seconds=2.0)
+        label = self.step("label", name, values, "val", inputs={"cluster": cluster})
+        score = self.step("score", name, values, inputs={"labels": label})
+        steps = {"sample": sample, "cluster": cluster, "label_val": label, "score": score}
+        seconds = {"sample": 1.0, "cluster": 2.0, "label_val": 1.0, "score": 1.0}
+        metrics: dict[str, Any] = {
+            "pmiou": float(self.random.uniform(18, 26)),
+            "coverage": 0.95,
+            "miou": None,
+            "per_class_iou": [1.0, None],
+            "clusters": 15,
+            "protocol": {"dataset": "cityscapes", "classes": 19, "split": "val", "scored_images": 500},
+        }
+        if trained:
+            pretrain = self.step("pretrain", name, values, inputs={"labels": label}, seconds=1800.0, device="cuda")
+            finetune = self.step(
+                "finetune", name, values, inputs={"pretrain": pretrain}, seconds=900.0, device="cuda:0"
+            )
+            steps |= {"pretrain": pretrain, "finetune": finetune}
+            seconds |= {"pretrain": 1800.0, "finetune": 900.0}
+            miou = float(self.random.uniform(70, 80))
+            metrics |= {"miou": miou, "miou_multi_scale": miou + 1.1}
+        made = {
+            "cell": dict(values),
+            "row": None,
+            "column": None,
+            "paper": None,
+            "status": "done",
+            "error": None,
+            "metrics": metrics,
+            "steps": steps,
+            "seconds": seconds,
+            "images": {"sample": {"pool": "train", "requested": 10, "available": 8, "used": 8}},
+            "quarantined": [],
+            "substitutes": [],
+        }
+        return made | members
+
+    def results(self, name: str, cells: Iterable[Mapping[str, Any]], **document: Any) -> dict[str, Any]:
+        """Write ``results/NAME.json``."""
+        written = {
+            "experiment": {"name": name, "dataset": {"name": "cityscapes"}} | document,
+            "cells": list(cells),
+            "provenance": {
+                "git": {"commit": "c0ffee" * 6 + "c0ff", "changed": False},
+                "versions": VERSIONS,
+                "seed": 0,
+                "started": "2026-01-02T03:04:05Z",
+                "seconds": 61.0,
+                "command": ["lookbeyond", "run", f"{name}.yaml", "labels.images=24"],
+                "machines": [{"host": "machine-1", "cores": 8.0, "gpus": 1, "memory": 64_000_000_000}],
+            },
+        }
+        self.storage.replace(f"results/{name}.json", json.dumps(written, indent=1).encode())
+        return written
+
+    def table(
+        self, layout: str, *, seeds: int = 2, trained: bool = True, dataset: str = "cityscapes", **document: Any
+    ) -> dict[str, Any]:
+        """An experiment with every row and column of a table of the paper, each over some seeds."""
+        cells = []
+        rows = PAPER[layout]
+        for entry, column, seed in itertools.product(rows, COLUMNS.get(layout, [None]), range(seeds)):
+            values = {"labels.row": entry["row"], "seed": seed} | (
+                {} if column is None else {"finetune.column": column}
+            )
+            paper: Any = entry["paper"].get(dataset)
+            if column is not None and paper is not None:
+                paper = paper.get(column)
+            cell = self.cell(
+                f"{layout}-{dataset}", values, trained=trained, row=entry["row"], column=column, paper=paper
+            )
+            cell["metrics"]["protocol"]["dataset"] = dataset
+            cells.append(cell)
+        return self.results(
+            layout,
+            cells,
+            layout=layout,
+            rows=rows,
+            title=f"The paper's {layout}",
+            dataset={"name": dataset},
+            **document,
+        )
+
+    def picture(self, name: str, colour: tuple[int, int, int] = (200, 30, 30)) -> bytes:
+        """Put a picture below figures and return its bytes."""
+        buffer = io.BytesIO()
+        Image.new("RGB", (32, 16), colour).save(buffer, format="PNG")
+        self.storage.replace(f"figures/{name}.png", buffer.getvalue())
+        return buffer.getvalue()
+
+
+def means(document: dict[str, Any], metric: str) -> dict[tuple[str | None, str | None], tuple[float, float]]:
+    """Mean and sample standard deviation of a metric over the repeats, by row and column, worked out by NumPy."""
+    values: dict[tuple[str | None, str | None], list[float]] = {}
+    for cell in document["cells"]:
+        values.setdefault((cell["row"], cell["column"]), []).append(cell["metrics"][metric])
+    return {place: (float(np.mean(found)), float(np.std(found, ddof=1))) for place, found in values.items()}

@@ -1,0 +1,258 @@
+"""Dense features of images: the one path from uint8 images to vectors that can be clustered.
+
+The model: an extractor is an architecture, weights, a named layer and an output stride. It runs the network
+up to that layer and no further, and gives float32 (B, D, h, w), each vector of length one by default. The
+failures this guards against: two extractors that differ in something nobody recorded (a resize, a precision,
+the size of a batch: all are part of `ExtractorConfig` and so of the key), and features that are not numbers,
+which K-means would swallow silently.
+
+Layout. Every network runs channels-last. Seconds per image (353 × 481, batch of 4, one thread of a server CPU
+with AVX-512 and bfloat16 units), contiguous / channels-last in float32 and the same in bfloat16, before batch
+normalisation was folded (`benchmarks/performance/layouts.py` measures them as they are now):
+    mobilenet_v2, stride 32   0.117 / 0.070   0.046 / 0.026
+    resnet18, stride 32       0.190 / 0.139   0.097 / 0.067
+    resnet50, stride 32       0.522 / 0.412   0.216 / 0.186
+    vgg19, to features.35     1.958 / 1.407   0.876 / 0.681
+bfloat16 is faster still but changes results, so it stays the user's choice.
+"""
+
+import difflib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import nn
+
+from workloads.configs.extraction import MINIMUM_SIZE, ExtractorConfig
+from workloads.configs.networks import SegmentorConfig
+from workloads.errors import InputError
+from workloads.features.filters import FilterBank
+from workloads.networks.dilation import dilate, run_probe, stride_of
+from workloads.networks.folding import fold_batch_normalisation
+from workloads.networks.random_weights import draw_weights
+from workloads.networks.segmentors import Segmentor
+from workloads.networks.weight_files import RANDOM, weights_identity
+from workloads.networks.weights import WeightsReport, load_backbone
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+SMALLEST_LENGTH = 1e-12
+"""A vector shorter than this is divided by it instead of by its length, so an all-zero vector stays zero."""
+
+
+@dataclass(frozen=True)
+class Extractor:
+    """A network that stops at one layer. Built by `build_extractor`.
+
+    Attributes:
+        channels: D, the length of a feature vector.
+        stride: pixels of the (resized) image per feature; a map has ceil(H / stride) × ceil(W / stride)
+            places (vgg19's unpadded pools round down).
+        report: what was loaded, or None for random weights and for filters.
+        minimum_size: smallest side in pixels, after resizing, that `features` accepts.
+    """
+
+    config: ExtractorConfig
+    network: nn.Module
+    layer: str
+    channels: int
+    stride: int
+    device: torch.device
+    identity: str
+    report: WeightsReport | None = None
+    minimum_size: int = MINIMUM_SIZE
+
+    @torch.inference_mode()
+    def features(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Features of images of one size, in order: on a GPU in batches of `config.batch_size`, on a CPU one by one.
+
+        One image's activations stay in a CPU's caches; those of several do not (`benchmarks/performance/layouts.py`).
+
+        Args:
+            images: one or more uint8 (H, W, 3) RGB arrays of the same size.
+
+        Returns:
+            float32 (B, D, h, w) on the extractor's device.
+
+        Raises:
+            InputError: an image that is too small, or features that are not finite or all zero.
+            ValueError: images of another type or of several sizes.
+        """
+        shapes = {image.shape for image in images}
+        if len(shapes) != 1 or any(image.dtype != np.uint8 or image.shape[2:] != (3,) for image in images):
+            raise ValueError(f"images must be uint8 (H, W, 3) of one size, not {sorted(shapes)}")
+        size = 1 if self.device.type == "cpu" else self.config.batch_size
+        batches = [images[start : start + size] for start in range(0, len(images), size)]
+        return torch.cat([self._batch(batch, start * size) for start, batch in enumerate(batches)])
+
+    def _batch(self, images: Sequence[np.ndarray], first: int) -> torch.Tensor:
+        features_BDhw = self._forward(self._input(images))
+        # The largest magnitude per image: not finite if any feature is not, zero if half precision lost them all.
+        largest = features_BDhw.abs().amax(dim=(1, 2, 3))
+        for position, value in enumerate(largest.tolist(), start=first):
+            if not math.isfinite(value) or value == 0:
+                raise InputError(
+                    f"features are {'all zero' if value == 0 else 'not finite'}: image {position} of the batch, arch "
+                    f"{self.config.arch}, layer {self.layer or 'filters'}, weights {self.identity}, precision "
+                    f"{self.config.precision}"
+                )
+        if not self.config.normalize:
+            return features_BDhw
+        return F.normalize(features_BDhw, dim=1, eps=SMALLEST_LENGTH)
+
+    def _input(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """float32 (B, 3, H, W) in [0, 1], channels-last, resized."""
+        height, width = self.config.input_size or images[0].shape[:2]
+        if min(height, width) < self.minimum_size:
+            raise InputError(
+                f"image of {height} x {width} pixels is too small for arch {self.config.arch}; "
+                f"both sides must be {self.minimum_size} or more"
+            )
+        pixels_BHW3 = torch.from_numpy(np.stack(images)).to(self.device)
+        images_B3HW = pixels_BHW3.permute(0, 3, 1, 2).float() / 255.0
+        if images_B3HW.shape[-2:] != (height, width):
+            images_B3HW = F.interpolate(
+                images_B3HW, (height, width), mode="bilinear", align_corners=False, antialias=True
+            )
+        return images_B3HW.contiguous(memory_format=torch.channels_last)
+
+    def _forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:
+        """float32 features of one batch in [0, 1]; the network stops at its layer."""
+        if isinstance(self.network, FilterBank):
+            return self.network(images_B3HW)
+        mean, std = (torch.tensor(each, device=self.device).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+        precision = getattr(torch, self.config.precision)
+        # TensorFloat-32 would make "float32" mean something else on some GPUs.
+        with (
+            torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+            torch.autocast(self.device.type, precision, enabled=precision != torch.float32),
+        ):
+            output = _run_until(self.network, self.layer, (images_B3HW - mean) / std)
+        return output.float()
+
+
+def build_extractor(config: ExtractorConfig, weights: str | None, device: torch.device | str) -> Extractor:
+    """Build the network, load or draw its weights and find its layer.
+
+    Args:
+        config: the extractor.
+        weights: None for filters; else 'random', a torchvision weights name, a path or a URL (see
+        `workloads.networks.weights`). device: where features are computed.
+
+    Raises:
+        InputError: weights that do not fit, or a layer that is not there or is not a feature map.
+    """
+    device = torch.device(device)
+    identity = weights_identity(config.arch, weights)
+    if config.arch == "filters":
+        bank = FilterBank(config.filter_bank, config.output_stride)
+        return Extractor(config, bank.to(device).eval(), "", bank.channels, config.output_stride, device, identity)
+    network, layer = _network(config)
+    layer = config.layer or layer
+    channels, stride = _measure(network, layer, config.arch)
+    network.to_empty(device="cpu")
+    draw_weights(network, config.seed)
+    report = None
+    if identity != RANDOM:
+        assert weights is not None
+        report = load_backbone(network, weights, config.arch)
+    network = fold_batch_normalisation(network.eval().requires_grad_(False), layer)
+    network = network.to(device).to(memory_format=torch.channels_last)
+    return Extractor(config, network, layer, channels, stride, device, identity, report)
+
+
+def _network(config: ExtractorConfig) -> tuple[nn.Module, str]:
+    """The network on the meta device, dilated and without its classifier, and its default layer.
+
+    torchvision's constructors are called without weights, so nothing is downloaded behind the user's back.
+    """
+    network: nn.Module
+    with torch.device("meta"):
+        match config.arch:
+            case "resnet18" | "resnet50":
+                network, layer = torchvision.models.get_model(config.arch, weights=None), "layer4"
+                network.fc = nn.Identity()
+            case "mobilenet_v2":
+                network, layer = torchvision.models.mobilenet_v2(weights=None), "features.17"
+                network.classifier = nn.Identity()
+                if not (config.layer or layer).startswith("features.18"):
+                    # The last 1 × 1 convolution belongs to the classifier: segmentation networks lack it.
+                    layers = network.get_submodule("features")
+                    assert isinstance(layers, nn.Sequential)
+                    network.features = layers[:18]
+            case "vgg19":
+                # The last ReLU before the last pool.
+                network, layer = torchvision.models.vgg19(weights=None), "features.35"
+                network.classifier = nn.Identity()
+            case "deeplabv3_resnet50":
+                whole = SegmentorConfig(head="deeplabv3", backbone="resnet50", output_stride=8)
+                return _segmentor(whole, config.output_stride), "classifier.3"
+            case "segmentor":
+                assert config.network is not None
+                return _segmentor(config.network, config.output_stride), "classifier.3"
+            case _:
+                raise AssertionError(config.arch)
+        return dilate(network, config.output_stride), layer
+
+
+def _segmentor(trained: SegmentorConfig, output_stride: Literal[8, 16, 32]) -> Segmentor:
+    """A segmentation network at another output stride than it was trained at, without its last layer.
+
+    Its atrous rates are scaled so that they span the same pixels: 12, 24, 36 of stride 8 are 6, 12, 18 of
+    stride 16 (Chen et al., arXiv:1706.05587, section 4.1).
+    """
+    rates = trained.atrous_rates
+    if rates is not None:
+        first, second, third = (max(1, rate * trained.output_stride // output_stride) for rate in rates)
+        rates = (first, second, third)
+    changed = {"output_stride": output_stride, "atrous_rates": rates, "auxiliary_head": False}
+    network = Segmentor(trained.model_copy(update=changed), num_classes=1)
+    network.classifier[-1] = nn.Identity()
+    return network
+
+
+class _LayerReached(Exception):  # noqa: N818 - a signal, not an error
+    """Ends a forward pass at the wanted layer, carrying its output."""
+
+    def __init__(self, output: Any) -> None:
+        super().__init__()
+        self.output = output
+
+
+def _stop(_: nn.Module, __: tuple[torch.Tensor, ...], output: object) -> NoReturn:
+    raise _LayerReached(output)
+
+
+def _run_until(network: nn.Module, layer: str, images_B3HW: torch.Tensor) -> torch.Tensor:
+    """The output of the named layer; later layers are not computed."""
+    handle = network.get_submodule(layer).register_forward_hook(_stop)
+    try:
+        network(images_B3HW)
+    except _LayerReached as reached:
+        return reached.output
+    finally:
+        handle.remove()
+    raise AssertionError(f"layer {layer} was not reached")
+
+
+def _measure(network: nn.Module, layer: str, arch: str) -> tuple[int, int]:
+    """Channels and stride of the layer's feature map, or why the layer cannot be used."""
+    modules = {name: module for name, module in network.named_modules() if name}
+    if layer not in modules:
+        nearest = difflib.get_close_matches(layer, modules, n=4, cutoff=0.3) or list(modules)[:4]
+        raise InputError(f"layer: {arch} has no layer {layer!r}; the nearest are {', '.join(nearest)}")
+    try:
+        run_probe(network, {modules[layer]: _stop})
+    except _LayerReached as reached:
+        output = reached.output
+        if isinstance(output, torch.Tensor) and output.dim() == 4 and output.shape[-1] > 1:
+            return output.shape[1], stride_of(output.shape[-1])
+        raise InputError(f"layer: {layer!r} of {arch} gives no feature map (B, D, h, w)") from None
+    raise InputError(f"layer: {layer!r} of {arch} takes no part in computing features")

@@ -1,0 +1,1 @@
+"""Auxiliary labels: clusters, superpixels, voting."""

@@ -1,0 +1,1 @@
+"""Segmentation networks, and the weights that they and extractors load."""

@@ -1,0 +1,206 @@
+"""Reading a checkpoint file: which of the known formats it is, and its tensors under torchvision's names.
+
+The model: a file is opened without running anything in it (`weights_only=True`), its format is told from its
+keys alone and the tensors come back under torchvision's names in float32, together with the file's SHA-256.
+The failures this guards against: a pickle that runs code, a momentum encoder taken for the trained one, and a
+wrapper prefix (`module.`, `module.encoder_q.`) that makes every key miss while a lenient loader reports
+success.
+
+Formats (keys as published):
+    torchvision          names as in torchvision.models, e.g. `layer1.0.conv1.weight`, `features.0.0.weight`
+    segmentation network `backbone.*` with `classifier.*`, as in torchvision.models.segmentation
+    MoCo v2              `module.encoder_q.*` (facebookresearch/moco); `encoder_k` is its momentum copy
+    PixPro               `module.encoder.*` under `model` (zdaxie/PixPro), with or without an
+    argparse.Namespace lookbeyond           this project's own: a dict with `format: lookbeyond`, see
+    `save_checkpoint`
+"""
+
+import argparse
+import json
+import pickle
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from workloads.errors import InputError
+from workloads.networks.weight_files import file_sha256
+
+FORMATS = "torchvision, torchvision segmentation network, MoCo v2, PixPro, lookbeyond"
+
+OWN_FORMAT = "lookbeyond"
+OWN_KINDS = ("backbone", "segmentor")
+Kind = Literal["backbone", "segmentor"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The tensors of a file under torchvision's names, float32 where the file has any floating type.
+
+    `skipped` names what the format itself sets aside (a momentum encoder, a queue, projection heads), as in
+    the file. `arch` and `card` are known for this project's own files only.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    format: str
+    sha256: str
+    skipped: tuple[str, ...] = ()
+    arch: str | None = None
+    card: Mapping[str, Any] | None = None
+
+
+def save_checkpoint(
+    path: Path, arch: str, kind: Kind, state_dict: Mapping[str, torch.Tensor], card: Mapping[str, Any]
+) -> str:
+    """Write this project's own format and return the file's SHA-256.
+
+    The file is what `torch.save` makes of `{"format": "lookbeyond", "version": 1, "arch", "kind",
+    "state_dict", "card"}`: tensors on the CPU under torchvision's names (`backbone.`, `classifier.` for a
+    segmentor), and a card of plain JSON values (data, labels, seeds, scores) that says where they come from.
+
+    Raises:
+        InputError: an unknown kind or a card that is not plain JSON.
+    """
+    if kind not in OWN_KINDS:
+        raise InputError(f"kind: {kind!r} is not known; allowed are {list(OWN_KINDS)}")
+    try:
+        plain_card = json.loads(json.dumps(dict(card), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"card: only plain JSON values can be stored ({error})") from None
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
+    content = {"format": OWN_FORMAT, "version": 1, "arch": arch, "kind": kind}
+    torch.save({**content, "state_dict": tensors, "card": plain_card}, path)
+    return file_sha256(path)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a file of any known format.
+
+    Raises:
+        InputError: no such file, an empty, corrupt or unsafe one, no tensors in it, or keys of no known
+        format.
+    """
+    content = _read_safely(path)
+    if isinstance(content, dict) and content.get("format") == OWN_FORMAT:
+        return _own(content, path)
+    return _by_keys(_state_dict(content, path), path)
+
+
+def _read_safely(path: Path) -> Any:
+    if not path.is_file():
+        raise InputError(f"weights: no file {path}")
+    if path.stat().st_size == 0:
+        raise InputError(f"weights: {path} is empty (0 bytes)")
+    # PixPro's files carry their command line as an argparse.Namespace, which holds plain values and runs no
+    # code.
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+            # A warning about the pickle's protocol would stand beside the message about the file.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):
+            reason = next(line for line in str(error).splitlines() if "GLOBAL" in line).strip()
+            raise InputError(
+                f"weights: {path} holds more than tensors and plain values, and is refused because "
+                f"reading it could run code ({reason})"
+            ) from None
+        raise InputError(
+            f"weights: {path} is not a checkpoint written by torch.save (other pickles are refused, because reading "
+            "one could run code), or is damaged"
+        ) from None
+    except Exception as error:
+        # torch.load raises many types for a damaged file (RuntimeError, EOFError, KeyError, ValueError, ...).
+        first_line = (str(error).splitlines() or [""])[0][:200]
+        raise InputError(
+            f"weights: {path} is not a checkpoint written by torch.save, or is damaged "
+            f"({type(error).__name__}: {first_line})"
+        ) from None
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
+    """The mapping of names to tensors in the file: itself, or under `state_dict` (MoCo) or `model`
+    (PixPro)."""
+    if isinstance(content, dict):
+        for candidate in (content.get("state_dict"), content.get("model"), content):
+            if isinstance(candidate, dict) and candidate and _all_tensors(candidate):
+                return {str(name): tensor for name, tensor in candidate.items()}
+    found = f"a dict with keys {_first(content)}" if isinstance(content, dict) else type(content).__name__
+    raise InputError(
+        f"weights: {path} holds no state dict, neither by itself nor under 'state_dict' or 'model'; "
+        f"found {found}. Known formats: {FORMATS}"
+    )
+
+
+def _all_tensors(candidate: dict[Any, Any]) -> bool:
+    return all(isinstance(value, torch.Tensor) for value in candidate.values())
+
+
+def _own(content: dict[str, Any], path: Path) -> Checkpoint:
+    kind, state_dict = content.get("kind"), content.get("state_dict")
+    if kind not in OWN_KINDS or content.get("version") != 1:
+        raise InputError(
+            f"weights: {path} is a lookbeyond file of version {content.get('version')!r} and kind {kind!r}; "
+            f"known are version 1 and the kinds {list(OWN_KINDS)}"
+        )
+    if not isinstance(state_dict, dict) or not _all_tensors(state_dict):
+        raise InputError(f"weights: {path} is a lookbeyond file without a state_dict of tensors")
+    return Checkpoint(
+        tensors=_float32(state_dict),
+        format=f"lookbeyond {kind}",
+        sha256=file_sha256(path),
+        arch=str(content.get("arch")),
+        card=content.get("card"),
+    )
+
+
+def _by_keys(tensors: dict[str, torch.Tensor], path: Path) -> Checkpoint:
+    """Tell the format from the keys, strip its prefix and set aside what does not belong to the network."""
+    plain = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    names = list(plain)
+    # The dots matter: `encoder.` is PixPro's network and `encoder_k.` its momentum copy.
+    if _any(names, "encoder_q."):
+        kept = _under(plain, "encoder_q.")
+        format_name = "MoCo v2"
+        head = tuple(name for name in kept if name.startswith("fc."))
+        kept = {name: tensor for name, tensor in kept.items() if name not in head}
+        skipped = tuple(name for name in names if name.removeprefix("encoder_q.") not in kept)
+    elif _any(names, "encoder."):
+        kept = _under(plain, "encoder.")
+        format_name = "PixPro"
+        skipped = tuple(name for name in names if not name.startswith("encoder."))
+    elif _any(names, "encoder_k."):
+        raise InputError(
+            f"weights: {path} holds only encoder_k, the momentum copy; the trained network is encoder_q "
+            "(MoCo v2) or encoder (PixPro)"
+        )
+    elif _any(names, "backbone."):
+        kept, skipped, format_name = plain, (), "torchvision segmentation network"
+    elif _any(names, "layer1.") or _any(names, "features."):
+        kept, skipped, format_name = plain, (), "torchvision"
+    else:
+        raise InputError(
+            f"weights: {path} is of no known format; its first keys are {_first(tensors)}. Known formats: {FORMATS}"
+        )
+    return Checkpoint(_float32(kept), format_name, file_sha256(path), skipped)
+
+
+def _any(names: list[str], prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in names)
+
+
+def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _float32(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {
+        name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+    }
+
+
+def _first(mapping: Mapping[Any, Any]) -> list[str]:
+    return [str(name) for name in list(mapping)[:5]]

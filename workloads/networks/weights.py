@@ -1,0 +1,189 @@
+"""Weights for a network: loaded completely or not at all (`workloads.networks.weight_files` finds them).
+
+The model: loading copies every tensor of the backbone or fails with counts. The failure this guards against: a
+checkpoint that "loads" while every key misses, so that a network trained from scratch is reported as a
+pre-trained one. A second one: a ResNet-101 file satisfies every name and shape of a ResNet-50, so tensors
+that are left over are as fatal as missing ones.
+"""
+
+import logging
+from dataclasses import dataclass
+
+import torch
+import torchvision
+from torch import nn
+
+from workloads.errors import InputError
+from workloads.networks.checkpoints import Checkpoint, read_checkpoint
+from workloads.networks.weight_files import RANDOM, SEGMENTATION, given_weights, weights_file
+
+logger = logging.getLogger(__name__)
+
+# Heads that no backbone needs. A file's tensors under these names are set aside and reported, any other
+# surplus fails.
+HEADS = ("fc.", "classifier.", "head.", "aux_classifier.")
+# MobileNetV2's last 1x1 convolution belongs to the classifier unless the network at hand has it.
+OPTIONAL = {"mobilenet_v2": ("features.18.",)}
+
+# Networks that a file of the wrong architecture is compared with, to say what it is.
+LIKELY = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilenet_v2", "vgg16", "vgg19")
+
+
+@dataclass(frozen=True)
+class WeightsReport:
+    """What happened to every tensor when a file was loaded into a network of kind `arch`.
+
+    `matched` counts the network's tensors found in the file (the number of batches a batch normalisation has
+    seen is not counted: nothing depends on it). `missing` and `unexpected` are empty in every report that is
+    returned; `skipped` are the file's tensors that the network has no place for by intention (classifiers,
+    momentum encoders, queues).
+    """
+
+    arch: str
+    format: str
+    sha256: str
+    matched: int
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return (
+            f"{self.arch} from a {self.format} file: {self.matched} tensors matched, "
+            f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, "
+            f"{len(self.skipped)} skipped{_named(self.skipped)}, sha256 {self.sha256}"
+        )
+
+
+def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
+    """Load a file's tensors into `module`, in place; every tensor of the backbone must be found, in name and
+    shape.
+
+    Args:
+        module: a network with torchvision's names (`conv1.weight`, `features.0.0.weight`, or `backbone.*` and
+            `classifier.*` for the segmentation architectures). Tensors of its classifier, if it has one, stay
+        as they are. weights: a torchvision weights name, a path or a URL. Naming weights is what asks for
+        their download. arch: the architecture, e.g. "resnet50"; decides torchvision's names and what may be
+        skipped.
+
+    Raises:
+        InputError: anything but a complete match, with the counts, the first names and the file's SHA-256;
+            weights that are not finite;
+            and everything that `weights_identity` and `read_checkpoint` raise.
+    """
+    given = given_weights(arch, weights)
+    if given == RANDOM:
+        raise InputError("weights: 'random' are drawn, not loaded")
+    path = weights_file(arch, given)
+    checkpoint = read_checkpoint(path)
+    if checkpoint.format == "lookbeyond backbone" and checkpoint.arch != arch:
+        raise InputError(f"weights: {given} is a backbone of {checkpoint.arch}; the architecture asked for is {arch}")
+    tensors, set_aside = _for_architecture(checkpoint, arch)
+
+    own = module.state_dict()
+    never_required = _classifiers(module, arch)
+    required = {
+        name: tensor
+        for name, tensor in own.items()
+        if not name.startswith(never_required) and not name.endswith(".num_batches_tracked")
+    }
+    may_be_left = (*never_required, *OPTIONAL.get(arch, ()))
+    missing = [_difference(name, tensors.get(name), tensor) for name, tensor in required.items()]
+    surplus = [name for name in tensors if name not in own or name.startswith(never_required)]
+    report = WeightsReport(
+        arch=arch,
+        format=checkpoint.format,
+        sha256=checkpoint.sha256,
+        matched=missing.count(""),
+        missing=tuple(difference for difference in missing if difference),
+        unexpected=tuple(name for name in surplus if not name.startswith(may_be_left)),
+        skipped=(*set_aside, *(name for name in surplus if name.startswith(may_be_left))),
+    )
+    if report.missing or report.unexpected:
+        raise InputError(_refusal(report, given, len(required), tensors))
+
+    # Files written before batch normalisation counted its batches have no such tensor; nothing here depends
+    # on it.
+    counters = {name: torch.zeros_like(tensor) for name, tensor in own.items() if name.endswith(".num_batches_tracked")}
+    loaded = {name: tensor for name, tensor in tensors.items() if name in own and name not in surplus}
+    spoilt = tuple(name for name, tensor in loaded.items() if not torch.isfinite(tensor).all())
+    if spoilt:
+        raise InputError(
+            f"weights: {given} holds NaN or infinity in {len(spoilt)} of {len(loaded)} tensors{_named(spoilt)}; "
+            "every weight must be finite"
+        )
+    module.load_state_dict({**own, **counters, **loaded})
+    logger.info("weights %s: %s", given, report)
+    return report
+
+
+def _for_architecture(checkpoint: Checkpoint, arch: str) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """The tensors under the architecture's own names, and the names in the file that were set aside."""
+    tensors = checkpoint.tensors
+    if arch in SEGMENTATION or not any(name.startswith("backbone.") for name in tensors):
+        return tensors, checkpoint.skipped
+    backbone = {
+        name.removeprefix("backbone."): tensor for name, tensor in tensors.items() if name.startswith("backbone.")
+    }
+    heads = tuple(name for name in tensors if not name.startswith("backbone.") and name.startswith(HEADS))
+    other = {name: tensor for name, tensor in tensors.items() if not name.startswith("backbone.") and name not in heads}
+    return {**backbone, **other}, (*checkpoint.skipped, *heads)
+
+
+def _classifiers(module: nn.Module, arch: str) -> tuple[str, ...]:
+    """Prefixes of what depends on the number of classes: a whole classifier, or a segmentation head's last
+    layer."""
+    if arch not in SEGMENTATION:
+        return HEADS
+    classifier = module.get_submodule("classifier")
+    assert isinstance(classifier, nn.Sequential)
+    return (f"classifier.{len(classifier) - 1}.", "aux_classifier.")
+
+
+def _difference(name: str, found: torch.Tensor | None, wanted: torch.Tensor) -> str:
+    """Empty when the file's tensor fits, else what is wrong with it."""
+    if found is None:
+        return name
+    if found.shape != wanted.shape:
+        return f"{name} (file {_shape(found)}, network {_shape(wanted)})"
+    if found.is_floating_point() != wanted.is_floating_point():
+        return f"{name} (file {found.dtype}, network {wanted.dtype})"
+    return ""
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _refusal(report: WeightsReport, given: str, num_required: int, tensors: dict[str, torch.Tensor]) -> str:
+    looks_like = _looks_like(tensors)
+    hint = f"; the file looks like a {looks_like}" if looks_like not in (None, report.arch) else ""
+    return (
+        f"weights: {given} does not fit {report.arch}: {report.matched} of {num_required} tensors matched, "
+        f"{len(report.missing)} missing or of another shape{_named(report.missing)}, "
+        f"{len(report.unexpected)} unexpected{_named(report.unexpected)}, {len(report.skipped)} skipped "
+        f"({report.format} file, sha256 {report.sha256}){hint}"
+    )
+
+
+def _named(names: tuple[str, ...]) -> str:
+    if not names:
+        return ""
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
+
+
+def _looks_like(tensors: dict[str, torch.Tensor]) -> str | None:
+    """The largest of the likely networks whose whole backbone is in the file, or None."""
+    fitting: dict[str, int] = {}
+    for name in LIKELY:
+        with torch.device("meta"):
+            candidate = torchvision.models.get_model(name, weights=None).state_dict()
+        optional = (*HEADS, *OPTIONAL.get(name, ()))
+        backbone = {
+            key: tensor.shape
+            for key, tensor in candidate.items()
+            if not key.startswith(optional) and not key.endswith(".num_batches_tracked")
+        }
+        if all(key in tensors and tensors[key].shape == shape for key, shape in backbone.items()):
+            fitting[name] = len(backbone)
+    return max(fitting, key=lambda name: fitting[name], default=None)

@@ -1,0 +1,1 @@
+"""PmIoU and mIoU."""

@@ -1,0 +1,160 @@
+"""Scoring a segmentation network against ground truth, at the ground truth's own size.
+
+The model: class scores are computed at one or several scales, whole or in a sliding window, mirrored or
+not, brought to the size of the ground truth, averaged after softmax and counted in one table of truth by
+prediction for the whole set. Tables of parts of a set add up, so the images can be split in any way.
+
+The failure this guards against: scores of shrunken ground truth; the mean of per-image scores; images of
+another size than their ground truth; ignored pixels that count as errors or as class 0.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision.transforms.v2.functional as V
+from torch import Tensor
+
+from workloads.configs.training import EvaluationConfig
+from workloads.errors import InputError
+from workloads.ignored import IGNORE_CLASS
+from workloads.networks.segmentors import Segmentor
+from workloads.training.batches import Sample
+from workloads.training.views import IMAGENET_MEAN, IMAGENET_STD
+
+
+class LabelledImages(Protocol):
+    """Ids and a loader of images with ground truth uint8 (H, W), 255 = ignore."""
+
+    @property
+    def ids(self) -> Iterable[str]:
+        """Ids of the images."""
+
+    def load(self, image_id: str) -> Sample:
+        """Decode one image and its ground truth."""
+
+
+def class_counts(
+    segmentor: Segmentor, images: LabelledImages, config: EvaluationConfig, device: torch.device | None = None
+) -> np.ndarray:
+    """Pixels by true class (rows) and predicted class (columns), int64 (M, M), over all images; ignored
+    pixels left out.
+
+    Raises `InputError` for an image without ground truth, of another size than it, or with values that are
+    no class.
+    """
+    counts = np.zeros((segmentor.num_classes, segmentor.num_classes), np.int64)
+    for batch in _batches(images, config.batch_size, segmentor.num_classes):
+        predicted = predict(segmentor, [sample.image for _, sample in batch], config, device)
+        for (_, sample), prediction in zip(batch, predicted, strict=True):
+            assert sample.labels is not None
+            counts += count(sample.labels, prediction, segmentor.num_classes)
+    return counts
+
+
+def count(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
+    """The table of one image: int64 (M, M), truth by prediction, without ignored pixels."""
+    known = truth != IGNORE_CLASS
+    pairs = truth[known].astype(np.int64) * num_classes + prediction[known]
+    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def _batches(images: LabelledImages, size: int, num_classes: int) -> Iterator[list[tuple[str, Sample]]]:
+    """Consecutive images of one size, at most `size` of them."""
+    waiting: list[tuple[str, Sample]] = []
+    for image_id in images.ids:
+        sample = images.load(image_id)
+        _check(image_id, sample, num_classes)
+        if waiting and (len(waiting) == size or waiting[0][1].image.shape != sample.image.shape):
+            yield waiting
+            waiting = []
+        waiting.append((image_id, sample))
+    if waiting:
+        yield waiting
+
+
+def _check(image_id: str, sample: Sample, num_classes: int) -> None:
+    if sample.labels is None:
+        raise InputError(f"{image_id}: no ground truth to score against")
+    if sample.labels.shape != sample.image.shape[:2]:
+        raise InputError(
+            f"{image_id}: the image is {sample.image.shape[:2]}, its ground truth {sample.labels.shape}; allowed: equal"
+        )
+    wrong = sample.labels[(sample.labels >= num_classes) & (sample.labels != IGNORE_CLASS)]
+    if wrong.size:
+        raise InputError(
+            f"{image_id}: label {int(wrong.max())} in the ground truth; allowed: 0 to {num_classes - 1}, and {IGNORE_CLASS}"
+        )
+
+
+@torch.inference_mode()
+def predict(
+    segmentor: Segmentor, images: list[np.ndarray], config: EvaluationConfig, device: torch.device | None = None
+) -> np.ndarray:
+    """Classes of images uint8 (H, W, 3) of one size: int64 (B, H, W). The network is left as it was found."""
+    device = device or torch.device("cpu")
+    was_training = segmentor.training
+    segmentor.eval()
+    try:
+        scores = class_scores(segmentor, torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).to(device), config)
+    finally:
+        segmentor.train(was_training)
+    return scores.argmax(dim=1).cpu().numpy()
+
+
+def class_scores(segmentor: Segmentor, images: Tensor, config: EvaluationConfig) -> Tensor:
+    """Scores of images uint8 (B, 3, H, W) at their own size, float32 (B, M, H, W).
+
+    Of several passes (scales, mirrored) the softmax is averaged; one pass alone gives its logits.
+    """
+    full = (images.shape[2], images.shape[3])
+    height, width = config.image_size or full
+    passes = len(config.scales) * (1 + config.flip)
+    total: Tensor | None = None
+    for scale in config.scales:
+        size = [max(1, round(height * scale)), max(1, round(width * scale))]
+        resized = images if tuple(size) == full else V.resize(images, size, antialias=True)
+        inputs = V.normalize(V.to_dtype(resized, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD))
+        inputs = inputs.contiguous(memory_format=torch.channels_last)
+        for mirrored in (False, True) if config.flip else (False,):
+            logits = _forward(segmentor, inputs.flip(3) if mirrored else inputs, config)
+            logits = F.interpolate(logits.flip(3) if mirrored else logits, full, mode="bilinear", align_corners=False)
+            part = logits if passes == 1 else logits.softmax(dim=1)
+            total = part if total is None else total.add_(part)
+    assert total is not None
+    return total if passes == 1 else total / passes
+
+
+def _forward(segmentor: Segmentor, inputs: Tensor, config: EvaluationConfig) -> Tensor:
+    """Logits float32 at the size of the inputs: whole, or the mean over a sliding window where that is
+    smaller."""
+    if config.window is None or (inputs.shape[2] <= config.window[0] and inputs.shape[3] <= config.window[1]):
+        return _logits(segmentor, inputs)
+    # A side shorter than the window is padded with the mean colour, which is zero here; as in training.
+    height, width = inputs.shape[2:]
+    window = config.window
+    padded = F.pad(inputs, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
+    shape = (inputs.shape[0], segmentor.num_classes, *padded.shape[2:])
+    total, seen = inputs.new_zeros(shape), inputs.new_zeros((1, 1, *padded.shape[2:]))
+    for top in _offsets(padded.shape[2], window[0], config.window_stride):
+        for left in _offsets(padded.shape[3], window[1], config.window_stride):
+            here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
+            total[here] += _logits(segmentor, padded[here])
+            seen[here] += 1
+    return (total / seen)[:, :, :height, :width]
+
+
+def _logits(segmentor: Segmentor, inputs: Tensor) -> Tensor:
+    """One pass in the precision of the weights, float32 at its end."""
+    weight = next(segmentor.parameters(), inputs)
+    logits: Tensor = segmentor(inputs.to(weight.dtype)).main
+    return logits.float()
+
+
+def _offsets(extent: int, window: int, stride: float) -> list[int]:
+    """Starts of windows that cover the extent, in equal steps of at most `stride` windows."""
+    steps = math.ceil((extent - window) / max(1, math.ceil(window * stride)))
+    return [round(i * (extent - window) / steps) for i in range(steps + 1)] if steps else [0]

@@ -1,0 +1,1 @@
+"""Contrastive pre-training, its baselines, and fine-tuning."""

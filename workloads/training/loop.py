@@ -1,0 +1,321 @@
+"""The training loop that pre-training and fine-tuning share: a function of its configuration and of one
+number, the step.
+
+The model: everything a step needs is drawn from (seed, step): which images, their augmentation, the
+learning rate, the dropout. The state is therefore the step, the network (with all its buffers) and the
+optimiser; a run that was killed and continues from a state ends with the same bits as one that was not.
+Images come from a stream of seeded permutations, one per epoch, cut into batches; workers take equal,
+consecutive shares of each batch and nothing else depends on their number.
+
+The failure this guards against: a resumed run that repeats or skips images, restarts its schedule or loses
+its momentum; a loss curve that changes with the number of workers; weights overwritten by a step whose loss
+was not finite.
+"""
+
+import copy
+import os
+import shutil
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from workloads.configs.training import TrainingConfig
+from workloads.errors import InputError
+from workloads.networks.segmentors import Segmentor
+from workloads.seeding import generator, stable_hash
+from workloads.training.batches import Order, Prefetcher, Sample, Slot, Source
+from workloads.training.collectives import Alone, Workers, share_batch_norm
+from workloads.training.optimisation import build_optimiser, learning_rate_factor
+
+Batch = dict[str, Tensor]
+Wrap = Callable[[nn.Module], nn.Module]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a run is executed; none of it decides what is computed beyond the last bits and the dropout masks.
+
+    Masks are drawn in the order of memory, so the layout changes which activations are dropped. `prefetch` is
+    in batches; `loader_threads` decode and augment.
+    """
+
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    channels_last: bool = True
+    prefetch: int = 3
+    loader_threads: int = 1
+
+
+class Objective(nn.Module, ABC):
+    """A network with its loss, and how its inputs are made.
+
+    `forward` maps a batch to a loss whose mean over workers is the loss of the whole batch, and leaves
+    detached scalars for the log in `shown`. Parameters named `segmentor.backbone.*` get the learning rate
+    of the backbone.
+    """
+
+    segmentor: Segmentor
+    shown: dict[str, Tensor]
+
+    @abstractmethod
+    def crop(self, rng: np.random.Generator) -> tuple[int, int]:
+        """The crop of one batch."""
+
+    @abstractmethod
+    def inputs(self, sample: Sample, slot: Slot) -> Batch:
+        """The tensors of one slot, without the batch dimension; called in a background thread."""
+
+    def after_step(self, progress: float) -> None:
+        """Called after each optimiser step; `progress` is the share of the run done, for momentum
+        networks."""
+
+
+class LossNotFinite(InputError):  # noqa: N818
+    """The loss of a step is not finite; the weights are those from before it."""
+
+    def __init__(self, step: int, loss: float, image_ids: Sequence[str]) -> None:
+        super().__init__(
+            f"the loss is {loss} at step {step}; images of the batch: {', '.join(image_ids)}. The last checkpoint is "
+            "from before it; a smaller learning rate or clip_norm may help"
+        )
+        self.step = step
+        self.loss = loss
+        self.image_ids = tuple(image_ids)
+
+    def __reduce__(self) -> tuple[type["LossNotFinite"], tuple[int, float, tuple[str, ...]]]:
+        return type(self), (self.step, self.loss, self.image_ids)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """The state of a run after `step` steps; loss, speed and wait are means since the last report."""
+
+    step: int
+    total_steps: int
+    epoch: float
+    loss: float
+    learning_rate: float
+    images_per_second: float
+    wait_share: float
+    shown: dict[str, float]
+
+
+class Loop:
+    """One worker's part of a training run.
+
+    `wrap` turns the objective into what is called (DistributedDataParallel); the objective itself keeps the
+    state. The images, the configuration and the initial weights must be equal on all workers.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        source: Source,
+        config: TrainingConfig,
+        *,
+        machine: Machine | None = None,
+        workers: Workers | None = None,
+        wrap: Wrap | None = None,
+    ) -> None:
+        self.machine = machine or Machine()
+        self.workers = workers or Alone()
+        self.config = config
+        self.source = source
+        if not source.ids:
+            raise InputError("there is no image to train on; allowed: 1 or more")
+        if config.batch_size % self.workers.size:
+            raise InputError(
+                f"batch_size is {config.batch_size} with {self.workers.size} workers; allowed: a multiple of that"
+            )
+        self.order = Order(source.ids, config.batch_size, config.seed)
+        self.total_steps = config.total_steps(len(source.ids))
+        self.step = 0
+        objective = objective.to(self.machine.device)
+        if config.precision == "float64":
+            objective = objective.double()
+        if self.machine.channels_last:
+            objective = objective.to(memory_format=torch.channels_last)
+        shared = share_batch_norm(objective, self.workers, self.machine.device)
+        assert isinstance(shared, Objective)
+        self.objective = shared.train()
+        self.optimiser = build_optimiser(config.optimiser, self.objective)
+        if config.compile:
+            _require_compiler(self.machine.device)
+            # In place: names in the state stay. The loss stays outside, since its collectives would break
+            # the graph.
+            self.objective.segmentor.backbone.compile()
+        self._forward: nn.Module = wrap(self.objective) if wrap else self.objective
+        self._unchecked: tuple[int, Tensor] | None = None
+
+    # State
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a run needs to continue with the same bits, as a copy on the CPU; loadable with
+        `weights_only`."""
+        self._check()
+        return {
+            "format": "lookbeyond training 1",
+            "config": self.config.model_dump_json(),
+            "step": self.step,
+            "objective": _copied(self.objective.state_dict()),
+            "optimiser": _copied(self.optimiser.state_dict()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`. Raises `InputError` for the state of another run or architecture."""
+        if state.get("format") != "lookbeyond training 1":
+            raise InputError(f"not a training state: format is {state.get('format')!r}")
+        if state["config"] != self.config.model_dump_json():
+            raise InputError("the training state is of a run with another configuration")
+        try:
+            self.objective.load_state_dict(state["objective"])
+        except RuntimeError as error:
+            raise InputError(f"the training state is of another architecture: {str(error)[:300]}") from error
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.step = int(state["step"])
+        self._unchecked = None
+
+    # Batches
+
+    def image_ids(self, step: int) -> list[str]:
+        """Ids of the images of a step's whole batch, in order."""
+        return [image_id for image_id, _ in self.order.batch(step)]
+
+    def _make_batch(self, step: int, pool: ThreadPoolExecutor) -> Batch:
+        share = self.config.batch_size // self.workers.size
+        first = self.workers.rank * share
+        crop = self.objective.crop(generator(self.config.seed, "crop", step))
+        slots = [Slot(image_id, epoch, crop) for image_id, epoch in self.order.batch(step)[first : first + share]]
+        made = list(pool.map(lambda slot: self.objective.inputs(self.source.load(slot.image_id), slot), slots))
+        batch = {name: torch.stack([one[name] for one in made]) for name in made[0]}
+        return {name: tensor.pin_memory() for name, tensor in batch.items()} if self._on_gpu else batch
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.machine.device.type == "cuda"
+
+    # Steps
+
+    def run(self, until: int | None = None, report_every: int = 1) -> Iterator[StepReport]:
+        """Train up to step `until` (the end by default), reporting every few steps and at the last.
+
+        Between two reports the caller may take `state_dict()`. Raises `LossNotFinite`, and whatever the
+        source raises.
+        """
+        stop = min(until if until is not None else self.total_steps, self.total_steps)
+        if self.step >= stop:
+            return
+        with ThreadPoolExecutor(max(1, self.machine.loader_threads), "samples", _use_one_thread) as pool:
+            batches = Prefetcher(
+                lambda step: self._make_batch(step, pool),
+                range(self.step, stop),
+                self.machine.prefetch,
+                _use_one_thread,
+            )
+            try:
+                yield from self._steps(batches, stop, report_every)
+            finally:
+                batches.close()
+
+    def _steps(self, batches: Prefetcher, stop: int, report_every: int) -> Iterator[StepReport]:
+        began, waited, losses = time.perf_counter(), 0.0, []
+        while self.step < stop:
+            asked = time.perf_counter()
+            batch = batches.next()
+            waited += time.perf_counter() - asked
+            losses.append(self._one_step(batch))
+            if self.step == stop or self.step % report_every == 0:
+                loss = float(torch.stack(losses).mean())
+                self._check()
+                seconds = time.perf_counter() - began
+                images = len(losses) * self.config.batch_size
+                yield StepReport(
+                    step=self.step,
+                    total_steps=self.total_steps,
+                    epoch=self.step * self.config.batch_size / len(self.source.ids),
+                    loss=loss,
+                    learning_rate=self.optimiser.param_groups[0]["lr"],
+                    images_per_second=images / seconds,
+                    wait_share=waited / seconds,
+                    shown={name: float(value) for name, value in self.objective.shown.items()},
+                )
+                began, waited, losses = time.perf_counter(), 0.0, []
+
+    def _one_step(self, batch: Batch) -> Tensor:
+        """One optimiser step; the loss of the whole batch, a detached scalar on the device."""
+        optimiser, device = self.config.optimiser, self.machine.device
+        factor = learning_rate_factor(optimiser, self.step, self.total_steps)
+        for group in self.optimiser.param_groups:
+            group["lr"] = optimiser.learning_rate * group["factor"] * factor
+        # Dropout is the only thing drawn here; a function of the step, it needs no place in the state.
+        torch.manual_seed(stable_hash(self.config.seed, "step", self.step, self.workers.rank) % 2**63)
+        tensors = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+        if self.config.precision == "float64":
+            tensors = {
+                name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
+            }
+        half = self.config.precision == "bfloat16"
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=half):
+            loss = self._forward(tensors)
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        whole = self.workers.sum(loss.detach()) / self.workers.size
+        # On a GPU the check waits one step, so that the host need not wait for the device; states are
+        # always checked.
+        self._check()
+        self._unchecked = (self.step, whole)
+        if not self._on_gpu:
+            self._check()
+        if optimiser.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.objective.parameters(), optimiser.clip_norm)
+        self.optimiser.step()
+        self.step += 1
+        self.objective.after_step(self.step / self.total_steps)
+        return whole
+
+    def _check(self) -> None:
+        if self._unchecked is None:
+            return
+        step, loss = self._unchecked
+        if not bool(torch.isfinite(loss)):
+            # All workers see the same sum and stop at the same step.
+            raise LossNotFinite(step, float(loss), self.image_ids(step))
+        self._unchecked = None
+
+
+def _require_compiler(device: torch.device) -> None:
+    """Say so before the first step where torch.compile would find no compiler for the CPU."""
+    # The same choice as torch's own, which names neither the option nor what to do.
+    compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise InputError(
+            f"compile is true, but this machine has no C++ compiler ({compiler}); allowed: false, or true with one "
+            "installed (CXX names another)"
+        )
+
+
+def _use_one_thread() -> None:
+    """Have torch split none of the calling thread's operations; the first thing that a loading thread does.
+
+    Each thread has its own team of OpenMP workers. With a second team there are more of these than cores, and
+    those of the training then sleep after every operation instead of waiting for the next.
+    """
+    torch.set_num_threads(1)
+
+
+def _copied(state: Any) -> Any:
+    """A nested state with every tensor copied to the CPU."""
+    if isinstance(state, Tensor):
+        return state.detach().to("cpu", copy=True)
+    if isinstance(state, dict):
+        return {key: _copied(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_copied(value) for value in state)
+    return copy.deepcopy(state)

@@ -1,0 +1,120 @@
+"""Momentum contrast (MoCo v2), the image-level baseline, as a pre-training objective on the user's own
+images.
+
+The model: the backbone's pooled features pass a two-layer head; a slowly moving copy of both embeds the
+other view as key; the query must find its key among a queue of earlier keys (cross-entropy over cosines /
+T, the key first).
+
+The failure this guards against: a queue that takes a worker's keys only, or whose entries carry gradients.
+
+Source: He et al. 2020 and Chen et al. 2020 (arXiv:2003.04297): K 65 536, m 0.999, T 0.2, 128 dimensions,
+MLP head. Departures, ours: views are those of the configuration (Table 8 by default) rather than MoCo's
+resized crops; the order of keys is not shuffled between workers before batch normalisation.
+"""
+
+import copy
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workloads.configs.objectives import MocoConfig
+from workloads.configs.views import ViewsConfig
+from workloads.networks.segmentors import STAGE_CHANNELS, Segmentor
+from workloads.training.batches import Sample, Slot
+from workloads.training.collectives import Alone, Workers, at_least_float32
+from workloads.training.loop import Batch, Objective
+from workloads.training.views import check_crop, crop_of_batch, image_views, resize_image
+
+
+class PooledEmbedding(nn.Module):
+    """A backbone, global average pooling, and a two-layer head; embeddings of norm 1."""
+
+    def __init__(self, backbone: nn.Module, in_channels: int, embedding_dim: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Sequential(
+            nn.Linear(in_channels, in_channels), nn.ReLU(inplace=True), nn.Linear(in_channels, embedding_dim)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, h, w) to (B, D)."""
+        pooled = self.backbone(images).last.mean(dim=(2, 3))
+        return F.normalize(at_least_float32(self.head(pooled)), dim=1, eps=1e-6)
+
+
+def follow(copied: nn.Module, followed: nn.Module, momentum: float) -> None:
+    """Move every parameter of a momentum copy: momentum x itself + (1 - momentum) x the followed one."""
+    with torch.no_grad():
+        for own, other in zip(copied.parameters(), followed.parameters(), strict=True):
+            own.lerp_(other, 1 - momentum)
+
+
+def frozen_copy(module: nn.Module) -> nn.Module:
+    """A copy that asks for no gradients."""
+    return copy.deepcopy(module).requires_grad_(False)
+
+
+class MomentumContrast(Objective):
+    """MoCo v2 around a segmentor's backbone; label maps are not looked at."""
+
+    queue: Tensor
+    oldest: Tensor
+
+    def __init__(
+        self, segmentor: Segmentor, config: MocoConfig, views: ViewsConfig, seed: int, workers: Workers | None = None
+    ) -> None:
+        super().__init__()
+        self.segmentor = segmentor
+        self.config = config
+        self.views = views
+        self.seed = seed
+        self.workers = workers or Alone()
+        self.shown = {}
+        channels = STAGE_CHANNELS[segmentor.config.backbone][1]
+        self.query = PooledEmbedding(segmentor.backbone, channels, config.embedding_dim)
+        self.key = frozen_copy(self.query)
+        self.register_buffer("queue", F.normalize(torch.randn(config.queue, config.embedding_dim), dim=1))
+        self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
+        self._new_keys: Tensor | None = None
+
+    def crop(self, rng: np.random.Generator) -> tuple[int, int]:
+        """See `Objective.crop`."""
+        return crop_of_batch(self.views, rng)
+
+    def inputs(self, sample: Sample, slot: Slot) -> Batch:
+        """`views` float32 (2, 3, h, w)."""
+        check_crop(self.views, (sample.image.shape[0], sample.image.shape[1]))
+        image = resize_image(sample.image, self.views.image_size)
+        views = image_views(image, self.views, slot.crop, self.seed, (slot.image_id, slot.epoch))
+        return {"views": torch.stack([view.image for view in views])}
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Mean cross-entropy of finding the key of view 1 with the query of view 0."""
+        queries = self.query(batch["views"][:, 0])
+        with torch.no_grad():
+            keys = self.key(batch["views"][:, 1])
+            self._new_keys = self.workers.gather(keys)
+        loss, right = queue_loss(queries, keys, self.queue.clone(), self.config.temperature)
+        self.shown = {"found": right}
+        return loss
+
+    def after_step(self, progress: float) -> None:
+        """Move the key network, and put the step's keys over the oldest ones."""
+        follow(self.key, self.query, self.config.momentum)
+        if self._new_keys is not None:
+            new = self._new_keys[-self.config.queue :]
+            places = (self.oldest + torch.arange(len(new), device=new.device)) % self.config.queue
+            self.queue[places] = new
+            self.oldest.copy_((self.oldest + len(new)) % self.config.queue)
+
+
+def queue_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """InfoNCE of queries (B, D) with their keys (B, D) against a queue (K, D), all of norm 1; and the share
+    found."""
+    with torch.autocast(queries.device.type, enabled=False):
+        own = (queries * keys).sum(dim=1, keepdim=True)
+        logits = torch.cat([own, queries @ queue.T], dim=1) / temperature
+        target = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+        return F.cross_entropy(logits, target), (logits.detach().argmax(dim=1) == 0).float().mean()
