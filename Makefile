@@ -24,6 +24,7 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 	@.ci/audit $(BIN)/python || echo "known vulnerabilities, or the audit failed: see above"
 
 audit: $(READY)

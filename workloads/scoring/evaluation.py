@@ -86,7 +86,8 @@ def _check(image_id: str, sample: Sample, num_classes: int) -> None:
     wrong = sample.labels[(sample.labels >= num_classes) & (sample.labels != IGNORE_CLASS)]
     if wrong.size:
         raise InputError(
-            f"{image_id}: label {int(wrong.max())} in the ground truth; allowed: 0 to {num_classes - 1}, and {IGNORE_CLASS}"
+            f"{image_id}: label {int(wrong.max())} in the ground truth; "
+            f"allowed: 0 to {num_classes - 1}, and {IGNORE_CLASS}"
         )
 
 
