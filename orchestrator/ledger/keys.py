@@ -12,20 +12,20 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 
 
 def canonical(value: Any) -> Any:
     """The value as plain JSON types, with one form for every meaning.
 
-    Accepts `What`, mappings with string keys, lists, tuples, strings, booleans, integers, finite floats and None.
+    Accepts `HashedConfig`, mappings with string keys, lists, tuples, strings, booleans, integers, finite floats, None.
     A float that is a whole number and the integer are one value: YAML's ``1.0`` and ``1`` mean the same.
 
     Raises:
         TypeError: the value has no stable form (a set, a path, an arbitrary object, a NaN).
     """
     match value:
-        case What():
+        case HashedConfig():
             return {"type": type(value).__name__} | canonical(value.model_dump(mode="python"))
         case None | bool() | str() | int():
             return value

@@ -18,13 +18,13 @@ from pydantic import Field, ValidationError
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.capacity import Offer
 from orchestrator.planning.plan import Plan, finished_images
-from orchestrator.spec.runtime_config import How
+from orchestrator.spec.runtime_config import RuntimeConfig
 from orchestrator.steps.steps import FinetuneStep, PretrainStep, SampleStep, Step, StepKind
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
 
-class Rate(How):
+class Rate(RuntimeConfig):
     """What one image costs a step; in a training an image counts once an epoch."""
 
     seconds: float = Field(ge=0, description="of one core, or of one GPU")
@@ -32,7 +32,7 @@ class Rate(How):
     device: Literal["cpu", "cuda"] = "cpu"
 
 
-class Prices(How):
+class Prices(RuntimeConfig):
     """What an hour costs; that of a GPU includes the cores beside it."""
 
     core_hour: float = Field(0.0, ge=0)
@@ -40,7 +40,7 @@ class Prices(How):
     currency: str = "USD"
 
 
-class Assumptions(How):
+class Assumptions(RuntimeConfig):
     """The file of `lookbeyond plan --rates`."""
 
     rates: dict[str, Rate] = Field(default_factory=dict, description="by name, as `plan --json` prints them")

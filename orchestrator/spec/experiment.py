@@ -1,9 +1,9 @@
 """The experiment file: what may be written in it, and one readable message for everything that is wrong with it.
 
 The model: a YAML file is a base configuration, a `grid`, and what makes a table of it (`documents`, `tables`); every
-cell is validated by the same strict types. Fields that decide a result are `What`s (hashed); paths, devices and worker
-counts are `How`s (never hashed). All errors of a file are reported together, each with its key, its value and what is
-allowed.
+cell is validated by the same strict types. Fields that decide a result are in `HashedConfig`s; paths, devices and
+worker counts in `RuntimeConfig`s, never hashed. All errors of a file are reported together, each with its key, its
+value and what is allowed.
 """
 
 import difflib
@@ -13,9 +13,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from orchestrator.spec.merging import laid_over
 from orchestrator.spec.references import resolved
-from orchestrator.spec.runtime_config import How
+from orchestrator.spec.runtime_config import RuntimeConfig
 from orchestrator.spec.training import FinetuneEntry, PretrainEntry
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 from workloads.configs.clustering import DbscanConfig, KMeansConfig
 from workloads.configs.extraction import ExtractorConfig
 from workloads.configs.networks import SegmentorConfig
@@ -26,13 +26,13 @@ from workloads.errors import InputError
 FINETUNED = "finetuned"
 
 
-class SamplingConfig(What):
+class SamplingConfig(HashedConfig):
     """Which feature pixels of an image are kept for clustering."""
 
     pixels_per_image: int = Field(200, ge=1, description="seeded sample of feature pixels per image")
 
 
-class DatasetEntry(How):
+class DatasetEntry(RuntimeConfig):
     """A data set: its configuration (hashed) and where it lies (not hashed)."""
 
     config: DatasetConfig
@@ -45,7 +45,7 @@ class DatasetEntry(How):
         return _gather_config(data, own=("root", "order_seed"))
 
 
-class ExtractorEntry(How):
+class ExtractorEntry(RuntimeConfig):
     """A feature extractor: its configuration (hashed) and its weights (hashed by content, not by place).
 
     With ``weights: finetuned`` it is a network that this experiment fine-tunes for the purpose, by `finetune`.
@@ -78,7 +78,7 @@ class ExtractorEntry(How):
 ClusteringConfig = Annotated[KMeansConfig | DbscanConfig, Field(discriminator="method")]
 
 
-class LabelsEntry(How):
+class LabelsEntry(RuntimeConfig):
     """Auxiliary labels: from which images, by which features, clusters, superpixels and outlier share."""
 
     source: Literal["auxiliary", "superpixel", "pixel"] = Field(
@@ -101,7 +101,7 @@ class LabelsEntry(How):
         return data
 
 
-class EarlyStopping(How):
+class EarlyStopping(RuntimeConfig):
     """When a fine-tuning is given up: asynchronous successive halving (Li et al. 2020).
 
     After `grace` of its steps, and again after each `reduction_factor` times as many, a fine-tuning goes on if its mIoU
@@ -112,7 +112,7 @@ class EarlyStopping(How):
     grace: float = Field(0.2, gt=0, lt=1, description="share of a fine-tuning's steps before the first comparison")
 
 
-class Compute(How):
+class Compute(RuntimeConfig):
     """How the work is run. Nothing here changes a byte of the results on one kind of machine, with one exception:
     which trainings `early_stopping` gives up depends on which come first.
     """
@@ -141,7 +141,7 @@ class Compute(How):
 TABLE_KEYS = ("extends", "title", "layout", "size", "sizes", "rows", "columns", "grid", "notes")
 
 
-class ExperimentEntry(How):
+class ExperimentEntry(RuntimeConfig):
     """One cell of an experiment: everything but what makes the cells (`TABLE_KEYS`)."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the results file")

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 
-class How(BaseModel):
+class RuntimeConfig(BaseModel):
     """A piece of configuration that does not decide a result and is never part of a key."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

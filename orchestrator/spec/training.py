@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from orchestrator.spec.merging import laid_over
-from orchestrator.spec.runtime_config import How
+from orchestrator.spec.runtime_config import RuntimeConfig
 from workloads.configs.networks import Initialisation
 from workloads.configs.recipes import RECIPES, Recipe, finetuning_recipe, pretraining_recipe
 from workloads.configs.training import FinetuneConfig, PretrainConfig
@@ -18,7 +18,7 @@ from workloads.configs.training import FinetuneConfig, PretrainConfig
 _RECIPE = "named configuration that the other keys are laid over; 'dataset' stands for the one of the data set's name"
 
 
-class PretrainEntry(How):
+class PretrainEntry(RuntimeConfig):
     """Contrastive pre-training: its configuration (hashed), and where the first weights are (their content is hashed).
 
     Positives follow `labels.source`; `contrast.positives` need not be given.
@@ -34,7 +34,7 @@ class PretrainEntry(How):
         return _over_recipe(data, ("recipe", "weights"), pretraining_recipe)
 
 
-class FinetuneEntry(How):
+class FinetuneEntry(RuntimeConfig):
     """Fine-tuning on a fraction or a number of the labelled images, from pre-training or from `init`."""
 
     recipe: Recipe | None = Field(None, description=_RECIPE)

@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 from workloads.errors import InputError
 
 MAX_CLUSTERS = 65535
@@ -27,7 +27,7 @@ def number_of_clusters(k_per_class: float, num_classes: int) -> int:
     return k
 
 
-class KMeansConfig(What):
+class KMeansConfig(HashedConfig):
     """K-means; the number of clusters is either `k_per_class` times the number of classes or `k` itself."""
 
     method: Literal["kmeans"] = "kmeans"
@@ -71,7 +71,7 @@ class KMeansConfig(What):
         return number_of_clusters(self.k_per_class, num_classes)
 
 
-class DbscanConfig(What):
+class DbscanConfig(HashedConfig):
     """DBSCAN; `eps` is a distance between features, or a rule that finds one."""
 
     method: Literal["dbscan"] = "dbscan"

@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 from workloads.configs.networks import SegmentorConfig
 
 Arch = Literal["filters", "mobilenet_v2", "resnet18", "resnet50", "vgg19", "deeplabv3_resnet50", "segmentor"]
@@ -14,7 +14,7 @@ MINIMUM_SIZE = 32
 stride."""
 
 
-class FilterBankConfig(What):
+class FilterBankConfig(HashedConfig):
     """Weights of the families of channels: a family's share of the squared length of a vector is about the
     square of its weight over the sum of the squares."""
 
@@ -25,7 +25,7 @@ class FilterBankConfig(What):
     position: float = Field(2.0, ge=0.0, description="weight of the place in the image; 0 makes features blind to it")
 
 
-class ExtractorConfig(What):
+class ExtractorConfig(HashedConfig):
     """Everything that decides features, apart from the weights, whose identity takes part in keys by
     itself."""
 

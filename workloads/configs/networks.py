@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 
 Backbone = Literal["resnet50", "resnet18", "mobilenet_v2"]
 Initialisation = Literal["random", "imagenet", "moco", "pixpro", "file"]
@@ -20,7 +20,7 @@ IMAGENET_WEIGHTS: dict[str, str] = {
 PUBLISHED_FORMAT: dict[str, str] = {"moco": "MoCo v2", "pixpro": "PixPro"}
 
 
-class SegmentorConfig(What):
+class SegmentorConfig(HashedConfig):
     """The architecture of a segmentation network; the number of classes is given apart, by the data set."""
 
     head: Literal["deeplabv3", "pspnet"] = Field("deeplabv3", description="segmentation head")

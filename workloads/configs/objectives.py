@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 
 Positives = Literal["auxiliary", "superpixel", "pixel"]
 
 
-class ContrastConfig(What):
+class ContrastConfig(HashedConfig):
     """Which cells attract each other, and how strongly."""
 
     positives: Positives = Field(
@@ -44,7 +44,7 @@ class ContrastConfig(What):
         return self
 
 
-class MocoConfig(What):
+class MocoConfig(HashedConfig):
     """Options of MoCo v2; defaults as published."""
 
     queue: int = Field(65_536, ge=1, description="keys in the queue; scale it down with the number of images")
@@ -53,7 +53,7 @@ class MocoConfig(What):
     embedding_dim: int = Field(128, ge=1, description="dimensions of the embeddings")
 
 
-class PixproConfig(What):
+class PixproConfig(HashedConfig):
     """Options of PixPro; defaults as published."""
 
     hidden_channels: int = Field(4096, ge=1, description="channels inside the projection head")

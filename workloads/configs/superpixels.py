@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import Field
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 
 MAX_SUPERPIXELS = 65535
 
 
-class SuperpixelConfig(What):
+class SuperpixelConfig(HashedConfig):
     """How an image is cut into superpixels."""
 
     method: Literal["slic"] = "slic"

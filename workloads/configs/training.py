@@ -4,7 +4,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 from workloads.configs.networks import Initialisation, SegmentorConfig
 from workloads.configs.objectives import ContrastConfig, MocoConfig, PixproConfig
 from workloads.configs.views import ViewsConfig
@@ -22,7 +22,7 @@ AUGMENTATION = ViewsConfig(
 )
 
 
-class OptimiserConfig(What):
+class OptimiserConfig(HashedConfig):
     """The optimiser and its schedule over the steps of the run."""
 
     kind: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
@@ -37,7 +37,7 @@ class OptimiserConfig(What):
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: any")
 
 
-class TrainingConfig(What):
+class TrainingConfig(HashedConfig):
     """What every training run has: how long, how large a batch, which optimiser, which seed."""
 
     epochs: float | None = Field(None, gt=0, description="passes over the images; this or steps")
@@ -81,7 +81,7 @@ class PretrainConfig(TrainingConfig):
     pixpro: PixproConfig = Field(PixproConfig(), description="options of objective 'pixpro'")
 
 
-class EvaluationConfig(What):
+class EvaluationConfig(HashedConfig):
     """How a trained network is scored; the prediction always has the size of the ground truth."""
 
     image_size: tuple[int, int] | None = Field(None, description="height and width of the input at scale 1; null: own")

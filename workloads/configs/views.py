@@ -4,12 +4,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 
 Probability = float
 
 
-class ViewsConfig(What):
+class ViewsConfig(HashedConfig):
     """How views are drawn; the defaults are Table 8. Sizes are in pixels, (height, width)."""
 
     image_size: tuple[int, int] | None = Field(

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry, Json, check_root, distinct_palette, value_table
 from workloads.datasets.files import FileDataset, find_with_suffix, scan_files
 from workloads.errors import InputError
@@ -44,7 +44,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 _ARCHIVE = "ADEChallengeData2016"
 
 
-class Ade20kConfig(What):
+class Ade20kConfig(HashedConfig):
     """ADE20K scene parsing."""
 
     name: Literal["ade20k"] = Field("ade20k", description="ADE20K scene parsing (ADEChallengeData2016), 150 classes")

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry, Json, palette_of, value_table
 from workloads.datasets.files import FileDataset, find_with_suffix, scan_files
 from workloads.errors import InputError
@@ -41,7 +41,7 @@ _POOLS = ("train", "val", "test")
 _FIT, _HELD_OUT = "fit", "held_out"
 
 
-class CamvidConfig(What):
+class CamvidConfig(HashedConfig):
     """CamVid, SegNet layout."""
 
     name: Literal["camvid"] = Field("camvid", description="CamVid in the SegNet layout, 11 classes")

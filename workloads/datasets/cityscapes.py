@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry, Json, palette_of, value_table
 from workloads.datasets.files import FileDataset, scan_files, scan_folders
 from workloads.errors import InputError
@@ -65,7 +65,7 @@ _FOLDERS = {
 _FINE_POOLS = ("train", "val")
 
 
-class CityscapesConfig(What):
+class CityscapesConfig(HashedConfig):
     """Cityscapes with its 19 training classes."""
 
     name: Literal["cityscapes"] = Field("cityscapes", description="Cityscapes, 19 training classes")

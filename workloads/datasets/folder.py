@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry, Json, distinct_palette
 from workloads.datasets.decode import IMAGE_SUFFIXES
 from workloads.datasets.files import FileDataset, scan_tree
@@ -21,7 +21,7 @@ from workloads.datasets.files import FileDataset, scan_tree
 POOL_FOLDERS = ("train", "train_extra", "val", "test", "raw", "sequence")
 
 
-class FolderConfig(What):
+class FolderConfig(HashedConfig):
     """A folder of images without ground truth."""
 
     name: Literal["folder"] = Field("folder", description="any folder of images, no ground truth")

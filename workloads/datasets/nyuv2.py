@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 from workloads.datasets.base import (
     ImageEntry,
     Json,
@@ -52,7 +52,7 @@ SPLITS_FILE = "splits.mat"
 _RAW_SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")
 
 
-class Nyuv2Config(What):
+class Nyuv2Config(HashedConfig):
     """NYUv2 with 40 classes."""
 
     name: Literal["nyuv2"] = Field("nyuv2", description="NYUv2, 40 classes, 795 training and 654 validation images")

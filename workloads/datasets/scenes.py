@@ -16,7 +16,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, field_validator
 
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 from workloads.datasets.base import Dataset, ImageEntry, Json, Picture, UInt8Array, palette_of
 from workloads.datasets.street.canvas import Camera, Canvas, Colour, Haze, Materials
 from workloads.datasets.street.light import photograph
@@ -53,7 +53,7 @@ _SKIES: tuple[Colour, ...] = (
 _SMALLEST_SIDE, _LARGEST_SIDE = 32, 4096
 
 
-class ScenesConfig(What):
+class ScenesConfig(HashedConfig):
     """Generated street scenes."""
 
     name: Literal["scenes"] = Field(

@@ -16,7 +16,7 @@ from PIL import Image
 from orchestrator.ledger.keys import canonical, canonical_json, digest
 from orchestrator.planning.plan import make_plan
 from orchestrator.storage.store import Storage
-from workloads.configs.base import What
+from workloads.configs.base import HashedConfig
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(
@@ -24,12 +24,12 @@ VALUES = st.recursive(
 )
 
 
-class Kernel(What):
+class Kernel(HashedConfig):
     size: float = 3
     names: tuple[str, ...] = ()
 
 
-class Stencil(What):
+class Stencil(HashedConfig):
     size: float = 3
     names: tuple[str, ...] = ()
 
