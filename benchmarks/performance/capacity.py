@@ -26,7 +26,7 @@ from benchmarks.measuring import put, table
 from orchestrator.execution.execution import CLUSTER, EXTRACT, PROCESS, Execution
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.steps.jobs import Workshop
+from orchestrator.steps.jobs import WorkerCache
 from orchestrator.steps.making import make_job
 from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
@@ -144,14 +144,14 @@ def work(document: dict[str, Any], storage: Storage) -> tuple[Plan, dict[str, fl
     made = make_plan(document, storage, write_listings=True, until="labels")
     execution = Execution(Ledger(storage), made.compute, made.done, lambda step, manifest: None)
     execution.begin(made.pending, score_groups=1)
-    workshop, seconds = Workshop(), defaultdict(list)
+    cache, seconds = WorkerCache(), defaultdict(list)
     while len(execution.schedule):
         item = next(filter(None, map(execution.schedule.take, (PROCESS, CLUSTER, EXTRACT))))
         steps = execution.live_steps(item.payload)
         execution.started(steps)
         job = make_job(storage, item.payload.kind, steps, item.payload.shard, "cpu")
         begun = time.process_time()
-        outcome = job.run(workshop)
+        outcome = job.run(cache)
         seconds[item.payload.kind.value].append(time.process_time() - begun)
         execution.completed(item, steps, outcome.records, outcome.device, outcome.results)
     # The first shard of a kind loads libraries and the network.

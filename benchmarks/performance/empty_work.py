@@ -13,7 +13,7 @@ from ray import cloudpickle
 from orchestrator.ledger.manifests import attempt_path
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import ShardRecord
-from orchestrator.steps.jobs import Job, Workshop
+from orchestrator.steps.jobs import Job, WorkerCache
 from orchestrator.steps.making import make_job
 from orchestrator.steps.steps import Step, StepKind
 from orchestrator.storage.store import Storage
@@ -31,7 +31,7 @@ class EmptyJob:
     digest: str
     images: int
 
-    def run(self, workshop: Workshop) -> Outcome:
+    def run(self, cache: WorkerCache) -> Outcome:
         """Nothing."""
         paths = [attempt_path(stream, self.digest) for stream in self.streams]
         return Outcome([empty_record(path, self.images) for path in paths], {key: {} for key in self.keys})
@@ -66,7 +66,7 @@ class Messages:
         return empty
 
     def _weigh(self, job: EmptyJob) -> None:
-        size = len(cloudpickle.dumps(job)) + len(cloudpickle.dumps(job.run(Workshop())))
+        size = len(cloudpickle.dumps(job)) + len(cloudpickle.dumps(job.run(WorkerCache())))
         self.bytes += size
         self.largest = max(self.largest, size)
 

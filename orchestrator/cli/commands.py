@@ -16,7 +16,7 @@ from orchestrator.cli.submission import Sending, submit_experiment
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.verification import verify as verify_storage
 from orchestrator.planning.check import check_experiment
-from orchestrator.planning.cluster_config import ever_offered
+from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.planning.estimate import estimate, read_assumptions
 from orchestrator.planning.explain import explain as explain_plan
 from orchestrator.planning.plan import Plan, PlannedCell, make_plan
@@ -72,7 +72,7 @@ def plan(options: Namespace) -> int:
     assumptions = read_assumptions(options.rates) if options.rates else None
     made = make_plan(_document(options), storage, write_listings=False)
     cluster = made.compute.cluster_config
-    costs = estimate(made, storage, assumptions, ever_offered(cluster) if cluster else None)
+    costs = estimate(made, storage, assumptions, cluster_capacity(cluster) if cluster else None)
     if options.json:
         document = {
             "experiment": made.name,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.planning.cluster_config import ever_offered
+from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.spec.grid import Cell
 from workloads.errors import InputError
 
@@ -52,7 +52,7 @@ def submit_experiment(
         )
     cluster_configs = {path for cell in cells if (path := cell.entry.compute.cluster_config)}
     for path in cluster_configs:
-        ever_offered(path)
+        cluster_capacity(path)
     # Ray takes a second to import: what needs no Ray comes first.
     from orchestrator.cluster import submit
 

@@ -53,7 +53,7 @@ def listening(folder: Path, tell: Callable[[dict[str, Any]], None]) -> Iterator[
         os.close(number)
 
 
-class Speaker(UserCallback):
+class PipeCallback(UserCallback):
     """Sends what the workers of a training report into the pipe; called by Train's controller."""
 
     def __init__(self, pipe: Path) -> None:

@@ -13,14 +13,14 @@ from typing import Any
 
 from orchestrator.cluster import session
 from orchestrator.cluster.runner import Runner
-from orchestrator.cluster.workers import extraction_demand
+from orchestrator.cluster.workers import extraction_request
 from orchestrator.execution.execution import Execution
 from orchestrator.execution.progress import Progress
-from orchestrator.execution.trial_info import trial_card
+from orchestrator.execution.trial_info import trial_info
 from orchestrator.ledger.leases import Leases
 from orchestrator.ledger.manifests import Ledger, Manifest
-from orchestrator.planning.capacity import Demand, Offer, judge
-from orchestrator.planning.cluster_config import ever_offered
+from orchestrator.planning.capacity import Capacity, ResourceRequest, judge
+from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.planning.plan import Plan, may_be_stopped, set_aside_stopped
 from orchestrator.steps.steps import Step, StepKind
 from orchestrator.storage.store import Storage
@@ -62,13 +62,13 @@ def run_plan(
     report = RunReport()
     if not plan.pending:
         return report
-    ever = ever_offered(plan.compute.cluster_config) if plan.compute.cluster_config else None
+    ever = cluster_capacity(plan.compute.cluster_config) if plan.compute.cluster_config else None
     ledger = Ledger(storage)
     leases = Leases(storage, plan.compute.lease_seconds)
     try:
         with session.session(address, dashboard=dashboard):
             report.machines = session.machines()
-            runner = _make_runner(plan, storage, progress, session.offer(ever))
+            runner = _make_runner(plan, storage, progress, session.capacity(ever))
             try:
                 _run_rounds(plan, runner, ledger, leases, progress, report)
                 if between is not None:
@@ -84,37 +84,37 @@ def run_plan(
     return report
 
 
-def _make_runner(plan: Plan, storage: Storage, progress: Progress, offer: Offer) -> Runner:
+def _make_runner(plan: Plan, storage: Storage, progress: Progress, capacity: Capacity) -> Runner:
     """The runner of a plan whose pending steps can all be placed on the cluster.
 
     Raises:
         InputError: one of them never can; with the numbers.
     """
     compute = plan.compute
-    uses_gpus = compute.device == "cuda" or (compute.device == "auto" and offer.ever_gpus > 0)
+    uses_gpus = compute.device == "cuda" or (compute.device == "auto" and capacity.most_gpus > 0)
     pending = {step.kind for step in plan.steps.values() if step.key not in plan.done}
-    runner = Runner(storage, compute, progress, offer, uses_gpus)
-    demands = []
+    runner = Runner(storage, compute, progress, capacity, uses_gpus)
+    requests = []
     if pending & {StepKind.SAMPLE, StepKind.LABEL}:
-        demands.append(extraction_demand(compute.gpus_per_worker if uses_gpus else 0))
+        requests.append(extraction_request(compute.gpus_per_worker if uses_gpus else 0))
     if StepKind.CLUSTER in pending and uses_gpus:
-        demands.append(Demand("the clustering worker (compute.device)", 1, 0, 1))
+        requests.append(ResourceRequest("the clustering worker (compute.device)", 1, 0, 1))
     if pending & {StepKind.PRETRAIN, StepKind.FINETUNE}:
         # Ray Train takes seconds to import; a run that only labels does without it.
         from orchestrator.cluster.halving import Halving
         from orchestrator.cluster.training import Scale
         from orchestrator.cluster.trials import Trainings
 
-        scale = Scale.of(compute, uses_gpus, offer)
-        demands.append(scale.demand)
-        card = partial(trial_card, plan)
+        scale = Scale.of(compute, uses_gpus, capacity)
+        requests.append(scale.request)
+        info = partial(trial_info, plan)
         halving = None
         if compute.early_stopping is not None:
             halving = Halving(compute.early_stopping, may_be_stopped(plan.steps.values()), storage)
         runner.trainings = Trainings(
-            storage, plan.name, compute, scale, offer, progress, card, runner.retries, runner.metrics, halving
+            storage, plan.name, compute, scale, capacity, progress, info, runner.retries, runner.metrics, halving
         )
-    verdict = judge(demands, offer)
+    verdict = judge(requests, capacity)
     if verdict.refused:
         raise InputError("\n".join(verdict.refused))
     for line in verdict.waits:

@@ -28,7 +28,7 @@ from orchestrator.execution.errors import OwnMachineLostError
 from orchestrator.execution.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.schedule import Item, Schedule
-from orchestrator.planning.capacity import Offer
+from orchestrator.planning.capacity import Capacity
 from orchestrator.spec.experiment import Compute
 from orchestrator.steps.making import make_job
 from orchestrator.steps.steps import Step
@@ -43,7 +43,7 @@ _QUEUED_PER_ACTOR = 2
 
 
 @dataclass
-class _Flight:
+class _InFlight:
     item: Item[Task]
     steps: tuple[Step, ...]
     actor: Any
@@ -56,13 +56,13 @@ class Runner:
     storage: Storage
     compute: Compute
     progress: Progress
-    offer: Offer
+    capacity: Capacity
     uses_gpus: bool
     trainings: "Trainings | None" = None
     peak_bytes: dict[int, int] = field(default_factory=dict)
     retries: Counter[str] = field(default_factory=Counter)
     metrics: RunMetrics = field(default_factory=RunMetrics)
-    _flights: dict[Any, _Flight] = field(default_factory=dict)
+    _running: dict[Any, _InFlight] = field(default_factory=dict)
     _extractors: list[Any] = field(default_factory=list)
     _clusterer: Any = None
     _lost: Counter[str] = field(default_factory=Counter)
@@ -71,18 +71,18 @@ class Runner:
     @property
     def cores(self) -> int:
         """Cores that work may be handed out for: those that are up, or that a cluster can grow to when it is asked."""
-        return max(session.cores(), int(self.offer.ever_cores) if self.offer.scales else 0)
+        return max(session.cores(), int(self.capacity.most_cores) if self.capacity.scales else 0)
 
     @property
     def _gpus(self) -> float:
-        return max(session.gpus(), self.offer.ever_gpus if self.offer.scales else 0)
+        return max(session.gpus(), self.capacity.most_gpus if self.capacity.scales else 0)
 
     def run(self, execution: Execution) -> None:
         """Run until every item is settled."""
         try:
-            while len(execution.schedule) or self._flights:
+            while len(execution.schedule) or self._running:
                 self._launch(execution)
-                if self._flights:
+                if self._running:
                     self._land(execution)
                 elif execution.schedule.ready(TRAIN):
                     # Last of all: the workers of a training start together or not at all, so nothing else may hold
@@ -94,7 +94,7 @@ class Runner:
                     ready = any(execution.schedule.ready(pool) for pool in (EXTRACT, PROCESS, CLUSTER))
                     assert ready or not len(execution.schedule), "items are left that wait for nothing in flight"
         finally:
-            self._flights.clear()
+            self._running.clear()
 
     def close(self) -> None:
         """End all actors."""
@@ -163,10 +163,10 @@ class Runner:
         return min(limit, len(self._extractors) + ready)
 
     def _load(self, actor: Any) -> int:
-        return sum(flight.actor is actor for flight in self._flights.values())
+        return sum(running.actor is actor for running in self._running.values())
 
     def _in_flight(self, pool: str) -> int:
-        return sum(flight.item.pool == pool for flight in self._flights.values())
+        return sum(running.item.pool == pool for running in self._running.values())
 
     def _send(self, execution: Execution, item: Item[Task], actor: Any, share: float = SHARE) -> None:
         steps = execution.live_steps(item.payload)
@@ -177,65 +177,65 @@ class Runner:
             reference = run_job.options(num_cpus=share, name=job.name).remote(job)
         else:
             reference = actor.run.options(name=job.name).remote(job)
-        self._flights[reference] = _Flight(item, steps, actor)
+        self._running[reference] = _InFlight(item, steps, actor)
 
     def _land(self, execution: Execution) -> None:
-        ready, _ = ray.wait(list(self._flights), num_returns=1, timeout=1.0)
+        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=1.0)
         if ready:
-            more, _ = ray.wait(list(self._flights), num_returns=len(self._flights), timeout=0)
+            more, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
             ready = list(dict.fromkeys([*ready, *more]))
         elif not session.own_machine_is_up():
             # What is in flight waits for machines that Ray will not find any more.
             raise OwnMachineLostError
         for reference in ready:
-            flight = self._flights.pop(reference)
+            running = self._running.pop(reference)
             try:
                 report: Report = ray.get(reference)
             except RayTaskError as error:
-                self._erred_in_its_work(execution, flight, error)
+                self._erred_in_its_work(execution, running, error)
             except RayError as error:
-                self._lost_its_worker(execution, flight, error)
+                self._lost_its_worker(execution, running, error)
             else:
                 self.peak_bytes[report.process] = max(report.peak_bytes, self.peak_bytes.get(report.process, 0))
                 outcome = report.outcome
-                execution.completed(flight.item, flight.steps, outcome.records, outcome.device, outcome.results)
-                task = flight.item.payload
+                execution.completed(running.item, running.steps, outcome.records, outcome.device, outcome.results)
+                task = running.item.payload
                 self.progress.advance(task.kind, task.images)
                 self.metrics.add("images", task.images, kind=task.kind.value)
                 self.metrics.add("shards", len(outcome.records), kind=task.kind.value)
                 broken = sum(len(record.quarantined) for record in outcome.records)
                 self.metrics.add("quarantined", broken, kind=task.kind.value)
 
-    def _erred_in_its_work(self, execution: Execution, flight: _Flight, error: RayTaskError) -> None:
+    def _erred_in_its_work(self, execution: Execution, running: _InFlight, error: RayTaskError) -> None:
         cause = error.cause if isinstance(error.cause, BaseException) else error
-        name = flight.item.name
+        name = running.item.name
         if isinstance(cause, InputError):
-            execution.fail(flight.item, flight.steps, cause, user=True)
+            execution.fail(running.item, running.steps, cause, user=True)
             return
         self._erred[name] += 1
         self.retries["error"] += 1
         self.metrics.add("retries", cause="error")
         if self._erred[name] <= self.compute.error_retries:
             self.progress.note(f"{name} failed ({type(cause).__name__}: {cause}); trying again")
-            execution.schedule.put_back(flight.item)
+            execution.schedule.put_back(running.item)
             return
-        execution.fail(flight.item, flight.steps, f"{type(cause).__name__}: {cause}", user=False)
+        execution.fail(running.item, running.steps, f"{type(cause).__name__}: {cause}", user=False)
 
-    def _lost_its_worker(self, execution: Execution, flight: _Flight, error: RayError) -> None:
+    def _lost_its_worker(self, execution: Execution, running: _InFlight, error: RayError) -> None:
         if isinstance(error, LocalRayletDiedError):
             raise OwnMachineLostError from None
-        name = flight.item.name
+        name = running.item.name
         if isinstance(error, RayActorError):
-            self._forget(flight.actor)
+            self._forget(running.actor)
         self._lost[name] += 1
         self.retries["lost"] += 1
         self.metrics.add("retries", cause="lost")
         if self._lost[name] <= self.compute.lost_worker_retries:
             self.progress.note(f"lost the worker of {name} ({type(error).__name__}); the shard is computed again")
-            execution.schedule.put_back(flight.item)
+            execution.schedule.put_back(running.item)
             return
         message = f"lost its worker {self._lost[name]} times (compute.lost_worker_retries), the last time by {error}"
-        execution.fail(flight.item, flight.steps, message, user=False)
+        execution.fail(running.item, running.steps, message, user=False)
 
     def _forget(self, actor: Any) -> None:
         if actor is self._clusterer:

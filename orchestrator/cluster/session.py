@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
 from orchestrator.cluster.malloc import share_arenas
-from orchestrator.planning.capacity import Machines, Offer, grown
+from orchestrator.planning.capacity import Capacity, Machines, grown
 from workloads.errors import InputError
 
 # Tasks pass a few kilobytes through the object store; Ray's default would claim a third of the memory.
@@ -121,14 +121,14 @@ def _start_own(dashboard: bool, common: dict[str, Any]) -> None:
             return
 
 
-def offer(ever: Offer | None) -> Offer:
+def capacity(ever: Capacity | None) -> Capacity:
     """The machines of the cluster now, and at most: as the file of a cluster that grows says, else those of now."""
     now = [
         Machines(1, float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
         for node in ray.nodes()
         if node["Alive"]
     ]
-    return grown(now, ever) if ever else Offer.fixed(now)
+    return grown(now, ever) if ever else Capacity.fixed(now)
 
 
 def _release_placement_groups() -> None:

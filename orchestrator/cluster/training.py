@@ -28,10 +28,10 @@ from ray.train.v2.torch.torch_trainer import TorchTrainer
 from orchestrator.cluster import session
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
-from orchestrator.cluster.reports import Speaker, listening
+from orchestrator.cluster.reports import PipeCallback, listening
 from orchestrator.ledger.stop_marks import is_marked
 from orchestrator.ledger.training_states import GLANCE, leave_outcome, read_outcome
-from orchestrator.planning.capacity import Demand, Offer
+from orchestrator.planning.capacity import Capacity, ResourceRequest
 from orchestrator.spec.experiment import Compute
 from orchestrator.steps.training import TrainingJob
 from workloads.errors import InputError
@@ -59,15 +59,15 @@ _LEAVING_SECONDS = 5.0
 _CONTROLLER = "controller-"
 
 
-class LostWorker(Exception):  # noqa: N818
+class LostWorkerError(Exception):
     """A worker process or its machine went away, or one that others were talking to."""
 
 
-class NotStarted(Exception):  # noqa: N818
+class NotStartedError(Exception):
     """The workers of a training could not be placed in time."""
 
 
-class FailedInItsWork(Exception):  # noqa: N818
+class FailedInItsWorkError(Exception):
     """An error in the work itself that is not of the user's making, as far as is known."""
 
 
@@ -82,22 +82,22 @@ class Scale:
     checkpoint_seconds: float
 
     @staticmethod
-    def of(compute: Compute, uses_gpus: bool, offer: Offer) -> "Scale":
+    def of(compute: Compute, uses_gpus: bool, capacity: Capacity) -> "Scale":
         """The scale that the user asked for, or one by which trainings use a whole machine."""
-        machine = offer.largest(gpus=uses_gpus)
+        machine = capacity.largest(gpus=uses_gpus)
         # Where a machine has several GPUs, a training takes its share of the cores beside each of them.
         shares = max(compute.train_workers, int(machine.gpus) if uses_gpus else 1)
         cores = compute.train_cores or max(1, int(machine.cores) // shares)
-        patience = _START_SECONDS_WHEN_SCALING if offer.scales else _START_SECONDS
+        patience = _START_SECONDS_WHEN_SCALING if capacity.scales else _START_SECONDS
         return Scale(
             compute.train_workers, cores, uses_gpus, compute.start_seconds or patience, compute.checkpoint_seconds
         )
 
     @property
-    def demand(self) -> Demand:
+    def request(self) -> ResourceRequest:
         """What one training takes, driver included: a worker leaves the share of all drivers alone."""
         purpose = "a training (compute.train_workers, compute.train_cores, compute.device)"
-        return Demand(purpose, self.workers, self.cores, float(self.uses_gpus))
+        return ResourceRequest(purpose, self.workers, self.cores, float(self.uses_gpus))
 
     @property
     def worker_resources(self) -> dict[str, float]:
@@ -113,9 +113,9 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
 
     Raises:
         InputError: what the user has to mend.
-        LostWorker: a worker was lost.
-        NotStarted: the workers were not placed in time.
-        FailedInItsWork: any other error.
+        LostWorkerError: a worker was lost.
+        NotStartedError: the workers were not placed in time.
+        FailedInItsWorkError: any other error.
     """
     if read_outcome(job.storage, job.key) is not None:
         # The training had ended, and who drove it died before the step was declared finished.
@@ -137,7 +137,7 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
                 storage_path=job.storage.locate("training") if job.storage.is_local else folder,
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
                 # Train takes callbacks of its own kind as well.
-                callbacks=[Speaker(pipe), _Whereabouts(folder)],  # type: ignore[list-item]
+                callbacks=[PipeCallback(pipe), _ControllerPid(folder)],  # type: ignore[list-item]
             ),
         )
         failure: Exception | None = None
@@ -148,7 +148,7 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
         except ControllerError as error:
             failure = _controller_cause(error.controller_failure, scale)
         except ray.train.PreemptionError as error:
-            failure = LostWorker(str(error))
+            failure = LostWorkerError(str(error))
         finally:
             # Not inside the handlers: an error at hand holds the controller, which leaves when nobody does. One that no
             # handler took still holds it, and it is ended when its time is up.
@@ -157,7 +157,7 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
             raise failure
 
 
-class _Whereabouts(ControllerCallback):
+class _ControllerPid(ControllerCallback):
     """Leaves a note of the process that Train's controller runs in, which Train keeps on the machine of its driver."""
 
     def __init__(self, folder: str) -> None:
@@ -204,9 +204,9 @@ def _cause(failures: dict[int, Exception]) -> Exception:
             return error
     for rank, error in failures.items():
         if type(error).__name__ == "WorkerHealthCheckFailedError" or _is_broken_connection(error):
-            return LostWorker(f"worker {rank} of {len(failures)}: {type(error).__name__}")
+            return LostWorkerError(f"worker {rank} of {len(failures)}: {type(error).__name__}")
     rank, error = next(iter(failures.items()))
-    return FailedInItsWork(f"{type(error).__name__} in worker {rank}: {error}")
+    return FailedInItsWorkError(f"{type(error).__name__} in worker {rank}: {error}")
 
 
 def _is_broken_connection(error: Exception) -> bool:
@@ -220,16 +220,16 @@ def _controller_cause(error: Exception, scale: Scale) -> Exception:
     match type(error).__name__:
         case "WorkerGroupStartupTimeoutError":
             free = session.free()
-            return NotStarted(
-                f"{scale.demand}; they did not start within {scale.start_seconds:g} s (compute.start_seconds). Free at "
-                f"the end of that time: {free['cores']:g} cores and {free['GPUs']:g} GPUs, over all machines"
+            return NotStartedError(
+                f"{scale.request}; they did not start within {scale.start_seconds:g} s (compute.start_seconds). Free "
+                f"at the end of that time: {free['cores']:g} cores and {free['GPUs']:g} GPUs, over all machines"
             )
         case "WorkerGroupStartupFailedError":
-            return LostWorker("a worker was lost while it started")
-    return FailedInItsWork(f"{type(error).__name__}: {error}")
+            return LostWorkerError("a worker was lost while it started")
+    return FailedInItsWorkError(f"{type(error).__name__}: {error}")
 
 
-class _Teller:
+class _MetricsReporter:
     """Tells Train from time to time how a training goes, and hears whether it is to go on.
 
     Train waits until all workers have reported, so they must agree when to: the clock of rank 0 decides.
@@ -296,6 +296,6 @@ def _worker(config: dict[str, Any]) -> None:
         team = Team(machine, Alone(), None)
     else:
         team = Team(machine, ProcessGroup(), DistributedDataParallel)
-    outcome = train(job, team, _Teller(job, team), scale.checkpoint_seconds)
+    outcome = train(job, team, _MetricsReporter(job, team), scale.checkpoint_seconds)
     if outcome is not None:
         leave_outcome(job.storage, job.key, outcome)

@@ -33,19 +33,19 @@ from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.training import (
     DRIVER_CORES,
     MOST_DRIVERS,
-    FailedInItsWork,
-    LostWorker,
-    NotStarted,
+    FailedInItsWorkError,
+    LostWorkerError,
+    NotStartedError,
     Scale,
     fit,
 )
-from orchestrator.cluster.waves import NothingStarted, Wave, Work
+from orchestrator.cluster.waves import NothingStartedError, Wave, Work
 from orchestrator.execution.execution import TRAIN, Execution, Task
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.schedule import Item
-from orchestrator.execution.trial_info import TrialCard
+from orchestrator.execution.trial_info import TrialInfo
 from orchestrator.ledger.training_states import read_history, read_outcome
-from orchestrator.planning.capacity import Offer
+from orchestrator.planning.capacity import Capacity
 from orchestrator.spec.experiment import Compute
 from orchestrator.steps.steps import Step
 from orchestrator.storage.store import Storage
@@ -60,9 +60,9 @@ class Trainings:
     name: str
     compute: Compute
     scale: Scale
-    offer: Offer
+    capacity: Capacity
     progress: Progress
-    card: Callable[[Step], TrialCard]
+    info: Callable[[Step], TrialInfo]
     retries: Counter[str]
     metrics: RunMetrics
     halving: Halving | None = None
@@ -95,7 +95,7 @@ class Trainings:
         with _interruptible() as interrupted, _quiet("ray.tune", "ray.train"):
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(_trial, wave=wave.work), {"CPU": DRIVER_CORES}),
-                param_space={"config": tune.grid_search([card.values for card in wave.cards.values()])},
+                param_space={"config": tune.grid_search([info.values for info in wave.infos.values()])},
                 tune_config=tune.TuneConfig(
                     max_concurrent_trials=self._concurrent(),
                     # The next trial finds a process that has loaded torch already.
@@ -109,7 +109,7 @@ class Trainings:
             )
             try:
                 tuner.fit()
-            except NothingStarted as error:
+            except NothingStartedError as error:
                 wave.fail_all(str(error))
             if interrupted():
                 raise KeyboardInterrupt
@@ -131,8 +131,11 @@ class Trainings:
 
         Counted anew for every wave: machines may have been lost since the run began.
         """
-        demand = self.scale.demand
-        fit_beside = self.offer.ever_at_once(demand) if self.offer.scales else session.offer(None).at_once(demand)
+        request = self.scale.request
+        if self.capacity.scales:
+            fit_beside = self.capacity.most_at_once(request)
+        else:
+            fit_beside = session.capacity(None).at_once(request)
         return min(max(1, fit_beside), MOST_DRIVERS)
 
     def may_try_again(self, key: str) -> bool:
@@ -161,12 +164,12 @@ def _trial(config: dict[str, Any], wave: Work) -> dict[str, float]:
         try:
             fit(job, wave.scale, tune.report)
             return _figures(job.storage, key)
-        except (LostWorker, FailedInItsWork) as error:
-            kind, cause = ("lost" if isinstance(error, LostWorker) else "error"), error
+        except (LostWorkerError, FailedInItsWorkError) as error:
+            kind, cause = ("lost" if isinstance(error, LostWorkerError) else "error"), error
         except InputError as error:
             tune.report({"failure": str(error), "user": True})
             raise
-        except NotStarted as error:
+        except NotStartedError as error:
             tune.report({"crowded_out": str(error)})
             raise
         if not left[kind]:

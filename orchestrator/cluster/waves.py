@@ -54,8 +54,8 @@ class Wave:
             forget_mark(trainings.storage, key)
         jobs = {key: make_training_job(trainings.storage, step) for key, step in self.steps.items()}
         self.work = Work(jobs, trainings.scale, compute.lost_worker_retries, compute.error_retries)
-        self.cards = {key: trainings.card(step) for key, step in self.steps.items()}
-        self.names = _Names({key: card.name for key, card in self.cards.items()})
+        self.infos = {key: trainings.info(step) for key, step in self.steps.items()}
+        self.names = _Names({key: info.name for key, info in self.infos.items()})
         self.follower = _Follower(self)
         self._events: deque[Callable[[], None]] = deque()
         self._open = set(items)
@@ -117,7 +117,7 @@ class Wave:
         free = session.free()["cores"]
         # With room enough it is only a slow machine that takes its time to start a process.
         if free < DRIVER_CORES:
-            raise NothingStarted(
+            raise NothingStartedError(
                 f"no training could start within {patience:g} s (compute.start_seconds): its driver takes "
                 f"{DRIVER_CORES} cores, free are {free:g}"
             )
@@ -175,7 +175,7 @@ class Wave:
 
     def _stop(self, key: str, stop: Stop) -> None:
         self._open.discard(key)
-        self._trainings.progress.note(f"stopped {self.cards[key].name}: {stop.reason}")
+        self._trainings.progress.note(f"stopped {self.infos[key].name}: {stop.reason}")
         self._execution.leave(self.items[key])
         self._trainings.metrics.add("trainings", kind=self.items[key].payload.kind.value, end="stopped")
 
@@ -183,7 +183,7 @@ class Wave:
         trainings = self._trainings
         if trainings.may_try_again(key):
             self._open.discard(key)
-            trainings.progress.note(f"lost the trial {self.cards[key].name}: {reason}; it is run again")
+            trainings.progress.note(f"lost the trial {self.infos[key].name}: {reason}; it is run again")
             self._execution.schedule.put_back(self.items[key])
         else:
             self._fail(
@@ -201,7 +201,7 @@ class _Names:
         return self.by_key[_key(trial)]
 
 
-class NothingStarted(Exception):  # noqa: N818
+class NothingStartedError(Exception):
     """Not one trial of a wave was placed in time."""
 
 

@@ -1,6 +1,6 @@
 """The processes that run jobs: extraction actors, the clustering actor, and plain tasks.
 
-The model: an actor keeps a workshop (a loaded network, a sample matrix) between jobs; a task keeps nothing. Ray's own
+The model: an actor keeps a cache (a loaded network, a sample matrix) between jobs; a task keeps nothing. Ray's own
 retries are off: the runner tells lost machines from errors in the work and has a budget for each.
 """
 
@@ -14,8 +14,8 @@ import ray
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.ledger.outcomes import Outcome
-from orchestrator.planning.capacity import Demand
-from orchestrator.steps.jobs import Job, Workshop
+from orchestrator.planning.capacity import ResourceRequest
+from orchestrator.steps.jobs import Job, WorkerCache
 from orchestrator.storage.faults import kill_point
 
 # Half a core each, so that on a machine without a GPU extraction and superpixels can run side by side; the runner
@@ -37,19 +37,19 @@ class Report:
 
 
 class _Worker:
-    """An actor that runs jobs one after the other and keeps its workshop between them."""
+    """An actor that runs jobs one after the other and keeps its cache between them."""
 
     def __init__(self, threads: int, process: str) -> None:
         import torch
 
         keep_freed_memory()
         torch.set_num_threads(threads)
-        self._workshop = Workshop()
+        self._cache = WorkerCache()
         self._busy = GpuBusy(process)
 
     def run(self, job: Job) -> Report:
         """Run one job."""
-        report = _run(job, self._workshop)
+        report = _run(job, self._cache)
         self._busy.note(report.outcome.device)
         return report
 
@@ -62,12 +62,12 @@ ClusteringWorker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
 def run_job(job: Job) -> Report:
     """Run one job in a process that keeps nothing, and that imports no torch unless the job does."""
     keep_freed_memory()
-    return _run(job, Workshop())
+    return _run(job, WorkerCache())
 
 
-def extraction_demand(gpus: float) -> Demand:
+def extraction_request(gpus: float) -> ResourceRequest:
     """What one extraction actor takes."""
-    return Demand("an extraction worker (compute.gpus_per_worker, compute.device)", 1, SHARE, gpus)
+    return ResourceRequest("an extraction worker (compute.gpus_per_worker, compute.device)", 1, SHARE, gpus)
 
 
 def start_extraction(gpus: float) -> Any:
@@ -86,9 +86,9 @@ def start_clustering(gpus: float, threads: int) -> Any:
     return ClusteringWorker.options(**wants, label_selector=_NOT_ON_THE_HEAD).remote(threads, "clustering")
 
 
-def _run(job: Job, workshop: Workshop) -> Report:
+def _run(job: Job, cache: WorkerCache) -> Report:
     _kill_points(f"before {job.title}")
-    outcome = job.run(workshop)
+    outcome = job.run(cache)
     _kill_points(f"after {job.title}")
     return _report(outcome)
 

@@ -17,15 +17,15 @@ Value = str | int | float | bool
 
 
 @dataclass(frozen=True)
-class TrialCard:
+class TrialInfo:
     """A name that can be a folder, and the values of a training as one flat mapping."""
 
     name: str
     values: dict[str, Value]
 
 
-def trial_card(plan: Plan, step: Step) -> TrialCard:
-    """The card of a training step. `pmiou` is that of its labels, where they were scored before it starts."""
+def trial_info(plan: Plan, step: Step) -> TrialInfo:
+    """Name and values of a training step. `pmiou` is that of its labels, where they were scored before it starts."""
     cells = plan.users(step.key)
     shared = {
         key: value
@@ -39,7 +39,7 @@ def trial_card(plan: Plan, step: Step) -> TrialCard:
     scores = {plan.done[score.key].results["pmiou"] for score in _scores(plan, step) if score.key in plan.done}
     if len(scores) == 1 and (score := scores.pop()) is not None:
         values["pmiou"] = float(score)
-    return TrialCard(re.sub(r"[^A-Za-z0-9=.,_-]+", "_", name)[:_LONGEST_NAME], values)
+    return TrialInfo(re.sub(r"[^A-Za-z0-9=.,_-]+", "_", name)[:_LONGEST_NAME], values)
 
 
 def _scores(plan: Plan, step: Step) -> list[Step]:

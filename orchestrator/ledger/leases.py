@@ -174,7 +174,7 @@ class Leases:
             del self._held[key]
             _LOG.warning("another run took over step %s, as this one was silent for too long", key[:12])
             return
-        self.storage.post(path, self._content())
+        self.storage.write_nondurable(path, self._content())
 
 
 def _read(content: bytes) -> tuple[Holder | None, float]:

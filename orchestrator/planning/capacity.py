@@ -1,8 +1,8 @@
 """Whether what a run asks for can ever be placed: arithmetic on machines, before anything is started.
 
-The model: a demand is a number of equal bundles of cores and GPUs that must be placed together, one training or one
-actor; an offer is the machines there are now and the machines there can ever be, which is more where an autoscaler is
-at work. The failure this guards against: a training that waits for ever for a GPU or a machine that will never come.
+The model: a request is a number of equal bundles of cores and GPUs that must be placed together, one training or one
+actor; a capacity is the machines there are now and the machines there can ever be, which is more where an autoscaler
+is at work. The failure this guards against: a training that waits for ever for a GPU or a machine that will never come.
 Nothing here knows Ray.
 """
 
@@ -34,7 +34,7 @@ class Machines:
 
 
 @dataclass(frozen=True)
-class Demand:
+class ResourceRequest:
     """Bundles that are placed together: what for, how many, and what each of them takes."""
 
     purpose: str
@@ -50,7 +50,7 @@ class Demand:
 
 
 @dataclass(frozen=True)
-class Offer:
+class Capacity:
     """The machines of a cluster: now, and at most.
 
     `limit` bounds how many machines there can be at once, over all kinds.
@@ -62,25 +62,25 @@ class Offer:
     scales: bool = False
 
     @staticmethod
-    def fixed(now: Sequence[Machines]) -> "Offer":
+    def fixed(now: Sequence[Machines]) -> "Capacity":
         """A cluster that stays as it is."""
-        return Offer(tuple(now), tuple(now))
+        return Capacity(tuple(now), tuple(now))
 
-    def at_once(self, demand: Demand) -> int:
-        """How many such demands fit the machines that are up, placed beside nothing else."""
-        return _placed(demand, self.now, None)
+    def at_once(self, request: ResourceRequest) -> int:
+        """How many such requests fit the machines that are up, placed beside nothing else."""
+        return _placed(request, self.now, None)
 
-    def ever_at_once(self, demand: Demand) -> int:
-        """How many such demands fit when all machines are up."""
-        return _placed(demand, self.most, self.limit)
+    def most_at_once(self, request: ResourceRequest) -> int:
+        """How many such requests fit when all machines are up."""
+        return _placed(request, self.most, self.limit)
 
     @property
-    def ever_cores(self) -> float:
+    def most_cores(self) -> float:
         """The most cores that can be up at once."""
         return self._most([(machines.cores, machines.count) for machines in self.most])
 
     @property
-    def ever_gpus(self) -> float:
+    def most_gpus(self) -> float:
         """The most GPUs that can be up at once; not always together with the most cores."""
         return self._most([(machines.gpus, machines.count) for machines in self.most])
 
@@ -116,34 +116,34 @@ class Verdict:
     waits: tuple[str, ...]
 
 
-def judge(demands: Sequence[Demand], offer: Offer) -> Verdict:
-    """Compare each demand with what the cluster has and can ever have."""
+def judge(requests: Sequence[ResourceRequest], capacity: Capacity) -> Verdict:
+    """Compare each request with what the cluster has and can ever have."""
     refused, waits = [], []
-    for demand in demands:
-        if offer.at_once(demand):
+    for request in requests:
+        if capacity.at_once(request):
             continue
-        if offer.ever_at_once(demand):
-            waits.append(f"{demand}; there is {offer.describe(offer.now)} now: waiting for the cluster to grow")
+        if capacity.most_at_once(request):
+            waits.append(f"{request}; there is {capacity.describe(capacity.now)} now: waiting for the cluster to grow")
         else:
-            refused.append(f"{demand}; the cluster can never have more than {offer.describe(offer.most)}")
+            refused.append(f"{request}; the cluster can never have more than {capacity.describe(capacity.most)}")
     return Verdict(tuple(refused), tuple(waits))
 
 
-def grown(now: Sequence[Machines], ever: Offer) -> Offer:
-    """The offer of a cluster that grows, and what is up now even where it names no such machine."""
+def grown(now: Sequence[Machines], ever: Capacity) -> Capacity:
+    """The capacity of a cluster that grows, and what is up now even where it names no such machine."""
     listed = {(one.cores, one.gpus) for one in ever.most}
     unlisted = [one for one in now if (one.cores, one.gpus) not in listed]
     return replace(ever, now=tuple(now), most=(*ever.most, *unlisted))
 
 
-def _placed(demand: Demand, machines: Sequence[Machines], limit: int | None) -> int:
+def _placed(request: ResourceRequest, machines: Sequence[Machines], limit: int | None) -> int:
     left = limit if limit is not None else sum(one.count for one in machines)
     bundles = 0
-    for one in sorted(machines, key=lambda one: -one.bundles(demand.cores, demand.gpus)):
+    for one in sorted(machines, key=lambda one: -one.bundles(request.cores, request.gpus)):
         used = min(one.count, left)
-        bundles += used * one.bundles(demand.cores, demand.gpus)
+        bundles += used * one.bundles(request.cores, request.gpus)
         left -= used
-    return bundles // demand.bundles
+    return bundles // request.bundles
 
 
 def _count(number: float, name: str) -> str:

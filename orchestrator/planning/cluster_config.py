@@ -2,7 +2,7 @@
 
 The model: a cluster file names kinds of machines, how many of each there may be, and how many workers in all. The sum
 is what work may be planned for. The failures this guards against: pools sized by what is up now, so that a cluster that
-scales from zero never starts; and a demand that no machine of the cluster will ever meet.
+scales from zero never starts; and a request that no machine of the cluster will ever meet.
 """
 
 from pathlib import Path
@@ -10,11 +10,11 @@ from typing import Any
 
 import yaml
 
-from orchestrator.planning.capacity import Machines, Offer
+from orchestrator.planning.capacity import Capacity, Machines
 from workloads.errors import InputError
 
 
-def ever_offered(path: str | Path) -> Offer:
+def cluster_capacity(path: str | Path) -> Capacity:
     """What the cluster of this file (of `ray up`, or KubeRay's RayJob or RayCluster) can ever offer.
 
     Raises:
@@ -34,7 +34,7 @@ def ever_offered(path: str | Path) -> Offer:
     head, *workers = kinds
     works = bool(head.cores or head.gpus)
     present = [kind for kind in workers + ([head] if works else []) if kind.count]
-    return Offer(now=(), most=tuple(present), limit=limit + works, scales=True)
+    return Capacity(now=(), most=tuple(present), limit=limit + works, scales=True)
 
 
 def _load(path: str | Path) -> dict[str, Any]:

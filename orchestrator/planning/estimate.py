@@ -16,7 +16,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from orchestrator.ledger.manifests import Ledger, Manifest
-from orchestrator.planning.capacity import Offer
+from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.plan import Plan, finished_images
 from orchestrator.spec.runtime_config import RuntimeConfig
 from orchestrator.steps.steps import FinetuneStep, PretrainStep, SampleStep, Step, StepKind
@@ -127,9 +127,9 @@ def read_assumptions(path: str) -> Assumptions:
 
 
 def estimate(
-    plan: Plan, storage: Storage, assumptions: Assumptions | None = None, offer: Offer | None = None
+    plan: Plan, storage: Storage, assumptions: Assumptions | None = None, capacity: Capacity | None = None
 ) -> Estimate:
-    """Estimate the pending steps of a plan; `offer` is what the cluster file promises."""
+    """Estimate the pending steps of a plan; `capacity` is what the cluster file promises."""
     assumptions = assumptions or Assumptions()
     ledger = Ledger(storage)
     rates = _Rates(assumptions.rates, _measured_rates(ledger.manifests()))
@@ -157,7 +157,7 @@ def estimate(
     return Estimate(
         core_seconds=round(by_device["cpu"], 2),
         gpu_seconds=round(by_device["cuda"], 2),
-        wall_seconds=_at_least(by_device, offer) if offer else None,
+        wall_seconds=_at_least(by_device, capacity) if capacity else None,
         bytes=int(total_bytes),
         sample_matrix_bytes=max((_matrix_bytes(step, plan, rates) for step in plan.pending), default=0),
         money=round(hours["cpu"] * prices.core_hour + hours["cuda"] * prices.gpu_hour, 2) if prices else None,
@@ -200,12 +200,12 @@ def rate_name(kind: StepKind, meaning: dict[str, Any]) -> str:
     return "/".join(str(part) for part in (kind, network, stride) if part is not None)
 
 
-def _at_least(by_device: dict[str, float], offer: Offer) -> float | None:
+def _at_least(by_device: dict[str, float], capacity: Capacity) -> float | None:
     """Seconds on the clock if all cores and GPUs were busy all the time; None where there is no GPU for GPU work."""
-    if by_device["cuda"] and not offer.ever_gpus:
+    if by_device["cuda"] and not capacity.most_gpus:
         return None
-    gpus = by_device["cuda"] / offer.ever_gpus if offer.ever_gpus else 0.0
-    return round(max(by_device["cpu"] / max(offer.ever_cores, 1), gpus), 2)
+    gpus = by_device["cuda"] / capacity.most_gpus if capacity.most_gpus else 0.0
+    return round(max(by_device["cpu"] / max(capacity.most_cores, 1), gpus), 2)
 
 
 def _times_alone(plan: Plan, rates: _Rates) -> float:

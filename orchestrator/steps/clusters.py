@@ -8,7 +8,7 @@ import numpy as np
 from orchestrator.ledger.manifests import Ledger, model_path
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import ShardRecord, read_arrays, read_samples, write_arrays
-from orchestrator.steps.jobs import Workshop
+from orchestrator.steps.jobs import WorkerCache
 from orchestrator.steps.steps import ClusterStep, StepKind
 from orchestrator.storage.store import Storage, StorageFullError
 from workloads.configs.clustering import DbscanConfig, KMeansConfig
@@ -41,7 +41,7 @@ class ClusterJob:
         """The job's name."""
         return self.name
 
-    def run(self, workshop: Workshop) -> Outcome:
+    def run(self, cache: WorkerCache) -> Outcome:
         """Fit, continuing from the checkpoint a killed attempt left, and write the model."""
         # Here and below: the driver, which makes this job, is spared torch.
         import torch
@@ -51,7 +51,7 @@ class ClusterJob:
         config = self.work.config
         limit = config.max_pixels
         name = (self.storage, self.sample, limit)
-        matrix = workshop.keep("matrix", name, lambda: load_matrix(self.storage, self.sample, limit))
+        matrix = cache.keep("matrix", name, lambda: load_matrix(self.storage, self.sample, limit))
         try:
             model = self._fit(config, torch.from_numpy(matrix))
         except StorageFullError:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from orchestrator.ledger.manifests import Ledger, attempt_path
 from orchestrator.ledger.outcomes import Outcome
-from orchestrator.steps.jobs import ImageSlice, Source, Workshop
+from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache
 from orchestrator.steps.steps import StepKind
 from orchestrator.storage.store import Storage
 from workloads.configs.extraction import ExtractorConfig
@@ -71,14 +71,14 @@ class SampleJob:
         """The job's name and its images."""
         return f"{self.name} {self.images.start}-{self.images.stop}"
 
-    def run(self, workshop: Workshop) -> Outcome:
+    def run(self, cache: WorkerCache) -> Outcome:
         """Compute and commit the shard."""
         ledger = Ledger(self.storage)
         record = ledger.shard(self.stream, self.digest)
         if record is None:
             from orchestrator.steps.feature_shards import load_extractor, sample_shard
 
-            extractor = workshop.keep("extractor", self.extractor, lambda: load_extractor(self.extractor))
+            extractor = cache.keep("extractor", self.extractor, lambda: load_extractor(self.extractor))
             path = attempt_path(self.stream, self.digest)
             batch_size = self.extractor.config.batch_size
             record = sample_shard(self.storage, path, self.images, self.work, extractor, batch_size)
@@ -118,7 +118,7 @@ class LabelJob:
         """The job's name and its images."""
         return f"{self.name} {self.images.start}-{self.images.stop}"
 
-    def run(self, workshop: Workshop) -> Outcome:
+    def run(self, cache: WorkerCache) -> Outcome:
         """Compute and commit the shards that are not there yet."""
         ledger = Ledger(self.storage)
         records = {target.stream: ledger.shard(target.stream, self.digest) for target in self.targets}
@@ -132,7 +132,7 @@ class LabelJob:
                 self.images,
                 self.source,
                 [self._work(ledger, target) for target in missing],
-                workshop.keep("extractor", self.extractor, lambda: load_extractor(self.extractor)),
+                cache.keep("extractor", self.extractor, lambda: load_extractor(self.extractor)),
                 self.extractor.config.batch_size,
             )
             for target, made in zip(missing, fresh, strict=True):

@@ -37,7 +37,7 @@ class ImageSlice:
     stop: int
 
 
-class Workshop:
+class WorkerCache:
     """What a worker process keeps between jobs: one thing per kind, such as a loaded network or a sample matrix."""
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Job(Protocol):
     def title(self) -> str:
         """Its kind and what it works on, as fault injection names it."""
 
-    def run(self, workshop: Workshop) -> Outcome:
+    def run(self, cache: WorkerCache) -> Outcome:
         """Do the work and commit it, or find it committed."""
 
 

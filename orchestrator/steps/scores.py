@@ -10,7 +10,7 @@ from orchestrator.ledger.image_sets import read_listing
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import read_judged_labels
-from orchestrator.steps.jobs import ImageSlice, Source, Workshop
+from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache
 from orchestrator.storage.store import Storage
 from workloads.ignored import IGNORE_LABEL
 from workloads.scoring.confusion import Confusion
@@ -47,9 +47,9 @@ class ScoreJob:
         """The job's name."""
         return self.name
 
-    def run(self, workshop: Workshop) -> Outcome:
+    def run(self, cache: WorkerCache) -> Outcome:
         """PmIoU and its diagnostics for every target."""
-        del workshop
+        del cache
         dataset = self.source.open()
         confusions = {target.key: Confusion(target.num_classes) for target in self.targets}
         maps = {target.key: _Maps(self.storage, *target.labels) for target in self.targets if target.labels}

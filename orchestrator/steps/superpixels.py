@@ -7,7 +7,7 @@ from orchestrator.ledger.image_sets import read_listing
 from orchestrator.ledger.manifests import Ledger, attempt_path
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
-from orchestrator.steps.jobs import MAP_COMPRESSION, ImageSlice, Source, Workshop
+from orchestrator.steps.jobs import MAP_COMPRESSION, ImageSlice, Source, WorkerCache
 from orchestrator.storage.store import Storage
 from workloads.configs.superpixels import SuperpixelConfig
 from workloads.errors import BrokenImage
@@ -41,9 +41,9 @@ class SuperpixelJob:
         """The job's name and its images."""
         return f"{self.name} {self.images.start}-{self.images.stop}"
 
-    def run(self, workshop: Workshop) -> Outcome:
+    def run(self, cache: WorkerCache) -> Outcome:
         """Compute and commit the shard."""
-        del workshop
+        del cache
         ledger = Ledger(self.storage)
         record = ledger.shard(self.stream, self.digest)
         if record is None:

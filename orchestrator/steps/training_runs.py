@@ -246,7 +246,7 @@ def train(job: TrainingJob, team: Team, tell: Tell, checkpoint_seconds: float) -
                 glances = told.step * _GLANCES // loop.total_steps
                 report = replace(told, shown=told.shown | run.glance(loop))
             history.append(_row(report))
-            storage.post(history_path(key), json.dumps(history).encode())
+            storage.write_nondurable(history_path(key), json.dumps(history).encode())
             if time.monotonic() - written >= checkpoint_seconds:
                 _keep_state(storage, key, loop)
                 written = time.monotonic()

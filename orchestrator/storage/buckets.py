@@ -99,7 +99,7 @@ class Bucket:
         """Write the object whole, in place of what may be there."""
         self._ask(lambda: self._put(path, data), writes=True)
 
-    post = replace
+    write_nondurable = replace
 
     def create(self, path: str, data: Content) -> bool:
         """Write the object whole if there is none. False when there is one, which an earlier try may have made."""

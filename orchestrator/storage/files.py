@@ -43,7 +43,7 @@ class Files(Protocol):
         """Write the file whole, in place of what may be there; durable."""
         ...
 
-    def post(self, path: str, data: Content) -> None:
+    def write_nondurable(self, path: str, data: Content) -> None:
         """Write the file whole, in place of what may be there; it may not survive a power cut."""
         ...
 

@@ -2,9 +2,9 @@
 
 The model: a file is written under a hidden name in the folder it is for, flushed to the disk, and then renamed
 (`replace`) or linked (`create`) to its name, which the file system does wholly or not at all; the folder is flushed,
-too, so that a power cut takes neither the content nor the name. `post` leaves out the flushing. A file system without
-hard links decides between creators by a lock, which the system takes back when its holder dies. The failure this
-guards against: an empty or half-written file of the right name after a kill or a power cut.
+too, so that a power cut takes neither the content nor the name. `write_nondurable` leaves out the flushing. A file
+system without hard links decides between creators by a lock, which the system takes back when its holder dies. The
+failure this guards against: an empty or half-written file of the right name after a kill or a power cut.
 """
 
 import errno
@@ -48,7 +48,7 @@ class Folder:
         """Write the file whole, in place of what may be there; durable."""
         self._replace(path, data, durable=True)
 
-    def post(self, path: str, data: Content) -> None:
+    def write_nondurable(self, path: str, data: Content) -> None:
         """Write the file whole, in place of what may be there; it may not survive a power cut."""
         self._replace(path, data, durable=False)
 

@@ -1,4 +1,4 @@
-"""Patience with a storage: being slow, failing or away for a minute costs time and nothing else.
+"""Retrying what a storage refuses: being slow, failing or away for a minute costs time and nothing else.
 
 The model: a call that may be repeated is repeated with growing, jittered pauses until it succeeds, fails for a reason
 that waiting does not cure, or the time is up. What is waited for is said aloud. The failures this guards against: a run
@@ -33,7 +33,7 @@ class StorageUnavailableError(OSError):
 
 
 @dataclass(frozen=True)
-class Patience:
+class RetryPolicy:
     """How long a call is repeated (seconds from its first failure), and the pauses between."""
 
     seconds: float = 120.0
@@ -41,19 +41,19 @@ class Patience:
     longest_pause: float = 10.0
 
 
-PATIENCE = Patience()
+POLICY = RetryPolicy()
 
 
-def patiently(call: Callable[[], Answer], what: str, patience: Patience | None = None) -> Answer:
+def retry(call: Callable[[], Answer], what: str, policy: RetryPolicy | None = None) -> Answer:
     """The answer of a call that may be repeated. `what` names the call and its URI.
 
     Raises:
-        StorageUnavailableError: it failed for `patience.seconds`.
+        StorageUnavailableError: it failed for `policy.seconds`.
         OSError: it failed for a reason that waiting does not cure.
     """
-    patience = patience or PATIENCE
+    policy = policy or POLICY
     since: float | None = None
-    pause = patience.first_pause
+    pause = policy.first_pause
     while True:
         try:
             return call()
@@ -62,11 +62,11 @@ def patiently(call: Callable[[], Answer], what: str, patience: Patience | None =
                 raise
             now = time.monotonic()
             since = since or now
-            left = patience.seconds - (now - since)
+            left = policy.seconds - (now - since)
             reason = error.strerror or str(error)
             if left <= 0:
-                raise StorageUnavailableError(f"{what} failed for {patience.seconds:.0f} s: {reason}") from None
+                raise StorageUnavailableError(f"{what} failed for {policy.seconds:.0f} s: {reason}") from None
         _LOG.warning("waiting for the storage: %s failed (%s); trying again for up to %.0f s", what, reason, left)
         # Jitter: many workers that met one outage must not all come back in the same moment.
         time.sleep(min(left, pause * random.uniform(0.5, 1.0)))
-        pause = min(2 * pause, patience.longest_pause)
+        pause = min(2 * pause, policy.longest_pause)

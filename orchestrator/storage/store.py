@@ -3,10 +3,10 @@
 The model: `replace` makes a file appear whole or not at all; `create` does so only where there is none yet and says who
 won; nothing else writes, and a reader sees a whole file or none. This holds on all storages: on a path the file system
 decides between two creators (a link, or a lock where there are no links), on s3:// and gs:// the service does (a
-conditional request). What is written survives a power cut, `post` excepted. A call that meets a storage that is slow,
-failing or away is repeated for two minutes, which every call here can be: a `create` whose answer was lost knows its
-own content again. The failure this guards against: a half-written file taken for a whole one after a kill, and a run
-lost to a storage that was away for a moment.
+conditional request). What is written survives a power cut, `write_nondurable` excepted. A call that meets a storage
+that is slow, failing or away is repeated for two minutes, which every call here can be: a `create` whose answer was
+lost knows its own content again. The failure this guards against: a half-written file taken for a whole one after a
+kill, and a run lost to a storage that was away for a moment.
 """
 
 import errno
@@ -22,7 +22,7 @@ from orchestrator.storage import faults
 from orchestrator.storage.buckets import Bucket
 from orchestrator.storage.files import Content, FileFacts, Files
 from orchestrator.storage.folders import Folder
-from orchestrator.storage.retries import StorageUnavailableError, patiently
+from orchestrator.storage.retries import StorageUnavailableError, retry
 from workloads.errors import InputError
 
 __all__ = ["FileFacts", "Storage", "StorageFullError", "StorageUnavailableError"]
@@ -81,7 +81,7 @@ class Storage:
         """
         probe = f".write-probe-{secrets.token_hex(4)}"
         try:
-            self.post(probe, b"probe")
+            self.write_nondurable(probe, b"probe")
             self.delete(probe)
         except OSError as error:
             raise InputError(
@@ -121,14 +121,14 @@ class Storage:
         """
         self._writing(path, data, lambda: self._files.replace(path, data))
 
-    def post(self, path: str, data: Content) -> None:
+    def write_nondurable(self, path: str, data: Content) -> None:
         """Write the file whole, in place of what may be there, for whoever looks at it now: cheaper, as it may be lost
         in a power cut.
 
         Raises:
             StorageFullError: no room is left.
         """
-        self._writing(path, data, lambda: self._files.post(path, data))
+        self._writing(path, data, lambda: self._files.write_nondurable(path, data))
 
     def create(self, path: str, data: bytes) -> bool:
         """Write the file whole if there is none. True when what stands there now is what this call was to write.
@@ -161,7 +161,7 @@ class Storage:
             faults.storage_fault(("storage.slow", "storage.read"), path)
             return call()
 
-        return patiently(once, f"reading {self.locate(path)}")
+        return retry(once, f"reading {self.locate(path)}")
 
     def _writing(self, path: str, data: Content, call: Callable[[], Answer]) -> Answer:
         def once() -> Answer:
@@ -169,7 +169,7 @@ class Storage:
             return call()
 
         try:
-            return patiently(once, f"writing {self.locate(path)}")
+            return retry(once, f"writing {self.locate(path)}")
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFullError(f"storage {self.uri} is full: no room for {len(data)} bytes of {path}") from None

@@ -16,7 +16,7 @@ from orchestrator.cli import parser as cli
 from orchestrator.cluster.rounds import RunReport, run_plan
 from orchestrator.ledger.verification import verify
 from orchestrator.planning.plan import Plan
-from orchestrator.steps.jobs import Workshop
+from orchestrator.steps.jobs import WorkerCache
 from orchestrator.steps.making import make_job
 from orchestrator.storage.store import Storage
 from support.without_ray import execute
@@ -108,9 +108,9 @@ def refused(answer: Answer, *parts: str) -> None:
 
 def run_here(plan: Plan, storage: Storage, *_: Any, **__: Any) -> RunReport:
     """In place of the cluster: the same jobs in this process."""
-    workshop = Workshop()
+    cache = WorkerCache()
     ended = execute(
-        plan, storage, lambda task, steps: make_job(storage, task.kind, steps, task.shard, "cpu").run(workshop)
+        plan, storage, lambda task, steps: make_job(storage, task.kind, steps, task.shard, "cpu").run(cache)
     )
     return RunReport(failed=ended.execution.failed, input_errors=ended.execution.input_errors)
 

@@ -9,7 +9,7 @@ from orchestrator.ledger.manifests import Ledger, Manifest, attempt_path
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import Quarantined, ShardRecord
 from orchestrator.planning.plan import Plan, Stage, make_plan
-from orchestrator.steps.jobs import Workshop
+from orchestrator.steps.jobs import WorkerCache
 from orchestrator.steps.making import make_job, make_training_job
 from orchestrator.steps.steps import Step, StepKind
 from orchestrator.steps.training_runs import Team, train
@@ -78,7 +78,7 @@ def drive(execution: Execution, perform: Perform) -> list[Task]:
 def run(document: dict[str, Any], storage: Storage, until: Stage = "finetune") -> Ended:
     """Run an experiment for real, without Ray."""
     plan = make_plan(document, storage, write_listings=True, until=until)
-    workshop = Workshop()
+    cache = WorkerCache()
 
     def perform(task: Task, steps: tuple[Step, ...]) -> Outcome:
         if task.kind in (StepKind.PRETRAIN, StepKind.FINETUNE):
@@ -87,7 +87,7 @@ def run(document: dict[str, Any], storage: Storage, until: Stage = "finetune") -
             )
             assert outcome is not None, "the only worker has rank 0"
             return outcome
-        return make_job(storage, task.kind, steps, task.shard, "cpu").run(workshop)
+        return make_job(storage, task.kind, steps, task.shard, "cpu").run(cache)
 
     return execute(plan, storage, perform, score_groups=1)
 

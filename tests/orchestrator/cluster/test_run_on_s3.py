@@ -11,7 +11,7 @@ from support.without_ray import run
 
 from orchestrator.ledger.verification import verify
 from orchestrator.storage import retries as retrying
-from orchestrator.storage.retries import Patience
+from orchestrator.storage.retries import RetryPolicy
 from orchestrator.storage.store import Storage
 
 pytestmark = pytest.mark.slow
@@ -39,7 +39,7 @@ TRAINING = {"recipe": "small", "steps": 6, "batch_size": 2, "views": {"image_siz
 def test_the_same_bytes_on_s3_though_requests_fail(
     labels: dict[str, Any], bucket: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrying, "PATIENCE", Patience(seconds=60, first_pause=0.01, longest_pause=0.1))
+    monkeypatch.setattr(retrying, "POLICY", RetryPolicy(seconds=60, first_pause=0.01, longest_pause=0.1))
     on_a_path, on_s3 = Storage(str(tmp_path)), Storage(f"s3://{bucket}/some/folder")
     assert not run(labels, on_a_path).failed
     s3.trouble.begin(0.15, seed=3)

@@ -322,11 +322,11 @@ class FullStorage(Storage):
 
     refused = 0
 
-    def post(self, path: str, data: Any) -> None:
+    def write_nondurable(self, path: str, data: Any) -> None:
         if self.refused < 3:
             self.refused += 1
             raise StorageFullError("no room left")
-        super().post(path, data)
+        super().write_nondurable(path, data)
 
 
 def test_the_heartbeat_outlives_a_full_storage(storage: Storage, run: Callable[..., Leases]) -> None:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from orchestrator.planning.cluster_config import ever_offered
+from orchestrator.planning.cluster_config import cluster_capacity
 from workloads.errors import InputError
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -81,8 +81,8 @@ def test_the_kubernetes_job_is_of_one_piece() -> None:
 
 def most(path: Path) -> tuple[float, float, float, float]:
     """The most cores and GPUs of all machines together, and of one machine."""
-    offer = ever_offered(path)
-    return offer.ever_cores, offer.ever_gpus, offer.largest(gpus=False).cores, offer.largest(gpus=True).gpus
+    capacity = cluster_capacity(path)
+    return capacity.most_cores, capacity.most_gpus, capacity.largest(gpus=False).cores, capacity.largest(gpus=True).gpus
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "clusters/gcp.yaml", "clusters/kuberay-job.yaml"])
@@ -99,7 +99,7 @@ def test_the_limit_of_all_workers_holds_for_each_resource(tmp_path: Path) -> Non
     del document["available_node_types"]["cpu"]["max_workers"]
     document["max_workers"] = 20
     path.write_text(yaml.safe_dump(document))
-    assert ever_offered(path).ever_cores == 20 * 16
+    assert cluster_capacity(path).most_cores == 20 * 16
 
 
 def test_a_head_that_works_and_shares_of_cores_count(tmp_path: Path) -> None:
@@ -146,11 +146,11 @@ def test_a_file_that_does_not_say_it_is_refused_in_one_line(document: Any, messa
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(document))
     with pytest.raises(InputError, match=message) as caught:
-        ever_offered(path)
+        cluster_capacity(path)
     assert len(str(caught.value).splitlines()) == 1
     assert str(path) in str(caught.value)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no-such\.yaml cannot be read: No such file"):
-        ever_offered(tmp_path / "no-such.yaml")
+        cluster_capacity(tmp_path / "no-such.yaml")

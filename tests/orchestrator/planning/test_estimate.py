@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.planning.capacity import Machines, Offer
+from orchestrator.planning.capacity import Capacity, Machines
 from orchestrator.planning.estimate import Assumptions, Prices, Rate, estimate, read_assumptions
 from orchestrator.planning.plan import make_plan
 from orchestrator.storage.store import Storage
@@ -30,8 +30,8 @@ def storage(tmp_path: Path) -> Storage:
 
 def test_time_bytes_and_money_of_a_grid(tiny: dict[str, Any], storage: Storage) -> None:
     """Four cells of 24 train and 8 val images: two numbers of clusters, with and without superpixels."""
-    offer = Offer(now=(), most=(Machines(2, 8), Machines(1, 4, 2)), scales=True)
-    costs = estimate(make_plan(tiny, storage, write_listings=False), storage, GIVEN, offer)
+    capacity = Capacity(now=(), most=(Machines(2, 8), Machines(1, 4, 2)), scales=True)
+    costs = estimate(make_plan(tiny, storage, write_listings=False), storage, GIVEN, capacity)
     gpu_seconds = 24 * 2 + 2 * 24 * 1 + 4 * (24 + 8) * 5
     core_seconds = (24 + 8) * 3 + 4 * 8 * 4
     assert (costs.gpu_seconds, costs.core_seconds) == (gpu_seconds, core_seconds)
@@ -56,8 +56,8 @@ def test_a_fine_tuning_costs_its_labelled_images_and_not_those_it_is_judged_on(
 
 
 def test_gpu_work_without_a_gpu_has_no_end(tiny: dict[str, Any], storage: Storage) -> None:
-    offer = Offer.fixed([Machines(2, 8)])
-    assert estimate(make_plan(tiny, storage, write_listings=False), storage, GIVEN, offer).wall_seconds is None
+    capacity = Capacity.fixed([Machines(2, 8)])
+    assert estimate(make_plan(tiny, storage, write_listings=False), storage, GIVEN, capacity).wall_seconds is None
 
 
 def test_what_is_assumed_is_said(tiny: dict[str, Any], storage: Storage) -> None:

@@ -13,7 +13,7 @@ from support.s3_server import S3Server
 
 from orchestrator.storage import retries as retrying
 from orchestrator.storage.buckets import Ranges
-from orchestrator.storage.retries import Patience, StorageUnavailableError
+from orchestrator.storage.retries import RetryPolicy, StorageUnavailableError
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -26,7 +26,7 @@ def storage(bucket: str) -> Storage:
 @pytest.fixture
 def trouble(s3: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[S3Server]:
     """The server, whose trouble ends with the test; pauses are short."""
-    monkeypatch.setattr(retrying, "PATIENCE", Patience(seconds=30, first_pause=0.01, longest_pause=0.05))
+    monkeypatch.setattr(retrying, "POLICY", RetryPolicy(seconds=30, first_pause=0.01, longest_pause=0.05))
     yield s3
     s3.trouble.end()
 
@@ -110,7 +110,7 @@ def test_an_outage_is_waited_out_aloud(storage: Storage, trouble: S3Server, capl
 def test_what_stays_away_is_one_error_that_names_the_uri(
     storage: Storage, trouble: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrying, "PATIENCE", Patience(seconds=0.1, first_pause=0.01, longest_pause=0.05))
+    monkeypatch.setattr(retrying, "POLICY", RetryPolicy(seconds=0.1, first_pause=0.01, longest_pause=0.05))
     trouble.trouble.begin(1.0, seed=0, kinds=("500",))
     with pytest.raises(StorageUnavailableError, match=rf"writing {storage.uri}/models/big\.pt failed for 0 s: 500"):
         storage.replace("models/big.pt", os.urandom(20_000_000))
@@ -121,7 +121,7 @@ def test_what_stays_away_is_one_error_that_names_the_uri(
 def test_an_upload_cut_off_between_its_parts_is_not_seen(
     storage: Storage, trouble: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrying, "PATIENCE", Patience(seconds=0.1, first_pause=0.01, longest_pause=0.05))
+    monkeypatch.setattr(retrying, "POLICY", RetryPolicy(seconds=0.1, first_pause=0.01, longest_pause=0.05))
     storage.replace("models/big.pt", b"the old one")
     answer = trouble.trouble.inner
     begun = threading.Event()

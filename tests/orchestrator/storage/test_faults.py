@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.storage import retries as retrying
 from orchestrator.storage.faults import FOLDER, VARIABLE, kill_point, parse
-from orchestrator.storage.retries import Patience
+from orchestrator.storage.retries import RetryPolicy
 from orchestrator.storage.store import Storage, StorageFullError, faults
 from workloads.errors import InputError
 
@@ -76,7 +76,7 @@ def test_a_process_is_killed_where_the_seed_says_and_a_restart_goes_on_from_ther
 def test_a_storage_that_fails_now_and_then_is_asked_again(
     ask: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrying, "PATIENCE", Patience(seconds=30, first_pause=0.001, longest_pause=0.001))
+    monkeypatch.setattr(retrying, "POLICY", RetryPolicy(seconds=30, first_pause=0.001, longest_pause=0.001))
     folder = ask("storage.write:rate=0.5,cap=5,seed=1;storage.read:rate=0.5,cap=5,seed=1")
     storage = Storage(str(tmp_path / "storage"))
     for number in range(20):

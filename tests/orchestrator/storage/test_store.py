@@ -189,7 +189,7 @@ def test_a_name_never_reaches_the_disk_before_its_content(
 
 def test_what_is_posted_costs_no_flush(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     storage, flushes = Storage(str(tmp_path)), Flushes(monkeypatch)
-    storage.post("beat", b"one")
+    storage.write_nondurable("beat", b"one")
     assert flushes.seen == ["name beat"]
     assert storage.read("beat") == b"one"
 
