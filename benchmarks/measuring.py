@@ -1,13 +1,14 @@
-"""What the benchmarks share: where the data lies, one run of the project in a storage of its own, and how figures are
-printed.
+"""What the benchmarks share: where the data lies, one run of the project in a fresh storage, how figures are printed,
+and what the exit code says.
 
-The model: a figure is a JSON line as soon as it is known, and a row of the table at the end; beside it stands the load
-of the machine, without which no time means anything. The failure this guards against: a time that was measured from a
-storage that held half of the answer already.
+A figure is a JSON line as soon as it is known, and a row of the table at the end; beside it stands the load of the
+machine, without which no time means anything. The exit code is 0 when every aim is met, 1 when one is not, and 2 when
+nothing could be measured.
 """
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 WEIGHTS = {
     "imagenet": "weights/mobilenet_v2_imagenet_fp16.pth",
@@ -35,6 +36,38 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
         help="folder with camvid/ (SegNet layout) and weights/ (MobileNetV2 in torchvision's names: "
         f"{', '.join(Path(path).name for path in WEIGHTS.values())}); default: $LOOKBEYOND_DATA",
     )
+
+
+@dataclass(frozen=True)
+class Aim:
+    """What a figure is to be: at least one value, at most another, or both."""
+
+    figure: str
+    least: float = -math.inf
+    most: float = math.inf
+
+    def met_by(self, value: float) -> bool:
+        """Whether it is; what is not a number never is."""
+        return self.least <= value <= self.most
+
+    def __str__(self) -> str:
+        least = [f"at least {self.least:g}"] if self.least > -math.inf else []
+        most = [f"at most {self.most:g}"] if self.most < math.inf else []
+        return f"{self.figure} {' and '.join(least + most)}"
+
+
+def verdict(seen: Sequence[tuple[Aim, float]]) -> int:
+    """Print what became of each aim, and return the exit code that says whether all are met."""
+    print("" if seen else "\naim: none was asked for")
+    for aim, value in seen:
+        print(f"aim: {aim}: {value:.3g}, {'met' if aim.met_by(value) else 'NOT MET'}")
+    return int(not all(aim.met_by(value) for aim, value in seen))
+
+
+def not_measured(why: str) -> NoReturn:
+    """End a benchmark that can say nothing about its aims."""
+    print(why, file=sys.stderr)
+    sys.exit(2)
 
 
 @dataclass(frozen=True)
@@ -60,7 +93,7 @@ def run_project(experiment: Path, overrides: Sequence[str], storage: Path) -> Pr
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
     seconds = time.perf_counter() - clock
     if done.returncode:
-        sys.exit(f"`lookbeyond run` ended with code {done.returncode}")
+        not_measured(f"`lookbeyond run` ended with code {done.returncode}")
     manifests = [json.loads(path.read_text()) for path in (storage / "steps").rglob("*.json")]
     first = min(manifest["provenance"]["started"] for manifest in manifests)
     return ProjectRun(json.loads(done.stdout), seconds, first - begun)

@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -30,11 +31,13 @@ from typing import Any
 
 import yaml
 
-from benchmarks.measuring import put, table
+from benchmarks.measuring import Aim, not_measured, put, table, verdict
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.verification import verify
 from orchestrator.storage.faults import FOLDER, POINTS, VARIABLE, failures, passages
 from orchestrator.storage.store import Storage
+
+AIM = Aim("campaigns that did not end as the undisturbed run", most=0)
 
 SIZE, CROP = [64, 96], [49, 65]
 EXPERIMENT = {
@@ -84,7 +87,7 @@ class Campaign:
     work: Counter[str]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="faults in all (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="which faults come when (default 0)")
@@ -92,19 +95,19 @@ def main() -> None:
     parser.add_argument("--until", choices=("labels", "pretrain", "finetune"), default="finetune")
     parser.add_argument("--first", type=int, default=0, help="number of the first storage (default 0)")
     parser.add_argument("--each", type=int, default=10, help="faults in one storage at most (default 10)")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "experiment.yaml").write_text(yaml.safe_dump(EXPERIMENT))
-        same = run_campaigns(Path(folder), options)
-    sys.exit(0 if same else "some campaign did not end as the undisturbed run did")
+        return verdict([(AIM, run_campaigns(Path(folder), options))])
 
 
-def run_campaigns(folder: Path, options: argparse.Namespace) -> bool:
+def run_campaigns(folder: Path, options: argparse.Namespace) -> int:
+    """How many campaigns ended otherwise than the undisturbed run."""
     undisturbed = run_until_done(folder, "undisturbed", Counter(), 0, options.until)
     expected = outcomes(undisturbed.storage)
     put({"undisturbed_seconds": round(undisturbed.seconds, 1), "steps": len(expected)})
     random_points = random.Random(options.seed)
-    come, campaigns, faults, every_one = 0, [], [], True
+    come, campaigns, faults, others = 0, [], [], 0
     for number in count():
         if come >= options.kills:
             break
@@ -115,7 +118,7 @@ def run_campaigns(folder: Path, options: argparse.Namespace) -> bool:
             continue
         campaign = run_until_done(folder, f"campaign-{number}", caps, seed, options.until)
         same = campaign.ends[-1] == 0 and outcomes(campaign.storage) == expected and is_clean(campaign.storage)
-        every_one = every_one and same
+        others += not same
         come += len(campaign.struck)
         faults += [(number, point, what, f"{at:.1f}") for point, what, at in campaign.struck]
         again = campaign.work - undisturbed.work
@@ -132,8 +135,8 @@ def run_campaigns(folder: Path, options: argparse.Namespace) -> bool:
         put({"campaign": number, "faults": len(campaign.struck), "starts": len(campaign.ends), "same": same})
     print("", table(["campaign", "fault", "struck", "after s"], faults), sep="\n")
     print("", table(["campaign", "faults", "starts and their ends", "again", "more s", "same"], campaigns), sep="\n")
-    print(f"\n{come} faults; every campaign ended as the undisturbed run: {'yes' if every_one else 'NO'}")
-    return every_one
+    print(f"\n{come} faults in {len(campaigns)} storages")
+    return others
 
 
 def run_until_done(folder: Path, name: str, caps: Counter[str], seed: int, until: str) -> Campaign:
@@ -152,7 +155,9 @@ def run_until_done(folder: Path, name: str, caps: Counter[str], seed: int, until
         ends.append(done.returncode)
     seconds = time.perf_counter() - clock
     if ends[-1] != 0:
-        sys.exit(f"{name} did not end well in {MOST_STARTS} starts:\n{(folder / f'{name}.log').read_text()[-3000:]}")
+        not_measured(
+            f"{name} did not end well in {MOST_STARTS} starts:\n{(folder / f'{name}.log').read_text()[-3000:]}"
+        )
     work = Counter({point: passages(counted, point) for point in COUNTED})
     struck = [
         (point, failure["what"], failure["time"] - begun) for point in POINTS for failure in failures(counted, point)
@@ -174,4 +179,4 @@ def is_clean(storage: Storage) -> bool:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
@@ -22,7 +23,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.measuring import put, table
+from benchmarks.measuring import Aim, not_measured, put, table, verdict
 from orchestrator.execution.execution import CLUSTER, EXTRACT, PROCESS, Execution
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.planning.plan import Plan, make_plan
@@ -31,6 +32,9 @@ from orchestrator.steps.making import make_job
 from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
 from workloads.datasets.scenes import ScenesConfig
+
+# However large the data set, what hands out the work is not what the machines wait for.
+AIM = Aim("driver's share of the busiest resource's time, most of all scenarios", most=0.5)
 
 SIZE = (1024, 2048)
 PIXELS = 200
@@ -85,24 +89,26 @@ class Rates:
         return max(self.seconds["label"] - (self.seconds["sample"] - self.decode), self.decode)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--measure", type=int, default=4, help="pictures that rates are measured on (default 4)")
     parser.add_argument("--assume", nargs="*", default=[], metavar="NAME=VALUE", help=", ".join(ASSUMED))
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     assumed = dict(ASSUMED)
     for pair in options.assume:
         name, _, value = pair.rpartition("=")
         if name not in assumed:
-            sys.exit(f"--assume {name}: allowed are {', '.join(ASSUMED)}")
+            not_measured(f"--assume {name}: allowed are {', '.join(ASSUMED)}")
         assumed[name] = float(value)
     with tempfile.TemporaryDirectory() as folder:
         rates = measure(Path(folder), options.measure)
     print("", table(["measured per image", "core-seconds", "MB"], measured_rows(rates)), sep="\n")
     print("", table(["assumed", "value"], [[name, f"{value:g}"] for name, value in assumed.items()]), sep="\n")
-    plans = [plan(scenario, rates, assumed) for scenario in SCENARIOS]
+    busy = [busy_seconds(scenario, rates, assumed) for scenario in SCENARIOS]
+    plans = [plan(scenario, rates, assumed, times) for scenario, times in zip(SCENARIOS, busy, strict=True)]
     rows = [[name, *(one[name] for one in plans)] for name in plans[0]]
     print("", table(["", *(scenario.name for scenario in SCENARIOS)], rows), sep="\n")
+    return verdict([(AIM, max(times["driver"] / max(times.values()) for times in busy))])
 
 
 def measure(folder: Path, images: int) -> Rates:
@@ -170,14 +176,23 @@ def measured_rows(rates: Rates) -> list[list[str]]:
     return [*rows, ["label without its forward pass", f"{rates.label_cores:.3f}", ""]]
 
 
-def plan(scenario: Scenario, rates: Rates, assumed: dict[str, float]) -> dict[str, str]:
-    """Time, bytes and money of one scenario."""
+def bytes_read(scenario: Scenario, rates: Rates) -> float:
+    """Every image three times, and the superpixels that vote."""
+    return scenario.images * (3 * rates.size["image"] + rates.size["superpixels"])
+
+
+def bytes_written(scenario: Scenario, rates: Rates) -> dict[str, float]:
+    """Bytes that a labelling writes, by kind of step."""
+    images = scenario.images
+    written = {kind: images * rates.size[kind] for kind in ("sample", "superpixels", "label")}
+    return written | {"sample": written["sample"] * scenario.pixels / PIXELS}
+
+
+def busy_seconds(scenario: Scenario, rates: Rates, assumed: dict[str, float]) -> dict[str, float]:
+    """How long labelling keeps each resource busy."""
     images, machines = scenario.images, scenario.gpu_machines + scenario.cpu_machines
-    samples = images * rates.size["sample"] * scenario.pixels / PIXELS
-    superpixels, labels = images * rates.size["superpixels"], images * rates.size["label"]
-    read = images * 3 * rates.size["image"] + superpixels
-    written = samples + superpixels + labels
-    busy = {
+    moved = bytes_read(scenario, rates) + sum(bytes_written(scenario, rates).values())
+    return {
         "GPUs": 2 * images / assumed["GPU forward passes/s"] / scenario.gpu_machines,
         "cores beside the GPUs (decoding, votes)": images
         * (rates.decode + rates.label_cores)
@@ -185,9 +200,14 @@ def plan(scenario: Scenario, rates: Rates, assumed: dict[str, float]) -> dict[st
         "cores of the CPU machines (SLIC)": images
         * rates.seconds["superpixels"]
         / (scenario.cpu_machines * scenario.cpu_cores),
-        "network to the storage": (read + written) / machines / assumed["MB/s per machine"] / 1e6,
+        "network to the storage": moved / machines / assumed["MB/s per machine"] / 1e6,
         "driver": images * 3 * assumed["driver ms per image and kind"] / 1000,
     }
+
+
+def plan(scenario: Scenario, rates: Rates, assumed: dict[str, float], busy: dict[str, float]) -> dict[str, str]:
+    """Time, bytes and money of one scenario."""
+    images, read, written = scenario.images, bytes_read(scenario, rates), bytes_written(scenario, rates)
     order = sorted(busy, key=lambda name: -busy[name])
     # Superpixels and samples are made side by side, labels after the clusters: half of the GPUs' time follows on.
     labelling = max(busy.values()) + (busy["GPUs"] / 2 if order[0] != "GPUs" else 0)
@@ -209,7 +229,8 @@ def plan(scenario: Scenario, rates: Rates, assumed: dict[str, float]) -> dict[st
         "saturates first": order[0],
         "then": f"{order[1]} ({100 * busy[order[1]] / busy[order[0]]:.0f} % as busy)",
         "read from the storage": volume(read),
-        "written": f"{volume(written)} (samples {volume(samples)}, labels {volume(labels)})",
+        "written": f"{volume(sum(written.values()))} "
+        f"(samples {volume(written['sample'])}, labels {volume(written['label'])})",
         "tasks": f"{3 * shards:,.0f}",
         "labelling costs": f"${labelling / 3600 * an_hour + requests:,.2f} (requests ${requests:,.2f})",
         f"pre-training, {assumed['pre-training epochs']:g} epochs": duration(training),
@@ -230,4 +251,4 @@ def volume(size: float) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -9,8 +9,9 @@ measured against, so it is kept fast: channels-last, all cores for torch, scikit
 
 import argparse
 import json
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,8 @@ IGNORE = 65535
 BATCH = 1
 
 
-def main() -> None:
-    options = arguments()
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = read_options(arguments)
     network = load_network(options.weights)
     train = sorted((options.root / "train").iterdir())[: options.images]
     val = sorted((options.root / "val").iterdir())[: options.val_images]
@@ -47,9 +48,10 @@ def main() -> None:
                 cell = {"clusters": clusters, "outliers": share, "superpixels": segments, "pmiou": round(pmiou, 3)}
                 cells.append(cell | {"seconds": round(time.perf_counter() - begun, 2)})
                 print(json.dumps(cells[-1]), flush=True)
+    return 0
 
 
-def arguments() -> argparse.Namespace:
+def read_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", type=Path, required=True, help="holds train, val and valannot")
     parser.add_argument("--weights", type=Path, required=True, help="a MobileNetV2 in torchvision's names")
@@ -61,7 +63,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--superpixels", type=int, nargs="+", default=[500], help="cells: SLIC segments, 0 for none")
     parser.add_argument("--seed", type=int, default=0, help="of the sample and the first centres")
     parser.add_argument("--start", type=Path, help="a folder with cells.npz (by image) and K.npy: what to start from")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def run_cell(
@@ -165,4 +167,4 @@ def vote(superpixels: np.ndarray, labels: np.ndarray, valid: np.ndarray, cluster
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,11 +10,15 @@ widened by one standard deviation.
 
 import argparse
 import statistics
+import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.measuring import WEIGHTS, add_data_option, put, run_project, table
+from benchmarks.measuring import WEIGHTS, Aim, add_data_option, put, run_project, table, verdict
+
+AIM = Aim("PmIoU of the plain script - mean over seeds, points either way, most of all figures", most=2)
 
 # Measured once with a plain single-process script on the same images (output stride 16, 353 x 481, no outliers), the
 # middle row at K = 16 where 1.5 x 11 rounded half up is 17.
@@ -24,14 +28,14 @@ PLAIN = {
 }
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
     parser.add_argument("--experiment", type=Path, default=Path(__file__).parents[2] / "experiments/camvid-k.yaml")
     parser.add_argument("--storage", type=Path, help="keep the labels there, and go on from what is there")
     parser.add_argument("override", nargs="*", help="further key=value pairs, e.g. labels.images=100")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as temporary:
         run = run_project(
             options.experiment,
@@ -50,10 +54,12 @@ def main() -> None:
         network = names[Path(values["labels.extractor.weights"]).name]
         segments = describe(values["labels.superpixels"])
         figures.setdefault((network, cell["metrics"]["clusters"], segments), []).append(cell["metrics"]["pmiou"])
-    rows = []
+    rows, differences = [], []
     for (network, clusters, segments), values in figures.items():
         mean, spread = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
         plain = PLAIN[network].get(segments, {}).get(clusters)
+        if plain is not None:
+            differences.append(abs(plain - mean))
         within = plain is not None and min(values) - spread <= plain <= max(values) + spread
         put({"network": network, "clusters": clusters, "superpixels": segments, "pmiou": values, "plain": plain})
         rows.append(
@@ -71,6 +77,7 @@ def main() -> None:
     headings = ["network", "K", "superpixels", "PmIoU, mean ± std", "range", "plain script, one seed", "within"]
     print(table(headings, rows))
     print(f"\n{len(run.cells)} cells in {run.seconds:.0f} s")
+    return verdict([(AIM, max(differences))] if differences else [])
 
 
 def describe(superpixels: dict[str, Any] | None) -> str:
@@ -82,4 +89,4 @@ def describe(superpixels: dict[str, Any] | None) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
