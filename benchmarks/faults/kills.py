@@ -32,6 +32,7 @@ from typing import Any
 import yaml
 
 from benchmarks.measuring import Aim, not_measured, put, table, verdict
+from orchestrator.ledger.layout import LEASES
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.verification import verify
 from orchestrator.storage.faults import FOLDER, POINTS, VARIABLE, failures, passages
@@ -175,7 +176,7 @@ def outcomes(storage: Storage) -> dict[str, Any]:
 
 def is_clean(storage: Storage) -> bool:
     """Whether every file is what its manifest says, and no lease is left."""
-    return not verify(storage, repair=False).damaged and not list(storage.files("leases", deep=True))
+    return not verify(storage, repair=False).damaged and not list(storage.files(LEASES, deep=True))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 
 from ray import cloudpickle
 
-from orchestrator.ledger.manifests import attempt_path
+from orchestrator.ledger.layout import attempt_path
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import ShardRecord
 from orchestrator.steps.jobs import Job, WorkerCache

@@ -30,7 +30,8 @@ from benchmarks.performance.empty_work import Messages, empty_record
 from orchestrator.cluster import rounds, runner
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.image_sets import read_listing
-from orchestrator.ledger.manifests import Ledger, Manifest, attempt_path
+from orchestrator.ledger.layout import attempt_path
+from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.storage.store import Storage
 

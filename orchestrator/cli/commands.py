@@ -14,6 +14,7 @@ from rich.table import Table
 
 from orchestrator.cli.submission import Sending, submit_experiment
 from orchestrator.execution.progress import Progress
+from orchestrator.ledger.layout import results_path
 from orchestrator.ledger.verification import verify as verify_storage
 from orchestrator.planning.check import check_experiment
 from orchestrator.planning.cluster_config import cluster_capacity
@@ -229,7 +230,7 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
     if trials is not None:
         show_sheets(sheets, trials)
     if options.json:
-        print(storage.read(f"results/{made.name}.json").decode())
+        print(storage.read(results_path(made.name)).decode())
     else:
         print_cells(made.name, cells, Console(highlight=False))
         places = [("results", results), *(("picture", sheet) for sheet in sheets)]

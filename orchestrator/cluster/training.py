@@ -29,6 +29,7 @@ from orchestrator.cluster import session
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.cluster.reports import PipeCallback, listening
+from orchestrator.ledger.layout import TRAINING, short
 from orchestrator.ledger.stop_marks import is_marked
 from orchestrator.ledger.training_states import GLANCE, leave_outcome, read_outcome
 from orchestrator.planning.capacity import Capacity, ResourceRequest
@@ -133,8 +134,8 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
             ),
             torch_config=TorchConfig(backend="nccl" if scale.uses_gpus else "gloo"),
             run_config=RunConfig(
-                name=job.key[:32],
-                storage_path=job.storage.locate("training") if job.storage.is_local else folder,
+                name=short(job.key),
+                storage_path=job.storage.locate(TRAINING) if job.storage.is_local else folder,
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
                 # Train takes callbacks of its own kind as well.
                 callbacks=[PipeCallback(pipe), _ControllerPid(folder)],  # type: ignore[list-item]

@@ -44,6 +44,7 @@ from orchestrator.execution.execution import TRAIN, Execution, Task
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.schedule import Item
 from orchestrator.execution.trial_info import TrialInfo
+from orchestrator.ledger.layout import TUNE
 from orchestrator.ledger.training_states import read_history, read_outcome
 from orchestrator.planning.capacity import Capacity
 from orchestrator.spec.experiment import Compute
@@ -152,7 +153,7 @@ class Trainings:
 
 def _place(storage: Storage) -> str:
     """Where Tune writes: on the storage where that is a local path, else in Ray's own folder on this machine."""
-    return storage.locate("tune") if storage.is_local else str(Path.home() / "ray_results")
+    return storage.locate(TUNE) if storage.is_local else str(Path.home() / "ray_results")
 
 
 def _trial(config: dict[str, Any], wave: Work) -> dict[str, float]:

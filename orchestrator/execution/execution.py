@@ -20,7 +20,8 @@ from typing import Any
 from orchestrator.execution.schedule import Item, Schedule
 from orchestrator.ledger.image_sets import ShardRange
 from orchestrator.ledger.keys import digest
-from orchestrator.ledger.manifests import Ledger, Manifest, shard_name
+from orchestrator.ledger.layout import short
+from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.shards import ShardRecord
 from orchestrator.spec.experiment import Compute
 from orchestrator.steps.steps import Step, StepKind
@@ -147,7 +148,7 @@ class Execution:
         pool = EXTRACT if step.kind is StepKind.SAMPLE else PROCESS
         after = frozenset(self._behind(step.inputs.get("network", "")))
         for shard in step.images.shards:
-            if shard_name(shard.digest) in finished:
+            if short(shard.digest) in finished:
                 continue
             name = _shard_item(step, shard)
             outstanding.add(name)
@@ -168,7 +169,7 @@ class Execution:
             same = {name: step.meaning[name] for name in ("dataset", "pool", "extractor", "weights")}
             extractor = digest(same | {"network": step.inputs.get("network", "")})
             for shard in step.images.shards:
-                if shard_name(shard.digest) not in finished[step.stream]:
+                if short(shard.digest) not in finished[step.stream]:
                     groups[extractor, shard].append(step)
         for (extractor, shard), steps in groups.items():
             after = {self._item_name(StepKind.CLUSTER, step.inputs["cluster"]) for step in steps}
@@ -176,7 +177,7 @@ class Execution:
                 segments = self._steps.get(step.inputs.get("superpixels", ""))
                 if segments is not None:
                     after.add(_shard_item(segments, shard))
-            name = f"label/{extractor[:16]}/{shard_name(shard.digest)}"
+            name = f"label/{extractor[:16]}/{short(shard.digest)}"
             items[name] = Item(name, EXTRACT, frozenset(after), Task(StepKind.LABEL, tuple(steps), shard))
             for step in steps:
                 self._outstanding[step.key].add(name)
@@ -282,7 +283,7 @@ class Execution:
 
 
 def _shard_item(step: Step, shard: ShardRange) -> str:
-    return f"{step.kind}/{step.stream[:16]}/{shard_name(shard.digest)}"
+    return f"{step.kind}/{step.stream[:16]}/{short(shard.digest)}"
 
 
 @lru_cache(maxsize=1)

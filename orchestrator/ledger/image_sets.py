@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import pyarrow as pa
 
+from orchestrator.ledger.layout import listing_path
 from orchestrator.storage.store import Storage
 from workloads.datasets import Dataset
 from workloads.datasets.base import ImageEntry
@@ -65,7 +66,7 @@ def build_image_set(
         ShardRange(start, min(start + shard_images, count), _digest(chosen[start : start + shard_images]))
         for start in range(0, count, shard_images)
     )
-    listing = _listing_path(whole)
+    listing = listing_path(whole)
     if storage is not None and not storage.exists(listing):
         sink = pa.BufferOutputStream()
         with pa.ipc.new_file(sink, _SCHEMA) as writer:
@@ -94,11 +95,7 @@ def listing_problem(storage: Storage, listing: str) -> str | None:
         whole = _digest([ImageEntry(*row) for row in zip(*columns, strict=True)])
     except (pa.ArrowException, OSError, ValueError, KeyError, AttributeError, OverflowError) as error:
         return f"cannot be read ({error})"
-    return None if _listing_path(whole) == listing else "lists other images than those it is named after"
-
-
-def _listing_path(digest: str) -> str:
-    return f"images/{digest[:32]}.arrow"
+    return None if listing_path(whole) == listing else "lists other images than those it is named after"
 
 
 @lru_cache(maxsize=8)

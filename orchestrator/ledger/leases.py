@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.ledger.layout import lease_folder, lease_path, stem
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -74,19 +75,19 @@ class Leases:
                 return True
             dead = self._claims(key)
             # Each is looked at, so that the silence of all is measured from now on.
-            alive = [number for number, content in dead.items() if not self._is_dead(_path(key, number), content)]
+            alive = [number for number, content in dead.items() if not self._is_dead(lease_path(key, number), content)]
             if alive:
                 return False
             mine = max(dead, default=-1) + 1
-            if not self.storage.create(_path(key, mine), self._content()):
+            if not self.storage.create(lease_path(key, mine), self._content()):
                 return False
             others = self._claims(key, but=mine)
             if any(dead.get(generation) != content for generation, content in others.items()):
-                self.storage.delete(_path(key, mine))
+                self.storage.delete(lease_path(key, mine))
                 return False
             self._held[key] = mine
             for generation in dead:
-                self.storage.delete(_path(key, generation))
+                self.storage.delete(lease_path(key, generation))
         if self._thread is None:
             self._thread = threading.Thread(target=self._beat_until_closed, daemon=True, name="leases")
             self._thread.start()
@@ -97,7 +98,7 @@ class Leases:
         with self._lock:
             if key not in self._held:
                 for generation, content in self._claims(key).items():
-                    self._is_dead(_path(key, generation), content)
+                    self._is_dead(lease_path(key, generation), content)
 
     def holder_of(self, key: str) -> Holder | None:
         """Who holds the lease of a step."""
@@ -110,7 +111,7 @@ class Leases:
         with self._lock:
             generation = self._held.pop(key, None)
             if generation is not None:
-                self.storage.delete(_path(key, generation))
+                self.storage.delete(lease_path(key, generation))
 
     def close(self) -> None:
         """Give all leases back and stop the heartbeat."""
@@ -135,10 +136,10 @@ class Leases:
         """The lease files of a step by generation, one's own left out where it is given."""
         begun = time.monotonic()
         while True:
-            names = [file.path.rsplit("/", 1)[1] for file in self.storage.files(f"leases/{key}")]
-            generations = [int(stem) for name in names if (stem := name.removesuffix(".json")).isdecimal()]
+            names = [stem(file.path) for file in self.storage.files(lease_folder(key))]
+            generations = [int(name) for name in names if name.isdecimal()]
             try:
-                claims = {number: self.storage.read(_path(key, number)) for number in generations if number != but}
+                claims = {number: self.storage.read(lease_path(key, number)) for number in generations if number != but}
             except FileNotFoundError:
                 # Given back or taken over since the listing: only another listing tells which.
                 continue
@@ -146,7 +147,7 @@ class Leases:
         if time.monotonic() - begun > self.seconds / 2:
             # A storage that slow was so for the holder, too: its silence is counted anew.
             for generation in claims:
-                self._seen.pop(_path(key, generation), None)
+                self._seen.pop(lease_path(key, generation), None)
         return claims
 
     def _content(self) -> bytes:
@@ -165,7 +166,7 @@ class Leases:
                         _LOG.info("a beat was missed: %s", error)
 
     def _beat(self, key: str) -> None:
-        path = _path(key, self._held[key])
+        path = lease_path(key, self._held[key])
         try:
             replaced = self._run.encode() not in self.storage.read(path)
         except FileNotFoundError:
@@ -184,10 +185,6 @@ def _read(content: bytes) -> tuple[Holder | None, float]:
         return Holder(**read["holder"]), float(read["seconds"])
     except (ValueError, KeyError, TypeError):
         return None, 0.0
-
-
-def _path(key: str, generation: int) -> str:
-    return f"leases/{key}/{generation}.json"
 
 
 def _start_time(process: int) -> int | None:

@@ -6,11 +6,11 @@ only files nobody refers to. The failure this guards against: taking a half-writ
 """
 
 import json
-import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from orchestrator.ledger.layout import STEPS, manifest_path, record_path, stem, stream_folder
 from orchestrator.ledger.shards import Quarantined, ShardRecord
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
@@ -105,7 +105,7 @@ class Ledger:
         Raises:
             InputError: a file is damaged.
         """
-        for file in self.storage.files("steps", deep=True):
+        for file in self.storage.files(STEPS, deep=True):
             if not file.path.endswith(".json"):
                 continue
             try:
@@ -133,9 +133,7 @@ class Ledger:
 
     def finished_shards(self, stream: str) -> set[str]:
         """The names of the shards of a stream that have a record, from one listing."""
-        suffix = ".json"
-        found = (file.path.rsplit("/", 1)[1] for file in self.storage.files(_stream_directory(stream)))
-        return {name.removesuffix(suffix) for name in found if name.endswith(suffix)}
+        return {stem(file.path) for file in self.storage.files(stream_folder(stream)) if file.path.endswith(".json")}
 
     def commit_shard(self, stream: str, digest: str, record: ShardRecord) -> ShardRecord:
         """Declare a shard finished. When another attempt was first, its record stands and is returned."""
@@ -170,37 +168,8 @@ def read_record(data: bytes) -> ShardRecord:
         raise ValueError(f"not the record of a shard: {error}") from None
 
 
-def manifest_path(kind: str, key: str) -> str:
-    """Where a step's manifest lies."""
-    return f"steps/{kind}/{key}.json"
-
-
-def shard_name(digest: str) -> str:
-    """The short name of a shard in its stream's folder."""
-    return digest[:32]
-
-
-def record_path(stream: str, digest: str) -> str:
-    """Where a shard's record lies."""
-    return f"{_stream_directory(stream)}/{shard_name(digest)}.json"
-
-
-def attempt_path(stream: str, digest: str) -> str:
-    """A new file name for one attempt at a shard."""
-    return f"{_stream_directory(stream)}/{shard_name(digest)}-{secrets.token_hex(6)}.arrow"
-
-
 def _mapping(data: bytes) -> dict[str, Any]:
     document = json.loads(data)
     if not isinstance(document, dict):
         raise ValueError(f"a mapping is expected, got {type(document).__name__}")
     return document
-
-
-def model_path(key: str, suffix: str) -> str:
-    """A new file name for one attempt at a step's model."""
-    return f"models/{key[:32]}-{secrets.token_hex(6)}.{suffix}"
-
-
-def _stream_directory(stream: str) -> str:
-    return f"shards/{stream[:32]}"

@@ -8,9 +8,8 @@ training that was given up and passes for failed, or for done.
 import json
 from dataclasses import asdict, dataclass
 
+from orchestrator.ledger.layout import CHECKPOINTS, is_stop_mark, stop_mark_path
 from orchestrator.storage.store import Storage
-
-_MARK = ".stopped.json"
 
 
 @dataclass(frozen=True)
@@ -35,36 +34,32 @@ class Stop:
 
 def mark_stopped(storage: Storage, key: str, stop: Stop) -> None:
     """Have a training end at its next report, and remember why."""
-    storage.replace(_mark_path(key), json.dumps(asdict(stop)).encode())
+    storage.replace(stop_mark_path(key), json.dumps(asdict(stop)).encode())
 
 
 def is_marked(storage: Storage, key: str) -> bool:
     """Whether a training is to end."""
-    return storage.exists(_mark_path(key))
+    return storage.exists(stop_mark_path(key))
 
 
 def read_mark(storage: Storage, key: str) -> Stop | None:
     """Why a training was given up; None where it was not, or what was written is not readable."""
     try:
-        return Stop(**json.loads(storage.read(_mark_path(key))))
+        return Stop(**json.loads(storage.read(stop_mark_path(key))))
     except (FileNotFoundError, ValueError, TypeError):
         return None
 
 
 def forget_mark(storage: Storage, key: str) -> None:
     """The training is run after all."""
-    storage.delete(_mark_path(key))
+    storage.delete(stop_mark_path(key))
 
 
 def marked(storage: Storage) -> set[str]:
     """The names of all marks on the storage, from one listing; see `is_among`."""
-    return {file.path for file in storage.files("checkpoints") if file.path.endswith(_MARK)}
+    return {file.path for file in storage.files(CHECKPOINTS) if is_stop_mark(file.path)}
 
 
 def is_among(marks: set[str], key: str) -> bool:
     """Whether the mark of a training is among those listed."""
-    return _mark_path(key) in marks
-
-
-def _mark_path(key: str) -> str:
-    return f"checkpoints/{key[:32]}{_MARK}"
+    return stop_mark_path(key) in marks

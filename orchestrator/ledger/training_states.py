@@ -6,17 +6,13 @@ next continues from it. The history of the loss lies beside it and is read while
 
 import json
 
+from orchestrator.ledger.layout import history_path, outcome_path, state_path
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import ShardRecord
 from orchestrator.storage.store import Storage
 
 # In a history: the mIoU of a few of the judged images, in percent.
 GLANCE = "glance_miou"
-
-
-def history_path(key: str) -> str:
-    """Where the loss and speed of a training lie, while it runs and after."""
-    return f"history/{key[:32]}.json"
 
 
 def read_history(storage: Storage, key: str) -> list[dict[str, float]]:
@@ -47,14 +43,14 @@ def leave_outcome(storage: Storage, key: str, outcome: Outcome) -> None:
     """Rank 0's last act: what the driver of the run will report."""
     records = [record.to_json() for record in outcome.records]
     document = {"records": records, "results": outcome.results, "device": outcome.device}
-    storage.replace(_outcome_path(key), json.dumps(document).encode())
+    storage.replace(outcome_path(key), json.dumps(document).encode())
     storage.delete(state_path(key))
 
 
 def read_outcome(storage: Storage, key: str) -> Outcome | None:
     """What rank 0 left; None where no training has ended, or what it wrote is gone."""
     try:
-        document = json.loads(storage.read(_outcome_path(key)))
+        document = json.loads(storage.read(outcome_path(key)))
         records = [ShardRecord.from_json(record) for record in document["records"]]
     except (FileNotFoundError, ValueError, KeyError):
         return None
@@ -65,13 +61,4 @@ def read_outcome(storage: Storage, key: str) -> Outcome | None:
 
 def forget_outcome(storage: Storage, key: str) -> None:
     """The step is declared finished: its manifest says it all."""
-    storage.delete(_outcome_path(key))
-
-
-def _outcome_path(key: str) -> str:
-    return f"checkpoints/{key[:32]}.outcome.json"
-
-
-def state_path(key: str) -> str:
-    """Where the state of an unfinished training lies."""
-    return f"checkpoints/{key[:32]}.pt"
+    storage.delete(outcome_path(key))

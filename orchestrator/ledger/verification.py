@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass, field
 
 from orchestrator.ledger.image_sets import listing_problem
+from orchestrator.ledger.layout import IMAGES, SHARDS, STEPS, is_attempt
 from orchestrator.ledger.manifests import Manifest, read_record
 from orchestrator.ledger.shards import ShardRecord
 from orchestrator.storage.store import Storage
@@ -34,7 +35,7 @@ def verify(storage: Storage, *, repair: bool) -> Verification:
     """Check every manifest, every record, every shard they name (by size and SHA-256) and every listing of images."""
     found = Verification()
     named = _read_named(storage, found)
-    for file in storage.files("images"):
+    for file in storage.files(IMAGES):
         if file.path.endswith(".arrow") and (problem := listing_problem(storage, file.path)):
             found.damaged[file.path] = problem
     forget = set(found.damaged)
@@ -64,13 +65,13 @@ class _Mention:
 def _read_named(storage: Storage, found: Verification) -> dict[str, _Mention]:
     """Every shard that a manifest or a record names, by path; what cannot be read is put down as damaged."""
     named: dict[str, _Mention] = {}
-    files = [*storage.files("steps", deep=True), *storage.files("shards", deep=True)]
+    files = [*storage.files(STEPS, deep=True), *storage.files(SHARDS, deep=True)]
     for file in files:
         if not file.path.endswith(".json"):
             continue
         data = storage.read(file.path)
         try:
-            if file.path.startswith("steps/"):
+            if file.path.startswith(f"{STEPS}/"):
                 records = Manifest.from_bytes(data).shards
                 found.steps += 1
             else:
@@ -89,13 +90,8 @@ def _leftovers(storage: Storage, named: set[str]) -> list[str]:
     return [
         file.path
         for file in storage.files("", deep=True)
-        if _is_attempt(file.path) and file.path not in named and file.modified < oldest
+        if is_attempt(file.path) and file.path not in named and file.modified < oldest
     ]
-
-
-def _is_attempt(path: str) -> bool:
-    """Whether a file is a result only if it is named: an attempt at a shard or model, or at any file on a path."""
-    return path.endswith(".part") or (path.startswith(("shards/", "models/")) and path.endswith((".arrow", ".pt")))
 
 
 def _problem(storage: Storage, record: ShardRecord) -> str | None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.ledger.image_sets import ImageSet, build_image_set, ground_truth_digest
-from orchestrator.ledger.manifests import Ledger, Manifest, shard_name
+from orchestrator.ledger.layout import short
+from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.stop_marks import Stop, is_among, marked, read_mark
 from orchestrator.planning.training import needs_labels, plan_finetuning, plan_pretraining
 from orchestrator.spec.experiment import FINETUNED, Compute, EarlyStopping, LabelsEntry
@@ -139,7 +140,7 @@ def finished_images(step: Step, ledger: Ledger) -> int:
     if not step.stream:
         return 0
     names = ledger.finished_shards(step.stream)
-    return sum(shard.stop - shard.start for shard in step.images.shards if shard_name(shard.digest) in names)
+    return sum(shard.stop - shard.start for shard in step.images.shards if short(shard.digest) in names)
 
 
 def of_pool(error: InputError, key: str) -> InputError:

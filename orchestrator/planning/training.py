@@ -8,6 +8,7 @@ its hash.
 from dataclasses import replace
 
 from orchestrator.ledger.image_sets import ImageSet, ground_truth_digest
+from orchestrator.ledger.layout import labelled_list_path
 from orchestrator.spec.experiment import ExperimentEntry
 from orchestrator.spec.references import weights_identity
 from orchestrator.spec.training import FinetuneEntry, PretrainEntry
@@ -82,7 +83,7 @@ def plan_finetuning(
         if not dataset.labelled(source.pool):
             raise InputError(f"finetune: pool {source.pool!r} of {dataset.name} has no ground truth")
     listed = _labelled(finetune, [image.id for image in dataset.entries(train.pool)], entry.dataset.order_seed)
-    path = f"lists/{listed.sha256[:32]}.txt"
+    path = labelled_list_path(listed.sha256)
     if storage is not None:
         storage.create(path, listed.to_text().encode())
     config = finetune.config.model_copy(update={"seed": finetune.config.seed + entry.seed})

@@ -7,12 +7,11 @@ cells add up to what was paid. GPU-hours are the seconds of those units that ran
 
 from dataclasses import dataclass, field
 
+from orchestrator.ledger.layout import is_model
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.report.comparing import described, is_seed, results_of
 from orchestrator.report.reading import Experiment, ResultCell
 from orchestrator.report.tables import Entry, Heading, Table, figure
-
-_MODELS = "models/"
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ class Cost:
         self.seconds += unit.seconds * share
         self.gpu_seconds += unit.seconds * share * unit.on_gpu
         for path, size in unit.files:
-            if path.startswith(_MODELS):
+            if is_model(path):
                 self.model_bytes += size * share
             else:
                 self.shard_bytes += size * share

@@ -11,7 +11,8 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.ledger.manifests import Manifest, manifest_path
+from orchestrator.ledger.layout import manifest_path
+from orchestrator.ledger.manifests import Manifest
 from orchestrator.report.comparing import Result, dataset_of, is_seed, number_of, shown
 from orchestrator.report.costs import duration, size
 from orchestrator.report.reading import Experiment, ResultCell

@@ -7,11 +7,11 @@ the report says so. The failure this guards against: a report that can only be m
 
 import json
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from orchestrator.ledger.layout import RESULTS, STEPS, results_path, stem
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.training_states import read_history
 from orchestrator.storage.store import Storage
@@ -100,8 +100,7 @@ class Experiment:
 
 def experiment_names(storage: Storage) -> list[str]:
     """The experiments that have results on a storage, sorted."""
-    files = [PurePosixPath(file.path) for file in storage.files("results")]
-    return sorted(file.stem for file in files if file.suffix == ".json")
+    return sorted(stem(file.path) for file in storage.files(RESULTS) if file.path.endswith(".json"))
 
 
 def read_experiment(storage: Storage, name: str) -> Experiment:
@@ -110,7 +109,7 @@ def read_experiment(storage: Storage, name: str) -> Experiment:
     Raises:
         InputError: there are no such results, or the file does not hold results.
     """
-    path = f"results/{name}.json"
+    path = results_path(name)
     try:
         results = _Results.model_validate(json.loads(storage.read(path)))
     except FileNotFoundError:
@@ -144,7 +143,7 @@ def read_experiment(storage: Storage, name: str) -> Experiment:
 def _read_manifests(storage: Storage, keys: list[str], finished: set[str]) -> tuple[dict[str, Manifest], list[str]]:
     """The manifests of the keys that have one; sentences about those that should be there and are not."""
     # One listing, whatever the roles are called: a manifest is found by its key alone.
-    places = {PurePosixPath(file.path).stem: file.path for file in storage.files("steps", deep=True)}
+    places = {stem(file.path): file.path for file in storage.files(STEPS, deep=True)}
     manifests: dict[str, Manifest] = {}
     problems = []
     gone = [key for key in keys if key in finished and key not in places]

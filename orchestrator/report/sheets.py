@@ -15,6 +15,7 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
+from orchestrator.ledger.layout import FIGURES
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.shards import read_maps
 from orchestrator.report.comparing import Result, described, varying
@@ -47,7 +48,7 @@ def sheets_of(experiment: Experiment, results: list[Result], storage: Storage) -
     """The sheets on the storage; where there are none, one drawn from label shards (or none)."""
     names = experiment_names(storage)
     found = []
-    for file in storage.files("figures"):
+    for file in storage.files(FIGURES):
         path = PurePosixPath(file.path)
         if path.suffix == ".png" and _owner(path.stem, names) == experiment.name:
             kind = path.stem.removeprefix(experiment.name).removeprefix("-")

@@ -7,6 +7,7 @@ storage. A results file that cannot be read is named in the end and does not kee
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from orchestrator.ledger.layout import REPORT
 from orchestrator.report.assembling import Report, assemble
 from orchestrator.report.exports import render_csv, render_markdown
 from orchestrator.report.page import IndexLine, render_index, render_report
@@ -14,7 +15,7 @@ from orchestrator.report.reading import experiment_names, read_experiment
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
-FOLDER = "report"
+_INDEX = "index.html"
 
 
 @dataclass
@@ -34,7 +35,7 @@ def write_one(storage: Storage, name: str, output: str | None) -> Written:
     """
     storage.require_folder()
     written = Written()
-    _write(assemble(read_experiment(storage, name), storage), *_target(storage, output), written)
+    _write(assemble(read_experiment(storage, name), storage), _target(storage, output), written)
     return written
 
 
@@ -48,7 +49,7 @@ def write_all(storage: Storage, output: str | None) -> Written:
     names = experiment_names(storage)
     if not names:
         raise InputError(f"storage {storage.uri} has no results/*.json to report on; `lookbeyond run` writes them")
-    target, folder = _target(storage, output)
+    target = _target(storage, output)
     written = Written()
     lines = []
     for name in names:
@@ -57,31 +58,28 @@ def write_all(storage: Storage, output: str | None) -> Written:
         except InputError as error:
             written.problems.append(str(error))
             continue
-        _write(report, target, folder, written)
+        _write(report, target, written)
         lines.append(_index_line(report))
     if not lines:
         raise InputError("\n".join(written.problems))
-    path = f"{folder}index.html"
-    target.replace(path, render_index(storage.uri, lines))
-    written.index = target.locate(path)
+    target.replace(_INDEX, render_index(storage.uri, lines))
+    written.index = target.locate(_INDEX)
     return written
 
 
-def _target(storage: Storage, output: str | None) -> tuple[Storage, str]:
-    """Where the files go, and the folder in it: below the storage itself unless another place is named."""
-    if output is None:
-        return storage, f"{FOLDER}/"
-    if "://" not in output:
+def _target(storage: Storage, output: str | None) -> Storage:
+    """Where the files go: below the storage itself unless another place is named."""
+    if output is not None and "://" not in output:
         Path(output).mkdir(parents=True, exist_ok=True)
-    return Storage(output), ""
+    return Storage(storage.locate(REPORT) if output is None else output)
 
 
-def _write(report: Report, target: Storage, folder: str, written: Written) -> None:
+def _write(report: Report, target: Storage, written: Written) -> None:
     name = report.experiment.name
     contents = {
-        "html": (f"{folder}{name}.html", render_report(report)),
-        "csv": (f"{folder}{name}.csv", render_csv(report)),
-        "markdown": (f"{folder}{name}.md", render_markdown(report)),
+        "html": (f"{name}.html", render_report(report)),
+        "csv": (f"{name}.csv", render_csv(report)),
+        "markdown": (f"{name}.md", render_markdown(report)),
     }
     for path, data in contents.values():
         target.replace(path, data)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from orchestrator.ledger.layout import figure_path
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.shards import read_maps
 from orchestrator.planning.plan import Plan, PlannedCell
@@ -35,7 +36,7 @@ def write_sheets(plan: Plan, storage: Storage) -> list[str]:
     written = []
     for number in range(0, len(cells), _CELLS_PER_SHEET):
         page = number // _CELLS_PER_SHEET + 1
-        path = f"figures/{plan.name}{'' if page == 1 else f'-{page}'}.png"
+        path = figure_path(plan.name, "" if page == 1 else str(page))
         written.append(_save(_sheet(plan, cells[number : number + _CELLS_PER_SHEET], storage), path, storage))
     return written
 
@@ -67,7 +68,7 @@ def write_predictions(plan: Plan, storage: Storage) -> list[str]:
     titles += [f"{_values(cell)}, {figure}".lstrip(", ") for cell, figure in zip(cells, figures, strict=True)]
     captions = [name.rsplit("/", 1)[-1] for name in maps[0]]
     picture = sheet(rows, titles, captions, _legend(dataset), cell_width=_CELL_WIDTH)
-    return [_save(picture, f"figures/{plan.name}-predictions.png", storage)]
+    return [_save(picture, figure_path(plan.name, "predictions"), storage)]
 
 
 def _save(picture: np.ndarray, path: str, storage: Storage) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from orchestrator.execution.code_state import code_state
 from orchestrator.execution.execution import installed_versions
+from orchestrator.ledger.layout import results_path
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.planning.plan import Plan, PlannedCell
 from orchestrator.planning.selection import Agreement
@@ -35,7 +36,7 @@ def write_results(
     agreement: Agreement | None = None,
 ) -> str:
     """Write ``results/NAME.json`` and return its place."""
-    path = f"results/{plan.name}.json"
+    path = results_path(plan.name)
     # A run that finds everything cached ran on no machine; those that computed the numbers are named by the manifests.
     hosts = sorted({manifest.provenance["host"] for manifest in plan.done.values() if manifest.provenance.get("host")})
     document: dict[str, Any] = {

@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from orchestrator.ledger.manifests import Ledger, model_path
+from orchestrator.ledger.layout import cluster_state_path, model_path
+from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import ShardRecord, read_arrays, read_samples, write_arrays
 from orchestrator.steps.jobs import WorkerCache
@@ -77,7 +78,7 @@ class ClusterJob:
 
     @property
     def _checkpoint(self) -> str:
-        return f"checkpoints/{self.key[:32]}.arrow"
+        return cluster_state_path(self.key)
 
     def _fit(self, config: KMeansConfig | DbscanConfig, features: "torch.Tensor") -> "ClusterModel":
         if isinstance(config, KMeansConfig):

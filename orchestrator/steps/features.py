@@ -6,7 +6,8 @@ alone (`orchestrator.steps.feature_shards`), so that a driver needs neither torc
 
 from dataclasses import dataclass
 
-from orchestrator.ledger.manifests import Ledger, attempt_path
+from orchestrator.ledger.layout import attempt_path
+from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache
 from orchestrator.steps.steps import StepKind

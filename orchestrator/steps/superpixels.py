@@ -4,7 +4,8 @@ import time
 from dataclasses import dataclass
 
 from orchestrator.ledger.image_sets import read_listing
-from orchestrator.ledger.manifests import Ledger, attempt_path
+from orchestrator.ledger.layout import attempt_path
+from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
 from orchestrator.steps.jobs import MAP_COMPRESSION, ImageSlice, Source, WorkerCache

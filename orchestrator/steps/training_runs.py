@@ -18,15 +18,14 @@ import pyarrow as pa
 import torch
 
 from orchestrator.ledger.image_sets import read_listing
-from orchestrator.ledger.manifests import Ledger, model_path
+from orchestrator.ledger.layout import history_path, model_path, state_path
+from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch, map_of
 from orchestrator.ledger.training_states import (
     GLANCE,
-    history_path,
     last_loss,
     read_history,
-    state_path,
     training_seconds,
 )
 from orchestrator.steps.jobs import MAP_COMPRESSION, Source

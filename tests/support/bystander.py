@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 
+from orchestrator.ledger.layout import CHECKPOINTS
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.verification import verify
 from orchestrator.storage.store import Storage
@@ -32,7 +33,7 @@ class Bystander(threading.Thread):
             if (
                 self.kill
                 and not self.killed
-                and any(file.path.endswith(".pt") for file in self.storage.files("checkpoints"))
+                and any(file.path.endswith(".pt") for file in self.storage.files(CHECKPOINTS))
             ):
                 self._kill()
 

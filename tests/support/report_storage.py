@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from orchestrator.ledger.layout import attempt_path, figure_path, history_path, model_path, results_path
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.shards import Quarantined, ShardRecord
 from orchestrator.storage.store import Storage
@@ -118,7 +119,7 @@ class HandMade:
             return key
         trained = kind in ("pretrain", "finetune", "cluster")
         timed = kind != "cluster"
-        paths = [f"models/{key[:32]}-1.pt"] if trained else [f"shards/{key[:32]}/{number}.arrow" for number in (1, 2)]
+        paths = [model_path(key, "pt")] if trained else [attempt_path(key, number) for number in ("1", "2")]
         records = [
             ShardRecord(
                 path=path,
@@ -149,7 +150,7 @@ class HandMade:
             rows = [{"step": step, "total_steps": 40, "loss": 4.0 / step**0.3} for step in range(1, 41)]
             if kind == "finetune":
                 rows[-1]["miou"] = 40.0
-            self.storage.replace(f"history/{key[:32]}.json", json.dumps(rows).encode())
+            self.storage.replace(history_path(key), json.dumps(rows).encode())
         return key
 
     def cell(self, name: str, values: Mapping[str, Any], *, trained: bool = True, **members: Any) -> dict[str, Any]:
@@ -208,7 +209,7 @@ class HandMade:
                 "machines": [{"host": "machine-1", "cores": 8.0, "gpus": 1, "memory": 64_000_000_000}],
             },
         }
-        self.storage.replace(f"results/{name}.json", json.dumps(written, indent=1).encode())
+        self.storage.replace(results_path(name), json.dumps(written, indent=1).encode())
         return written
 
     def table(
@@ -243,7 +244,7 @@ class HandMade:
         """Put a picture below figures and return its bytes."""
         buffer = io.BytesIO()
         Image.new("RGB", (32, 16), colour).save(buffer, format="PNG")
-        self.storage.replace(f"figures/{name}.png", buffer.getvalue())
+        self.storage.replace(figure_path(name), buffer.getvalue())
         return buffer.getvalue()
 
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.execution.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
-from orchestrator.ledger.manifests import Ledger, Manifest, attempt_path
+from orchestrator.ledger.layout import attempt_path
+from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import Quarantined, ShardRecord
 from orchestrator.planning.plan import Plan, Stage, make_plan

@@ -12,8 +12,9 @@ from support.training_on_ray import run
 from support.trainings import DOCUMENT, Listener, make_job
 from support.trainings import run as run_in_process
 
+from orchestrator.ledger.layout import history_path, state_path
 from orchestrator.ledger.stop_marks import is_marked
-from orchestrator.ledger.training_states import history_path, read_history, read_outcome, state_path
+from orchestrator.ledger.training_states import read_history, read_outcome
 from orchestrator.results.results import collect
 from orchestrator.storage.store import Storage
 

@@ -11,6 +11,7 @@ from support.without_ray import FakeWorker, drive
 from orchestrator.cluster import rounds
 from orchestrator.execution.execution import Execution
 from orchestrator.execution.progress import Progress
+from orchestrator.ledger.layout import lease_path
 from orchestrator.ledger.leases import Holder, Leases
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.planning.plan import Plan, make_plan
@@ -51,7 +52,7 @@ def lease_elsewhere(storage: Storage, steps: list[Step]) -> None:
     holder = Holder("elsewhere", 1, 1, "another boot")
     for step in steps:
         content = json.dumps({"holder": vars(holder), "beat": 1, "seconds": SILENCE})
-        storage.replace(f"leases/{step.key}/0.json", content.encode())
+        storage.replace(lease_path(step.key, 0), content.encode())
 
 
 def run(made: Plan, storage: Storage, worker: FakeWorker) -> tuple[rounds.RunReport, FakeRunner]:

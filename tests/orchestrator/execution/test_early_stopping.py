@@ -12,8 +12,8 @@ from support.trainings import DOCUMENT
 
 from orchestrator.cluster.halving import Halving
 from orchestrator.execution.early_stopping import Column, column
+from orchestrator.ledger.layout import history_path
 from orchestrator.ledger.stop_marks import Stop, forget_mark, is_marked, mark_stopped
-from orchestrator.ledger.training_states import history_path
 from orchestrator.planning.explain import explain
 from orchestrator.planning.plan import Plan, make_plan, may_be_stopped
 from orchestrator.planning.selection import set_aside_all_but

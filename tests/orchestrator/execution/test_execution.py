@@ -9,7 +9,8 @@ import pytest
 from support.without_ray import Ended, FakeWorker, execute, run
 
 from orchestrator.execution.execution import Task
-from orchestrator.ledger.manifests import Ledger, record_path
+from orchestrator.ledger.layout import record_path
+from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.shards import read_judged_labels, read_maps
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.steps.steps import Step, StepKind

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from orchestrator.ledger.layout import lease_folder, lease_path
 from orchestrator.ledger.leases import Holder, Leases
 from orchestrator.storage.store import Storage, StorageFullError
 
@@ -22,6 +23,7 @@ SILENCE = 0.3
 
 HOLDING = """
 import sys, time
+from orchestrator.ledger.layout import lease_folder, lease_path
 from orchestrator.ledger.leases import Leases
 from orchestrator.storage.store import Storage
 leases = Leases(Storage(sys.argv[1]), 600.0)
@@ -66,11 +68,11 @@ def killed() -> Holder:
 
 def write_lease(storage: Storage, seconds: float, beat: int = 1, holder: Holder | None = None) -> None:
     content: dict[str, Any] = {"holder": vars(holder or elsewhere()), "beat": beat, "seconds": seconds}
-    storage.replace(f"leases/{KEY}/0.json", json.dumps(content).encode())
+    storage.replace(lease_path(KEY, 0), json.dumps(content).encode())
 
 
 def lease_files(storage: Storage) -> list[str]:
-    return [file.path.rsplit("/", 1)[1] for file in storage.files(f"leases/{KEY}")]
+    return [file.path.rsplit("/", 1)[1] for file in storage.files(lease_folder(KEY))]
 
 
 def wait_for(leases: Leases) -> bool:
@@ -155,7 +157,7 @@ def test_another_process_of_the_same_number_is_not_the_holder() -> None:
 def test_silence_is_measured_on_the_own_clock(storage: Storage, run: Callable[..., Leases]) -> None:
     write_lease(storage, SILENCE)
     # The file's time says that it is ancient; clocks of two machines may disagree by as much.
-    os.utime(storage.locate(f"leases/{KEY}/0.json"), (1.0, 1.0))
+    os.utime(storage.locate(lease_path(KEY, 0)), (1.0, 1.0))
     taker = run()
     assert not taker.acquire(KEY)
     assert not taker.acquire(KEY)
@@ -178,12 +180,12 @@ def test_a_beat_starts_the_silence_anew(storage: Storage, run: Callable[..., Lea
 def test_a_holder_that_beats_is_never_replaced(storage: Storage, run: Callable[..., Leases]) -> None:
     holder, taker = run(), run()
     assert holder.acquire(KEY)
-    before = storage.read(f"leases/{KEY}/0.json")
+    before = storage.read(lease_path(KEY, 0))
     end = time.monotonic() + 3 * SILENCE
     while time.monotonic() < end:
         assert not taker.acquire(KEY)
         time.sleep(0.02)
-    assert storage.read(f"leases/{KEY}/0.json") != before
+    assert storage.read(lease_path(KEY, 0)) != before
 
 
 def test_a_holder_that_beats_seldom_is_given_its_own_time(storage: Storage, run: Callable[..., Leases]) -> None:
@@ -274,12 +276,12 @@ def test_an_observer_that_acts_on_what_it_saw_long_ago_gives_way(storage: Storag
 def test_who_was_silent_for_too_long_learns_that_it_was_replaced(storage: Storage, run: Callable[..., Leases]) -> None:
     stalled, taker = run(600.0), run(600.0)
     assert stalled.acquire(KEY)
-    storage.delete(f"leases/{KEY}/0.json")
+    storage.delete(lease_path(KEY, 0))
     assert taker.acquire(KEY)
     stalled._beat(KEY)
     stalled.release(KEY)
     assert taker.acquire(KEY)
-    assert [json.loads(storage.read(file.path))["run"] for file in storage.files(f"leases/{KEY}")] == [taker._run]
+    assert [json.loads(storage.read(file.path))["run"] for file in storage.files(lease_folder(KEY))] == [taker._run]
     assert not stalled.acquire(KEY)
 
 
@@ -308,7 +310,7 @@ def test_while_the_storage_was_away_nobody_was_silent(storage: Storage, run: Cal
 
 
 def test_a_lease_that_a_power_cut_left_empty_is_silent(storage: Storage, run: Callable[..., Leases]) -> None:
-    storage.replace(f"leases/{KEY}/0.json", b"")
+    storage.replace(lease_path(KEY, 0), b"")
     taker = run()
     assert taker.holder_of(KEY) is None
     assert not taker.acquire(KEY)
@@ -333,9 +335,9 @@ def test_the_heartbeat_outlives_a_full_storage(storage: Storage, run: Callable[.
     full = FullStorage(storage.uri)
     holder = run(SILENCE, full)
     assert holder.acquire(KEY)
-    before = storage.read(f"leases/{KEY}/0.json")
+    before = storage.read(lease_path(KEY, 0))
     deadline = time.monotonic() + 5
-    while storage.read(f"leases/{KEY}/0.json") == before:
+    while storage.read(lease_path(KEY, 0)) == before:
         assert time.monotonic() < deadline, "no beat was written after the storage had room again"
         time.sleep(0.02)
     assert full.refused == 3

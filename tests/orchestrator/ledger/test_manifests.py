@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger.manifests import Ledger, Manifest, attempt_path, manifest_path, record_path, shard_name
+from orchestrator.ledger.layout import attempt_path, manifest_path, record_path, short
+from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.shards import Quarantined, ShardRecord
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
@@ -68,7 +69,7 @@ def test_a_shard_is_finished_when_its_record_is_committed(ledger: Ledger) -> Non
     assert ledger.finished_shards(STREAM) == set()
     assert ledger.commit_shard(STREAM, SHARD, written) == written
     assert ledger.shard(STREAM, SHARD) == written
-    assert ledger.finished_shards(STREAM) == {shard_name(SHARD)}
+    assert ledger.finished_shards(STREAM) == {short(SHARD)}
     assert ledger.finished_shards("00" * 32) == set()
 
 

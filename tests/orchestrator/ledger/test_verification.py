@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from support.without_ray import Ended, run
 
-from orchestrator.ledger.manifests import Ledger, manifest_path, record_path
+from orchestrator.ledger.layout import manifest_path, record_path
+from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.verification import verify
 from orchestrator.steps.steps import Step, StepKind
 from orchestrator.storage.store import Storage

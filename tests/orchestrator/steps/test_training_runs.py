@@ -11,7 +11,8 @@ import torch
 from support.command_line import mounted
 from support.trainings import STEPS, Interrupted, Listener, assert_equal, make_job, run
 
-from orchestrator.ledger.training_states import forget_outcome, read_history, read_outcome, state_path
+from orchestrator.ledger.layout import state_path
+from orchestrator.ledger.training_states import forget_outcome, read_history, read_outcome
 from orchestrator.steps.training import FinetuneJob, TrainingJob
 from orchestrator.steps.training_runs import Team, train, training_loop
 from orchestrator.storage.store import Storage, StorageFullError

@@ -1,0 +1,136 @@
+"""Where everything lies on a storage: every path of it is made here, and nowhere else.
+
+    steps/KIND/KEY.json                  the manifest of a finished step
+    shards/STREAM/SHARD.json             the record of a finished shard
+    shards/STREAM/SHARD-ATTEMPT.arrow    what one attempt at a shard wrote
+    models/KEY-ATTEMPT.SUFFIX            what one attempt at a step without shards wrote, such as a network
+    images/DIGEST.arrow                  the images of an image set, in their order
+    lists/DIGEST.txt                     the labelled images of a fine-tuning
+    leases/KEY/GENERATION.json           who works on a step
+    checkpoints/KEY.pt, KEY.arrow        where a training or K-means goes on after a kill
+    checkpoints/KEY.outcome.json         what a training has come to, until its step is declared finished
+    checkpoints/KEY.stopped.json         why a fine-tuning was given up
+    history/KEY.json                     loss and speed of a training
+    results/NAME.json, figures/NAME-*.png, report/NAME.*     for people, by the name of the experiment
+    tune/, training/                     Ray's own folders, where the storage is a path
+
+KEY in a file's name is the first digits of the step's key; manifests and leases have the whole of it.
+"""
+
+import secrets
+from pathlib import PurePosixPath
+
+STEPS, SHARDS, MODELS, IMAGES, LISTS = "steps", "shards", "models", "images", "lists"
+LEASES, CHECKPOINTS, HISTORY = "leases", "checkpoints", "history"
+RESULTS, FIGURES, REPORT = "results", "figures", "report"
+TUNE, TRAINING = "tune", "training"
+
+_STOPPED = ".stopped.json"
+_UNFINISHED = ".part"
+
+
+def short(digest: str) -> str:
+    """As much of a key or digest as is in the name of a file."""
+    return digest[:32]
+
+
+def manifest_path(kind: str, key: str) -> str:
+    """The manifest of a step."""
+    return f"{STEPS}/{kind}/{key}.json"
+
+
+def stream_folder(stream: str) -> str:
+    """The folder of a stream's shards."""
+    return f"{SHARDS}/{short(stream)}"
+
+
+def record_path(stream: str, digest: str) -> str:
+    """The record of a shard."""
+    return f"{stream_folder(stream)}/{short(digest)}.json"
+
+
+def attempt_path(stream: str, digest: str) -> str:
+    """A new file for one attempt at a shard."""
+    return f"{stream_folder(stream)}/{short(digest)}-{secrets.token_hex(6)}.arrow"
+
+
+def model_path(key: str, suffix: str) -> str:
+    """A new file for one attempt at a step without shards."""
+    return f"{MODELS}/{short(key)}-{secrets.token_hex(6)}.{suffix}"
+
+
+def is_model(path: str) -> bool:
+    """Whether a file was written by a step without shards."""
+    return path.startswith(f"{MODELS}/")
+
+
+def is_attempt(path: str) -> bool:
+    """Whether a file counts only where it is named: an attempt at a shard or model, or at any file on a path."""
+    return path.endswith(_UNFINISHED) or (
+        path.startswith((f"{SHARDS}/", f"{MODELS}/")) and path.endswith((".arrow", ".pt"))
+    )
+
+
+def listing_path(digest: str) -> str:
+    """The images of an image set."""
+    return f"{IMAGES}/{short(digest)}.arrow"
+
+
+def labelled_list_path(sha256: str) -> str:
+    """The labelled images of a fine-tuning."""
+    return f"{LISTS}/{short(sha256)}.txt"
+
+
+def lease_folder(key: str) -> str:
+    """The leases of a step."""
+    return f"{LEASES}/{key}"
+
+
+def lease_path(key: str, generation: int) -> str:
+    """One lease of a step."""
+    return f"{lease_folder(key)}/{generation}.json"
+
+
+def state_path(key: str) -> str:
+    """The state of an unfinished training."""
+    return f"{CHECKPOINTS}/{short(key)}.pt"
+
+
+def cluster_state_path(key: str) -> str:
+    """The state of an unfinished K-means."""
+    return f"{CHECKPOINTS}/{short(key)}.arrow"
+
+
+def outcome_path(key: str) -> str:
+    """What a training has come to."""
+    return f"{CHECKPOINTS}/{short(key)}.outcome.json"
+
+
+def stop_mark_path(key: str) -> str:
+    """Why a fine-tuning was given up."""
+    return f"{CHECKPOINTS}/{short(key)}{_STOPPED}"
+
+
+def is_stop_mark(path: str) -> bool:
+    """Whether a file says why a fine-tuning was given up."""
+    return path.endswith(_STOPPED)
+
+
+def history_path(key: str) -> str:
+    """Loss and speed of a training, while it runs and after."""
+    return f"{HISTORY}/{short(key)}.json"
+
+
+def results_path(name: str) -> str:
+    """The results of an experiment."""
+    return f"{RESULTS}/{name}.json"
+
+
+def figure_path(name: str, part: str = "") -> str:
+    """A sheet of pictures of an experiment: the first, or the one of a page or subject."""
+    return f"{FIGURES}/{name}{f'-{part}' if part else ''}.png"
+
+
+def stem(path: str) -> str:
+    """The name of a file without its folder and its last suffix: a key, a digest, or an experiment's name."""
+    return PurePosixPath(path).stem
