@@ -38,10 +38,10 @@ from orchestrator.planning.plan import make_plan
 from orchestrator.spec.loading import load_document
 from orchestrator.steps.making import make_training_job
 from orchestrator.steps.training import TrainingJob
-from orchestrator.steps.training_runs import Team, training_loop
+from orchestrator.steps.training_runs import DistributedContext, training_loop
 from orchestrator.storage.store import Storage
 from workloads.training.batches import Slot
-from workloads.training.collectives import Alone
+from workloads.training.collectives import SingleProcess
 from workloads.training.loop import Loop, Machine
 
 RATE = Aim("images/s of project / plain, median of turns, of the slower kind of training", least=0.95)
@@ -146,7 +146,7 @@ def plain_loop(job: TrainingJob, steps: int, threads: int) -> list[tuple[int, fl
     """(step, images per second since the last window) of a loop without Ray."""
     keep_freed_memory()
     torch.set_num_threads(threads)
-    loop = training_loop(job, Team(Machine(), Alone(), None))
+    loop = training_loop(job, DistributedContext(Machine(), SingleProcess(), None))
     objective, optimiser = loop.objective, loop.optimiser
     loader = torch.utils.data.DataLoader(Inputs(loop, steps), batch_size=loop.config.batch_size, num_workers=1)
     windows, begun = [], time.perf_counter()

@@ -38,7 +38,7 @@ from orchestrator.steps.training import TrainingJob
 from workloads.errors import InputError
 
 if TYPE_CHECKING:
-    from orchestrator.steps.training_runs import Team
+    from orchestrator.steps.training_runs import DistributedContext
     from workloads.training.loop import StepReport
 
 # The least that Ray counts; the trainer's workers do the work.
@@ -236,10 +236,10 @@ class _MetricsReporter:
     Train waits until all workers have reported, so they must agree when to: the clock of rank 0 decides.
     """
 
-    def __init__(self, job: TrainingJob, team: "Team") -> None:
+    def __init__(self, job: TrainingJob, context: "DistributedContext") -> None:
         self._storage = job.storage
         self._key = job.key
-        self._team = team
+        self._context = context
         self._told = float("-inf")
         self._busy = GpuBusy("training")
 
@@ -247,7 +247,7 @@ class _MetricsReporter:
         if not self._any_worker(self._is_due(report)):
             return True
         self._told = time.monotonic()
-        self._busy.note(self._team.machine.device.type)
+        self._busy.note(self._context.machine.device.type)
         ray.train.report(
             {
                 # The name that Tune's TensorBoard logger takes its horizontal axis from: steps go on after a restart.
@@ -262,20 +262,20 @@ class _MetricsReporter:
         )
         # At its end a training has nothing left to save, and is as good as any other.
         ends = report.step == report.total_steps
-        return ends or not self._any_worker(self._team.workers.rank == 0 and is_marked(self._storage, self._key))
+        return ends or not self._any_worker(self._context.workers.rank == 0 and is_marked(self._storage, self._key))
 
     def _is_due(self, report: "StepReport") -> bool:
         """Whether enough time has gone by, or there is a score that early stopping waits for."""
         late = time.monotonic() - self._told >= _REPORT_SECONDS
-        return self._team.workers.rank == 0 and (late or GLANCE in report.shown)
+        return self._context.workers.rank == 0 and (late or GLANCE in report.shown)
 
     def _any_worker(self, word: bool) -> bool:
         """Whether any of the workers says so; the same answer on all of them."""
         import torch
 
-        if self._team.workers.size == 1:
+        if self._context.workers.size == 1:
             return word
-        return bool(self._team.workers.sum(torch.tensor(float(word), device=self._team.machine.device)))
+        return bool(self._context.workers.sum(torch.tensor(float(word), device=self._context.machine.device)))
 
 
 def _worker(config: dict[str, Any]) -> None:
@@ -283,9 +283,9 @@ def _worker(config: dict[str, Any]) -> None:
     import torch
     from torch.nn.parallel import DistributedDataParallel
 
-    from orchestrator.steps.training_runs import Team, train
+    from orchestrator.steps.training_runs import DistributedContext, train
     from workloads.devices import torch_device
-    from workloads.training.collectives import Alone, ProcessGroup
+    from workloads.training.collectives import ProcessGroup, SingleProcess
     from workloads.training.loop import Machine
 
     job: TrainingJob = config["job"]
@@ -294,9 +294,9 @@ def _worker(config: dict[str, Any]) -> None:
     torch.set_num_threads(scale.cores)
     machine = Machine(device=torch_device("auto" if scale.uses_gpus else "cpu"))
     if scale.workers == 1:
-        team = Team(machine, Alone(), None)
+        context = DistributedContext(machine, SingleProcess(), None)
     else:
-        team = Team(machine, ProcessGroup(), DistributedDataParallel)
-    outcome = train(job, team, _MetricsReporter(job, team), scale.checkpoint_seconds)
+        context = DistributedContext(machine, ProcessGroup(), DistributedDataParallel)
+    outcome = train(job, context, _MetricsReporter(job, context), scale.checkpoint_seconds)
     if outcome is not None:
         leave_outcome(job.storage, job.key, outcome)

@@ -53,7 +53,7 @@ _PREDICTED_IMAGES = 4
 
 
 @dataclass(frozen=True)
-class Team:
+class DistributedContext:
     """One worker's place in a training run: its machine, its peers, and how its module is wrapped."""
 
     machine: Machine
@@ -117,7 +117,7 @@ class TrueLabels:
 class _PretrainRun:
     job: PretrainJob
 
-    def build(self, team: Team) -> Loop:
+    def build(self, context: DistributedContext) -> Loop:
         """The training loop of one worker."""
         job = self.job
         network = pretraining_network(job.config)
@@ -128,9 +128,9 @@ class _PretrainRun:
             images,
             job.config,
             num_labels=job.num_labels,
-            machine=team.machine,
-            workers=team.workers,
-            wrap=team.wrap,
+            machine=context.machine,
+            workers=context.workers,
+            wrap=context.wrap,
         )
 
     def glance(self, loop: Loop) -> dict[str, float]:
@@ -153,7 +153,7 @@ class _PretrainRun:
 class _FinetuneRun:
     job: FinetuneJob
 
-    def build(self, team: Team) -> Loop:
+    def build(self, context: DistributedContext) -> Loop:
         """The training loop of one worker."""
         job = self.job
         seed = stable_hash(job.config.seed, "network") % 2**63
@@ -167,15 +167,15 @@ class _FinetuneRun:
         class_weights = None
         if job.config.class_balance == "log_inverse":
             # Every worker reads its share.
-            ours = class_pixels(images.ground_truth(team.workers.rank, team.workers.size), job.num_classes)
-            class_weights = log_inverse_weights(team.workers.sum(ours.to(team.machine.device)).cpu())
+            ours = class_pixels(images.ground_truth(context.workers.rank, context.workers.size), job.num_classes)
+            class_weights = log_inverse_weights(context.workers.sum(ours.to(context.machine.device)).cpu())
         return finetuning_loop(
             network,
             images,
             job.config,
-            machine=team.machine,
-            workers=team.workers,
-            wrap=team.wrap,
+            machine=context.machine,
+            workers=context.workers,
+            wrap=context.wrap,
             class_weights=class_weights,
         )
 
@@ -218,19 +218,19 @@ class _FinetuneRun:
         return writer.write(job.storage, model_path(job.key, "predictions.arrow"), seconds=0.0)
 
 
-def training_loop(job: TrainingJob, team: Team) -> Loop:
+def training_loop(job: TrainingJob, context: DistributedContext) -> Loop:
     """The loop of one worker at step 0, as `train` begins it."""
-    return _run_of(job).build(team)
+    return _run_of(job).build(context)
 
 
-def train(job: TrainingJob, team: Team, tell: Tell, checkpoint_seconds: float) -> Outcome | None:
+def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_seconds: float) -> Outcome | None:
     """Run one worker's part of a job to its end; the outcome on rank 0, None on the others and where it was given up.
 
     `tell` is called by every worker after the same steps, about a hundred times a run. Rank 0 writes the whole state
     after one of them whenever `checkpoint_seconds` have gone by, and when the training is given up.
     """
     run = _run_of(job)
-    loop = run.build(team)
+    loop = run.build(context)
     storage, key = job.storage, job.key
     if storage.exists(state_path(key)):
         loop.load_state_dict(torch.load(io.BytesIO(storage.read(state_path(key))), weights_only=True))
@@ -240,7 +240,7 @@ def train(job: TrainingJob, team: Team, tell: Tell, checkpoint_seconds: float) -
     for told in loop.run(report_every=max(1, loop.total_steps // 100)):
         kill_point("training.kill", f"{job.title} step {told.step}")
         report = told
-        if team.workers.rank == 0:
+        if context.workers.rank == 0:
             if told.step * _GLANCES // loop.total_steps > glances:
                 glances = told.step * _GLANCES // loop.total_steps
                 report = replace(told, shown=told.shown | run.glance(loop))
@@ -250,14 +250,14 @@ def train(job: TrainingJob, team: Team, tell: Tell, checkpoint_seconds: float) -
                 _keep_state(storage, key, loop)
                 written = time.monotonic()
         if not tell(report):
-            if team.workers.rank == 0:
+            if context.workers.rank == 0:
                 _keep_state(storage, key, loop)
             return None
-    if team.workers.rank:
+    if context.workers.rank:
         return None
     begun = time.perf_counter()
     outcome = run.finish(loop)
-    seconds = training_seconds(history, loop.config.batch_size) * team.workers.size + time.perf_counter() - begun
+    seconds = training_seconds(history, loop.config.batch_size) * context.workers.size + time.perf_counter() - begun
     # As of all work, seconds of one core or of one GPU.
     cores = torch.get_num_threads() if loop.machine.device.type == "cpu" else 1
     network, *others = outcome.records

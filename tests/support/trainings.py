@@ -8,9 +8,9 @@ from orchestrator.ledger.training_states import leave_outcome
 from orchestrator.planning.plan import make_plan
 from orchestrator.steps.making import make_training_job
 from orchestrator.steps.training import TrainingJob
-from orchestrator.steps.training_runs import Team, read_tensors, train
+from orchestrator.steps.training_runs import DistributedContext, read_tensors, train
 from orchestrator.storage.store import Storage
-from workloads.training.collectives import Alone
+from workloads.training.collectives import SingleProcess
 from workloads.training.loop import Machine, StepReport
 
 STEPS = 5
@@ -59,7 +59,7 @@ def make_job(storage: Storage, **finetune: Any) -> TrainingJob:
 
 def run(job: TrainingJob, listener: Listener, checkpoint_seconds: float = 0.0) -> dict[str, torch.Tensor]:
     """Train on one worker; the weights at the end."""
-    outcome = train(job, Team(Machine(), Alone(), None), listener, checkpoint_seconds)
+    outcome = train(job, DistributedContext(Machine(), SingleProcess(), None), listener, checkpoint_seconds)
     assert outcome is not None
     leave_outcome(job.storage, job.key, outcome)
     return read_tensors(job.storage, outcome.records[0].path)

@@ -13,10 +13,10 @@ from orchestrator.planning.plan import Plan, Stage, make_plan
 from orchestrator.steps.jobs import WorkerCache
 from orchestrator.steps.making import make_job, make_training_job
 from orchestrator.steps.steps import Step, StepKind
-from orchestrator.steps.training_runs import Team, train
+from orchestrator.steps.training_runs import DistributedContext, train
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
-from workloads.training.collectives import Alone
+from workloads.training.collectives import SingleProcess
 from workloads.training.loop import Machine
 
 Perform = Callable[[Task, tuple[Step, ...]], Outcome]
@@ -84,7 +84,10 @@ def run(document: dict[str, Any], storage: Storage, until: Stage = "finetune") -
     def perform(task: Task, steps: tuple[Step, ...]) -> Outcome:
         if task.kind in (StepKind.PRETRAIN, StepKind.FINETUNE):
             outcome = train(
-                make_training_job(storage, steps[0]), Team(Machine(), Alone(), None), lambda report: True, 20.0
+                make_training_job(storage, steps[0]),
+                DistributedContext(Machine(), SingleProcess(), None),
+                lambda report: True,
+                20.0,
             )
             assert outcome is not None, "the only worker has rank 0"
             return outcome

@@ -40,7 +40,7 @@ Kind = Literal["backbone", "segmentor"]
 class Checkpoint:
     """The tensors of a file under torchvision's names, float32 where the file has any floating type.
 
-    `skipped` names what the format itself sets aside (a momentum encoder, a queue, projection heads), as in
+    `skipped` names what the format itself skips (a momentum encoder, a queue, projection heads), as in
     the file. `arch` and `card` are known for this project's own files only.
     """
 
@@ -158,7 +158,7 @@ def _own(content: dict[str, Any], path: Path) -> Checkpoint:
 
 
 def _by_keys(tensors: dict[str, torch.Tensor], path: Path) -> Checkpoint:
-    """Tell the format from the keys, strip its prefix and set aside what does not belong to the network."""
+    """Tell the format from the keys, strip its prefix and skip what does not belong to the network."""
     plain = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
     names = list(plain)
     # The dots matter: `encoder.` is PixPro's network and `encoder_k.` its momentum copy.

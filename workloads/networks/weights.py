@@ -19,7 +19,7 @@ from workloads.networks.weight_files import RANDOM, SEGMENTATION, given_weights,
 
 logger = logging.getLogger(__name__)
 
-# Heads that no backbone needs. A file's tensors under these names are set aside and reported, any other
+# Heads that no backbone needs. A file's tensors under these names are skipped and reported, any other
 # surplus fails.
 HEADS = ("fc.", "classifier.", "head.", "aux_classifier.")
 # MobileNetV2's last 1x1 convolution belongs to the classifier unless the network at hand has it.
@@ -78,7 +78,7 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
     checkpoint = read_checkpoint(path)
     if checkpoint.format == "lookbeyond backbone" and checkpoint.arch != arch:
         raise InputError(f"weights: {given} is a backbone of {checkpoint.arch}; the architecture asked for is {arch}")
-    tensors, set_aside = _for_architecture(checkpoint, arch)
+    tensors, skipped = _for_architecture(checkpoint, arch)
 
     own = module.state_dict()
     never_required = _classifiers(module, arch)
@@ -97,7 +97,7 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
         matched=missing.count(""),
         missing=tuple(difference for difference in missing if difference),
         unexpected=tuple(name for name in surplus if not name.startswith(may_be_left)),
-        skipped=(*set_aside, *(name for name in surplus if name.startswith(may_be_left))),
+        skipped=(*skipped, *(name for name in surplus if name.startswith(may_be_left))),
     )
     if report.missing or report.unexpected:
         raise InputError(_refusal(report, given, len(required), tensors))
@@ -118,7 +118,7 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
 
 
 def _for_architecture(checkpoint: Checkpoint, arch: str) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
-    """The tensors under the architecture's own names, and the names in the file that were set aside."""
+    """The tensors under the architecture's own names, and the names in the file that were skipped."""
     tensors = checkpoint.tensors
     if arch in SEGMENTATION or not any(name.startswith("backbone.") for name in tensors):
         return tensors, checkpoint.skipped

@@ -1,7 +1,7 @@
 """What several workers share during a step: gathered keys, summed counts, batch statistics.
 
 The model: the loss of a step is a function of the whole batch, and workers only split the batch. `Workers`
-is all that the losses know of them; `Alone` is one worker, `ProcessGroup` is torch.distributed's default
+is all that the losses know of them; `SingleProcess` is one worker, `ProcessGroup` is torch.distributed's default
 group. Gathering and summing carry gradients, so that the sum of the workers' gradients is the gradient of
 the whole batch's loss.
 
@@ -36,7 +36,7 @@ class Workers(Protocol):
         """The sum over workers; with gradients."""
 
 
-class Alone:
+class SingleProcess:
     """One worker: nothing to share."""
 
     rank = 0
@@ -110,7 +110,7 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
     one size.
     """
 
-    workers: Workers = Alone()
+    workers: Workers = SingleProcess()
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (B, C, H, W) with the statistics of all workers while training, with the running ones

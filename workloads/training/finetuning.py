@@ -25,7 +25,7 @@ from workloads.ignored import IGNORE_CLASS
 from workloads.networks.segmentors import Logits, Segmentor
 from workloads.seeding import generator
 from workloads.training.batches import Sample, Slot, Source
-from workloads.training.collectives import Alone, Workers, at_least_float32
+from workloads.training.collectives import SingleProcess, Workers, at_least_float32
 from workloads.training.loop import Batch, Loop, Machine, Objective, Wrap
 from workloads.training.views import check_crop, crop_of_batch, draw, render, resize_image, resize_labels
 
@@ -48,7 +48,7 @@ class Finetuning(Objective):
         super().__init__()
         self.segmentor = segmentor
         self.config = config
-        self.workers = workers or Alone()
+        self.workers = workers or SingleProcess()
         self.shown = {}
         # Not part of the state: it follows from the labelled images.
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -139,7 +139,7 @@ def finetuning_loop(
 
     Raises `InputError` for a batch of one image per worker where the network normalises over it.
     """
-    shared = workers or Alone()
+    shared = workers or SingleProcess()
     if config.batch_size == shared.size:
         raise InputError(
             f"batch_size is {config.batch_size} with {shared.size} workers; allowed: 2 or more images per worker, "

@@ -32,7 +32,7 @@ from workloads.errors import InputError
 from workloads.networks.segmentors import Segmentor
 from workloads.seeding import generator, stable_hash
 from workloads.training.batches import Order, Prefetcher, Sample, Slot, Source
-from workloads.training.collectives import Alone, Workers, share_batch_norm
+from workloads.training.collectives import SingleProcess, Workers, share_batch_norm
 from workloads.training.optimisation import build_optimiser, learning_rate_factor
 
 Batch = dict[str, Tensor]
@@ -77,7 +77,7 @@ class Objective(nn.Module, ABC):
         networks."""
 
 
-class LossNotFinite(InputError):  # noqa: N818
+class LossNotFiniteError(InputError):
     """The loss of a step is not finite; the weights are those from before it."""
 
     def __init__(self, step: int, loss: float, image_ids: Sequence[str]) -> None:
@@ -89,7 +89,7 @@ class LossNotFinite(InputError):  # noqa: N818
         self.loss = loss
         self.image_ids = tuple(image_ids)
 
-    def __reduce__(self) -> tuple[type["LossNotFinite"], tuple[int, float, tuple[str, ...]]]:
+    def __reduce__(self) -> tuple[type["LossNotFiniteError"], tuple[int, float, tuple[str, ...]]]:
         return type(self), (self.step, self.loss, self.image_ids)
 
 
@@ -125,7 +125,7 @@ class Loop:
         wrap: Wrap | None = None,
     ) -> None:
         self.machine = machine or Machine()
-        self.workers = workers or Alone()
+        self.workers = workers or SingleProcess()
         self.config = config
         self.source = source
         if not source.ids:
@@ -206,7 +206,7 @@ class Loop:
     def run(self, until: int | None = None, report_every: int = 1) -> Iterator[StepReport]:
         """Train up to step `until` (the end by default), reporting every few steps and at the last.
 
-        Between two reports the caller may take `state_dict()`. Raises `LossNotFinite`, and whatever the
+        Between two reports the caller may take `state_dict()`. Raises `LossNotFiniteError`, and whatever the
         source raises.
         """
         stop = min(until if until is not None else self.total_steps, self.total_steps)
@@ -286,7 +286,7 @@ class Loop:
         step, loss = self._unchecked
         if not bool(torch.isfinite(loss)):
             # All workers see the same sum and stop at the same step.
-            raise LossNotFinite(step, float(loss), self.image_ids(step))
+            raise LossNotFiniteError(step, float(loss), self.image_ids(step))
         self._unchecked = None
 
 

@@ -23,7 +23,7 @@ from workloads.configs.objectives import MocoConfig
 from workloads.configs.views import ViewsConfig
 from workloads.networks.segmentors import STAGE_CHANNELS, Segmentor
 from workloads.training.batches import Sample, Slot
-from workloads.training.collectives import Alone, Workers, at_least_float32
+from workloads.training.collectives import SingleProcess, Workers, at_least_float32
 from workloads.training.loop import Batch, Objective
 from workloads.training.views import check_crop, crop_of_batch, image_views, resize_image
 
@@ -70,7 +70,7 @@ class MomentumContrast(Objective):
         self.config = config
         self.views = views
         self.seed = seed
-        self.workers = workers or Alone()
+        self.workers = workers or SingleProcess()
         self.shown = {}
         channels = STAGE_CHANNELS[segmentor.config.backbone][1]
         self.query = PooledEmbedding(segmentor.backbone, channels, config.embedding_dim)

@@ -33,7 +33,7 @@ from workloads.networks.segmentors import (
 )
 from workloads.seeding import generator, stable_hash
 from workloads.training.batches import Sample, Slot, Source
-from workloads.training.collectives import Alone, Workers, at_least_float32
+from workloads.training.collectives import SingleProcess, Workers, at_least_float32
 from workloads.training.contrast import Keys, LabelMemory, cell_labels, contrastive_loss, joined, places, sample_anchors
 from workloads.training.loop import Batch, Loop, Machine, Objective, Wrap
 from workloads.training.moco import MomentumContrast
@@ -59,7 +59,7 @@ class PixelContrast(Objective):
         self.segmentor = segmentor
         self.config = config
         self.num_labels = num_labels
-        self.workers = workers or Alone()
+        self.workers = workers or SingleProcess()
         self.shown = {}
         channels = (
             segmentor.config.channels if config.scope == "segmentor" else STAGE_CHANNELS[segmentor.config.backbone][1]
@@ -207,6 +207,6 @@ def pretraining_loop(
 
     At the end, `networks.pretrained_state(segmentor, pretrained_scope(config))` is what fine-tuning loads.
     """
-    shared = workers or Alone()
+    shared = workers or SingleProcess()
     objective = build_objective(segmentor, config, num_labels, shared)
     return Loop(objective, source, config, machine=machine, workers=shared, wrap=wrap)

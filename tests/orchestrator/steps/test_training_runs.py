@@ -14,11 +14,11 @@ from support.trainings import STEPS, Interrupted, Listener, assert_equal, make_j
 from orchestrator.ledger.layout import state_path
 from orchestrator.ledger.training_states import forget_outcome, read_history, read_outcome
 from orchestrator.steps.training import FinetuneJob, TrainingJob
-from orchestrator.steps.training_runs import Team, train, training_loop
+from orchestrator.steps.training_runs import DistributedContext, train, training_loop
 from orchestrator.storage.store import Storage, StorageFullError
 from workloads.errors import InputError
-from workloads.training.collectives import Alone
-from workloads.training.loop import LossNotFinite, Machine
+from workloads.training.collectives import SingleProcess
+from workloads.training.loop import LossNotFiniteError, Machine
 
 STATE_BYTES = 18_000_000
 
@@ -40,7 +40,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Ten
 
 def test_a_balanced_fine_tuning_weighs_the_classes_of_its_own_labelled_images(storage: Storage) -> None:
     job = make_job(storage, class_balance="log_inverse", number=2)
-    loop = training_loop(job, Team(Machine(), Alone(), None))
+    loop = training_loop(job, DistributedContext(Machine(), SingleProcess(), None))
     assert isinstance(job, FinetuneJob)
     assert len(loop.source.ids) == 2
     truth = [job.source.open().read_ground_truth("train", image_id) for image_id in loop.source.ids]
@@ -48,11 +48,11 @@ def test_a_balanced_fine_tuning_weighs_the_classes_of_its_own_labelled_images(st
     known = pixels[pixels != 255]
     expected = [1 / np.log(1.02 + np.mean(known == number)) for number in range(job.num_classes)]
     np.testing.assert_allclose(loop.objective.class_weights, expected, rtol=1e-5)
-    plain = training_loop(make_job(storage, number=2), Team(Machine(), Alone(), None))
+    plain = training_loop(make_job(storage, number=2), DistributedContext(Machine(), SingleProcess(), None))
     assert plain.objective.class_weights is None
 
 
-class OneOfTwo(Alone):
+class OneOfTwo(SingleProcess):
     """Keeps what it is asked to add to the other's."""
 
     size = 2
@@ -70,7 +70,7 @@ def test_workers_share_the_counting_of_classes(storage: Storage) -> None:
     job = make_job(storage, class_balance="log_inverse", number=5)
     both = OneOfTwo(0), OneOfTwo(1)
     for one in both:
-        loop = training_loop(job, Team(Machine(), one, None))
+        loop = training_loop(job, DistributedContext(Machine(), one, None))
     (first,), (second,) = (one.added for one in both)
     truth = [job.source.open().read_ground_truth("train", image_id) for image_id in loop.source.ids]
     pixels = [sum(int((labels == number).sum()) for labels in truth) for number in range(len(first))]
@@ -83,7 +83,7 @@ def test_a_training_is_charged_its_steps_and_its_evaluation_once_though_it_was_c
     with pytest.raises(Interrupted):
         run(job, Listener(3))
     begun = time.perf_counter()
-    outcome = train(job, Team(Machine(), Alone(), None), Listener(), 0.0)
+    outcome = train(job, DistributedContext(Machine(), SingleProcess(), None), Listener(), 0.0)
     rest = time.perf_counter() - begun
     assert outcome is not None
     history = read_history(storage, job.key)
@@ -133,7 +133,7 @@ def test_an_outcome_stands_until_the_step_is_declared_finished(storage: Storage)
 
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_state(storage: Storage) -> None:
     job = make_job(storage, optimiser={"learning_rate": 1e30, "warmup_steps": 0})
-    with pytest.raises(LossNotFinite) as stopped:
+    with pytest.raises(LossNotFiniteError) as stopped:
         run(job, Listener())
     error = stopped.value
     assert isinstance(error, InputError)

@@ -16,7 +16,7 @@ from workloads.configs.training import FinetuneConfig, PretrainConfig
 from workloads.configs.views import ViewsConfig
 from workloads.networks.segmentors import build_segmentor
 from workloads.training.batches import Sample
-from workloads.training.collectives import Alone, ProcessGroup, share_batch_norm
+from workloads.training.collectives import ProcessGroup, SingleProcess, share_batch_norm
 from workloads.training.finetuning import finetuning_loop
 from workloads.training.pretraining import pretraining_loop, pretraining_network
 
@@ -122,7 +122,7 @@ def normalised(workers):
 
 
 def test_batch_normalisation_over_two_workers_is_that_over_the_whole_batch(tmp_path):
-    whole = normalised(Alone())
+    whole = normalised(SingleProcess())
     found = two_workers(tmp_path, "norm")
     torch.testing.assert_close(torch.cat([part[0] for part in found]), whole[0], rtol=1e-4, atol=1e-5)
     for part in found:
@@ -134,7 +134,7 @@ def test_batch_normalisation_over_two_workers_is_that_over_the_whole_batch(tmp_p
 
 @pytest.mark.parametrize("job", ["pretrain", "finetune", "balanced finetune"])
 def test_two_workers_with_half_the_batch_are_one_with_the_whole(job, tmp_path):
-    losses, state = run(job, Alone())
+    losses, state = run(job, SingleProcess())
     found = two_workers(tmp_path, job)
     assert found[0][0] == found[1][0]
     assert all(torch.equal(tensor, found[1][1][name]) for name, tensor in found[0][1].items())

@@ -15,7 +15,7 @@ from workloads.errors import BrokenImage, InputError
 from workloads.networks.segmentors import build_segmentor
 from workloads.training.batches import Order, Sample
 from workloads.training.finetuning import finetuning_loop
-from workloads.training.loop import LossNotFinite, Machine
+from workloads.training.loop import LossNotFiniteError, Machine
 from workloads.training.optimisation import learning_rate_factor
 
 torch.set_num_threads(1)
@@ -158,12 +158,12 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_images_before_the_update(
     with torch.no_grad():
         bias[0] = float("inf")
     weight = run.objective.segmentor.backbone.features[0][0].weight.clone()
-    with pytest.raises(LossNotFinite, match="at step 1; images of the batch: image") as caught:
+    with pytest.raises(LossNotFiniteError, match="at step 1; images of the batch: image") as caught:
         list(reports)
     assert caught.value.image_ids == tuple(run.image_ids(1))
     assert torch.equal(run.objective.segmentor.backbone.features[0][0].weight, weight)
     assert run.step == 1
-    with pytest.raises(LossNotFinite):
+    with pytest.raises(LossNotFiniteError):
         run.state_dict()
 
 
