@@ -26,7 +26,7 @@ def canonical(value: Any) -> Any:
     """
     match value:
         case HashedConfig():
-            return {"type": type(value).__name__} | canonical(value.model_dump(mode="python"))
+            return {"type": value.tag} | canonical(value.model_dump(mode="python"))
         case None | bool() | str() | int():
             return value
         case float():

@@ -26,7 +26,7 @@ from workloads.errors import InputError
 FINETUNED = "finetuned"
 
 
-class SamplingConfig(HashedConfig):
+class SamplingConfig(HashedConfig, tag="SamplingConfig"):
     """Which feature pixels of an image are kept for clustering."""
 
     pixels_per_image: int = Field(200, ge=1, description="seeded sample of feature pixels per image")

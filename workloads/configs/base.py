@@ -5,10 +5,28 @@ A `HashedConfig` is hashed into the key of the step that uses it, so equal ones 
 count leaking into the identity of a result, so that the same work is done twice, or different work is taken for equal.
 """
 
+from typing import Any, ClassVar
+
 from pydantic import BaseModel, ConfigDict
+
+_OWNERS: dict[str, str] = {}
+"""The class of each tag."""
 
 
 class HashedConfig(BaseModel):
-    """A frozen, strict piece of configuration that takes part in keys; unknown fields are errors."""
+    """A frozen, strict piece of configuration that takes part in keys; unknown fields are errors.
+
+    In keys it goes by its `tag`, which every class of this kind is given when it is defined
+    (``class MyConfig(HashedConfig, tag="mine")``), belongs to that class alone and never changes: the class may be
+    renamed and moved, and what was done is found again.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+    tag: ClassVar[str]
+
+    def __init_subclass__(cls, *, tag: str, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        name = f"{cls.__module__}.{cls.__qualname__}"
+        if _OWNERS.setdefault(tag, name) != name:
+            raise TypeError(f"tag {tag!r} of {name} is that of {_OWNERS[tag]}, too")
+        cls.tag = tag

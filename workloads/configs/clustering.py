@@ -27,7 +27,7 @@ def number_of_clusters(k_per_class: float, num_classes: int) -> int:
     return k
 
 
-class KMeansConfig(HashedConfig):
+class KMeansConfig(HashedConfig, tag="KMeansConfig"):
     """K-means; the number of clusters is either `k_per_class` times the number of classes or `k` itself."""
 
     method: Literal["kmeans"] = "kmeans"
@@ -71,7 +71,7 @@ class KMeansConfig(HashedConfig):
         return number_of_clusters(self.k_per_class, num_classes)
 
 
-class DbscanConfig(HashedConfig):
+class DbscanConfig(HashedConfig, tag="DbscanConfig"):
     """DBSCAN; `eps` is a distance between features, or a rule that finds one."""
 
     method: Literal["dbscan"] = "dbscan"

@@ -14,7 +14,7 @@ MINIMUM_SIZE = 32
 stride."""
 
 
-class FilterBankConfig(HashedConfig):
+class FilterBankConfig(HashedConfig, tag="FilterBankConfig"):
     """Weights of the families of channels: a family's share of the squared length of a vector is about the
     square of its weight over the sum of the squares."""
 
@@ -25,7 +25,7 @@ class FilterBankConfig(HashedConfig):
     position: float = Field(2.0, ge=0.0, description="weight of the place in the image; 0 makes features blind to it")
 
 
-class ExtractorConfig(HashedConfig):
+class ExtractorConfig(HashedConfig, tag="ExtractorConfig"):
     """Everything that decides features, apart from the weights, whose identity takes part in keys by
     itself."""
 

@@ -20,7 +20,7 @@ IMAGENET_WEIGHTS: dict[str, str] = {
 PUBLISHED_FORMAT: dict[str, str] = {"moco": "MoCo v2", "pixpro": "PixPro"}
 
 
-class SegmentorConfig(HashedConfig):
+class SegmentorConfig(HashedConfig, tag="SegmentorConfig"):
     """The architecture of a segmentation network; the number of classes is given apart, by the data set."""
 
     head: Literal["deeplabv3", "pspnet"] = Field("deeplabv3", description="segmentation head")

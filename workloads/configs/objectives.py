@@ -9,7 +9,7 @@ from workloads.configs.base import HashedConfig
 Positives = Literal["auxiliary", "superpixel", "pixel"]
 
 
-class ContrastConfig(HashedConfig):
+class ContrastConfig(HashedConfig, tag="ContrastConfig"):
     """Which cells attract each other, and how strongly."""
 
     positives: Positives = Field(
@@ -44,7 +44,7 @@ class ContrastConfig(HashedConfig):
         return self
 
 
-class MocoConfig(HashedConfig):
+class MocoConfig(HashedConfig, tag="MocoConfig"):
     """Options of MoCo v2; defaults as published."""
 
     queue: int = Field(65_536, ge=1, description="keys in the queue; scale it down with the number of images")
@@ -53,7 +53,7 @@ class MocoConfig(HashedConfig):
     embedding_dim: int = Field(128, ge=1, description="dimensions of the embeddings")
 
 
-class PixproConfig(HashedConfig):
+class PixproConfig(HashedConfig, tag="PixproConfig"):
     """Options of PixPro; defaults as published."""
 
     hidden_channels: int = Field(4096, ge=1, description="channels inside the projection head")

@@ -9,7 +9,7 @@ from workloads.configs.base import HashedConfig
 MAX_SUPERPIXELS = 65535
 
 
-class SuperpixelConfig(HashedConfig):
+class SuperpixelConfig(HashedConfig, tag="SuperpixelConfig"):
     """How an image is cut into superpixels."""
 
     method: Literal["slic"] = "slic"

@@ -22,7 +22,7 @@ AUGMENTATION = ViewsConfig(
 )
 
 
-class OptimiserConfig(HashedConfig):
+class OptimiserConfig(HashedConfig, tag="OptimiserConfig"):
     """The optimiser and its schedule over the steps of the run."""
 
     kind: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
@@ -37,7 +37,7 @@ class OptimiserConfig(HashedConfig):
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the gradient; null: any")
 
 
-class TrainingConfig(HashedConfig):
+class TrainingConfig(HashedConfig, tag="TrainingConfig"):
     """What every training run has: how long, how large a batch, which optimiser, which seed."""
 
     epochs: float | None = Field(None, gt=0, description="passes over the images; this or steps")
@@ -66,7 +66,7 @@ class TrainingConfig(HashedConfig):
         return max(1, int(-(-self.epochs * num_images // self.batch_size)))
 
 
-class PretrainConfig(TrainingConfig):
+class PretrainConfig(TrainingConfig, tag="PretrainConfig"):
     """A pre-training run; `workloads.configs.recipes` has named presets. Weights for `init` are given apart."""
 
     objective: Literal["contrast", "moco", "pixpro"] = Field("contrast", description="what is optimised")
@@ -81,7 +81,7 @@ class PretrainConfig(TrainingConfig):
     pixpro: PixproConfig = Field(PixproConfig(), description="options of objective 'pixpro'")
 
 
-class EvaluationConfig(HashedConfig):
+class EvaluationConfig(HashedConfig, tag="EvaluationConfig"):
     """How a trained network is scored; the prediction always has the size of the ground truth."""
 
     image_size: tuple[int, int] | None = Field(None, description="height and width of the input at scale 1; null: own")
@@ -92,7 +92,7 @@ class EvaluationConfig(HashedConfig):
     batch_size: int = Field(1, ge=1, description="images of equal size per forward pass")
 
 
-class FinetuneConfig(TrainingConfig):
+class FinetuneConfig(TrainingConfig, tag="FinetuneConfig"):
     """A fine-tuning run; `workloads.configs.recipes` has named presets."""
 
     segmentor: SegmentorConfig = Field(SegmentorConfig(), description="the network")

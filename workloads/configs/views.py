@@ -9,7 +9,7 @@ from workloads.configs.base import HashedConfig
 Probability = float
 
 
-class ViewsConfig(HashedConfig):
+class ViewsConfig(HashedConfig, tag="ViewsConfig"):
     """How views are drawn; the defaults are Table 8. Sizes are in pixels, (height, width)."""
 
     image_size: tuple[int, int] | None = Field(

@@ -44,7 +44,7 @@ _SUFFIXES = (".jpg", ".jpeg", ".png")
 _ARCHIVE = "ADEChallengeData2016"
 
 
-class Ade20kConfig(HashedConfig):
+class Ade20kConfig(HashedConfig, tag="Ade20kConfig"):
     """ADE20K scene parsing."""
 
     name: Literal["ade20k"] = Field("ade20k", description="ADE20K scene parsing (ADEChallengeData2016), 150 classes")

@@ -41,7 +41,7 @@ _POOLS = ("train", "val", "test")
 _FIT, _HELD_OUT = "fit", "held_out"
 
 
-class CamvidConfig(HashedConfig):
+class CamvidConfig(HashedConfig, tag="CamvidConfig"):
     """CamVid, SegNet layout."""
 
     name: Literal["camvid"] = Field("camvid", description="CamVid in the SegNet layout, 11 classes")

@@ -65,7 +65,7 @@ _FOLDERS = {
 _FINE_POOLS = ("train", "val")
 
 
-class CityscapesConfig(HashedConfig):
+class CityscapesConfig(HashedConfig, tag="CityscapesConfig"):
     """Cityscapes with its 19 training classes."""
 
     name: Literal["cityscapes"] = Field("cityscapes", description="Cityscapes, 19 training classes")

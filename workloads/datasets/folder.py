@@ -21,7 +21,7 @@ from workloads.datasets.files import FileDataset, scan_tree
 POOL_FOLDERS = ("train", "train_extra", "val", "test", "raw", "sequence")
 
 
-class FolderConfig(HashedConfig):
+class FolderConfig(HashedConfig, tag="FolderConfig"):
     """A folder of images without ground truth."""
 
     name: Literal["folder"] = Field("folder", description="any folder of images, no ground truth")

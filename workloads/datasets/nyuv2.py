@@ -52,7 +52,7 @@ SPLITS_FILE = "splits.mat"
 _RAW_SUFFIXES = (*IMAGE_SUFFIXES, ".ppm")
 
 
-class Nyuv2Config(HashedConfig):
+class Nyuv2Config(HashedConfig, tag="Nyuv2Config"):
     """NYUv2 with 40 classes."""
 
     name: Literal["nyuv2"] = Field("nyuv2", description="NYUv2, 40 classes, 795 training and 654 validation images")

@@ -53,7 +53,7 @@ _SKIES: tuple[Colour, ...] = (
 _SMALLEST_SIDE, _LARGEST_SIDE = 32, 4096
 
 
-class ScenesConfig(HashedConfig):
+class ScenesConfig(HashedConfig, tag="ScenesConfig"):
     """Generated street scenes."""
 
     name: Literal["scenes"] = Field(

@@ -24,12 +24,12 @@ VALUES = st.recursive(
 )
 
 
-class Kernel(HashedConfig):
+class Kernel(HashedConfig, tag="Kernel"):
     size: float = 3
     names: tuple[str, ...] = ()
 
 
-class Stencil(HashedConfig):
+class Stencil(HashedConfig, tag="Stencil"):
     size: float = 3
     names: tuple[str, ...] = ()
 
@@ -81,6 +81,19 @@ def test_meanings_that_look_alike_are_kept_apart() -> None:
 
 def test_minus_zero_is_zero() -> None:
     assert digest(-0.0) == digest(0)
+
+
+def test_a_type_goes_by_its_tag_which_is_its_own() -> None:
+    assert canonical(Kernel()) == {"type": "Kernel", "size": 3, "names": []}
+    with pytest.raises(TypeError, match=r"tag 'Kernel' of .*Renamed is that of .*Kernel, too"):
+
+        class Renamed(HashedConfig, tag="Kernel"):
+            pass
+
+    with pytest.raises(TypeError, match="tag"):
+
+        class Untagged(Kernel):  # type: ignore[call-arg]
+            pass
 
 
 def test_two_types_of_equal_fields_have_different_keys() -> None:
