@@ -115,6 +115,14 @@ def _survey_pools(
                 f"(compute.quarantine_limit={quarantine_limit:g})"
             )
         report.problems.extend(f"{pool}: {message}" for _, message in found.label_errors[:10])
+        report.warnings.extend(f"{pool}: {line}" for line in dataset.passed_over(pool))
+        report.warnings.extend(f"{pool}: {count} label files {doubt}" for doubt, count in found.label_doubts.items())
+        if found.counted_from_one:
+            first, last = dataset.classes[0], dataset.classes[-1]
+            report.warnings.append(
+                f"{pool}: no pixel of {first}, the first class, but some of {last}, the last, and of ignored ones: "
+                "are the values of the label files counted from 1?"
+            )
         if found.labelled:
             report.facts.append(f"{pool}: {dataset.num_classes} classes, {found.ignored_share:.1%} of pixels ignored")
             if found.absent_classes:

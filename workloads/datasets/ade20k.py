@@ -90,7 +90,7 @@ class Ade20k(FileDataset):
 
     def label_path(self, pool: str, image_id: str) -> Path:
         """``annotations/{training,validation}/{id}.png``."""
-        return self.root / "annotations" / _FOLDERS[pool] / f"{image_id}.png"
+        return find_with_suffix(self.root / "annotations" / _FOLDERS[pool], image_id, (".png",))
 
     def label_values(self, path: Path) -> npt.NDArray[np.int16]:
         """0 ignored, k to k - 1 for 1..150."""

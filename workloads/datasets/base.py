@@ -96,10 +96,20 @@ class Dataset(ABC):
             InputError: no ground truth, another size than the image's, or a value that is not allowed.
         """
 
+    def ground_truth_doubts(self, pool: str, image_id: str) -> tuple[str, ...]:
+        """What makes it likely that an image's ground truth is not what was once annotated."""
+        del pool, image_id
+        return ()
+
     def ground_truth_size(self, pool: str, image_id: str) -> int:
         """Bytes of one image's label file, so that a changed file can be told; 0 where labels are no files."""
         del pool, image_id
         return 0
+
+    def passed_over(self, pool: str) -> list[str]:
+        """A line for each kind of file among the pool's images that is not read, and why."""
+        del pool
+        return []
 
     @abstractmethod
     def identity(self) -> dict[str, Json]:

@@ -101,7 +101,7 @@ class Camvid(FileDataset):
 
     def label_path(self, pool: str, image_id: str) -> Path:
         """``root/{pool}annot/{id}.png``."""
-        return self.root / f"{_folder(pool)}annot" / f"{image_id}.png"
+        return find_with_suffix(self.root / f"{_folder(pool)}annot", image_id, (".png",))
 
     def label_values(self, path: Path) -> npt.NDArray[np.int16]:
         """0..10 as they are, 11 ignored."""

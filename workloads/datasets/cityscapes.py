@@ -22,7 +22,7 @@ from pydantic import Field
 
 from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry, Json, palette_of, value_table
-from workloads.datasets.files import FileDataset, scan_files, scan_folders
+from workloads.datasets.files import FileDataset, find_with_suffix, scan_files, scan_folders
 from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
 
@@ -52,7 +52,9 @@ CLASSES = {
     "bicycle": (33, (119, 11, 32)),
 }
 _LAST_ID = 33
-_IMAGE_END = "_leftImg8bit.png"
+_IMAGE_NAME = "_leftImg8bit"
+# The download's are PNGs; many keep them as JPEGs.
+_IMAGE_ENDS = tuple(f"{_IMAGE_NAME}{suffix}" for suffix in (".png", ".jpg", ".jpeg"))
 _LABEL_ID_END = "_gtFine_labelIds.png"
 _TRAIN_ID_END = "_gtFine_labelTrainIds.png"
 _FOLDERS = {
@@ -106,12 +108,13 @@ class Cityscapes(FileDataset):
         """Ids are ``{city}/{city}_{sequence}_{frame}``."""
         folder = self.image_folder(pool)
         for city in scan_folders(folder):
-            for name, size in scan_files(folder / city, (_IMAGE_END.lower(),)):
-                yield ImageEntry(f"{city}/{name[: -len(_IMAGE_END)]}", size)
+            for name, size in scan_files(folder / city, tuple(end.lower() for end in _IMAGE_ENDS)):
+                yield ImageEntry(f"{city}/{name[: name.lower().rindex(_IMAGE_NAME.lower())]}", size)
 
     def image_path(self, pool: str, image_id: str) -> Path:
-        """``root/leftImg8bit/{pool}/{id}_leftImg8bit.png``."""
-        return self.image_folder(pool) / f"{image_id}{_IMAGE_END}"
+        """``root/leftImg8bit/{pool}/{id}_leftImg8bit.png``, or .jpg, .jpeg."""
+        city, _, frame = image_id.partition("/")
+        return find_with_suffix(self.image_folder(pool) / city, frame, _IMAGE_ENDS)
 
     def labelled(self, pool: str) -> bool:
         """True for train and val where ``gtFine/{pool}`` is there."""
@@ -119,14 +122,15 @@ class Cityscapes(FileDataset):
 
     def label_path(self, pool: str, image_id: str) -> Path:
         """The ``labelIds`` file, or the ``labelTrainIds`` file where only that exists."""
-        folder = self.root / "gtFine" / pool
-        label_ids = folder / f"{image_id}{_LABEL_ID_END}"
-        train_ids = folder / f"{image_id}{_TRAIN_ID_END}"
+        city, _, frame = image_id.partition("/")
+        folder = self.root / "gtFine" / pool / city
+        label_ids = find_with_suffix(folder, frame, (_LABEL_ID_END,))
+        train_ids = find_with_suffix(folder, frame, (_TRAIN_ID_END,))
         return train_ids if train_ids.exists() and not label_ids.exists() else label_ids
 
     def label_values(self, path: Path) -> npt.NDArray[np.int16]:
         """0..33 to training ids for ``labelIds``; 0..18 and 255 for ``labelTrainIds``."""
-        return self._train_ids if path.name.endswith(_TRAIN_ID_END) else self._label_ids
+        return self._train_ids if path.name.lower().endswith(_TRAIN_ID_END.lower()) else self._label_ids
 
     def identity(self) -> dict[str, Json]:
         """The name and the number of classes, as 19 and 27 are both in use."""

@@ -5,12 +5,15 @@ why not. The failure this guards against: one truncated download, one web page s
 file ending a run of thousands of images, or worse, being taken for an image in silence.
 
 What is converted, and how: greyscale is replicated over the channels; alpha and transparency are dropped, not
-composited; palettes are looked up; 16-bit samples keep their high byte; CMYK goes through Pillow's formula
-without colour profiles; of several frames the first is taken. EXIF orientation is ignored: pixels are taken
-as they are stored, so that label maps fit the file as Pillow and torchvision read it.
+composited; palettes are looked up; samples of fewer than 8 bits are spread over 0 to 255; 16-bit samples keep
+their high byte; CMYK goes through Pillow's formula without colour profiles; of several frames the first is
+taken. EXIF orientation is ignored: pixels are taken as they are stored, so that label maps fit the file as
+Pillow and torchvision read it.
 """
 
 import io
+import math
+import re
 import struct
 from pathlib import Path
 
@@ -24,10 +27,15 @@ from workloads.errors import BrokenImage, InputError
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused before they are decoded: a small file can hold gigabytes of zeros."""
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".webp"),
+    *(".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".gif", ".jp2"),
+)
+_FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF", "PPM", "GIF", "JPEG2000")
+_LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "JPEG2000")
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_BIT_DEPTH_AT = 24
+_TIFF_BITS, _TIFF_PHOTOMETRIC, _TIFF_WHITE_IS_ZERO = 258, 262, 0
 _LFS_POINTER = b"version https://git-lfs"
 _MODE_NOTES = {
     "1": "black and white",
@@ -78,7 +86,9 @@ def decode_picture(data: bytes, image_id: str) -> Picture:
 
 
 def decode_labels(data: bytes, where: str) -> npt.NDArray[np.uint16]:
-    """Decode the bytes of a label file to its stored values, uint16 (H, W). Palette files give their indices.
+    """Decode the bytes of a label file to its stored values, uint16 (H, W), whatever the bit depth.
+
+    Palette files give their indices, greyscale files what they hold and not the shade of grey that it stands for.
 
     Raises:
         InputError: cannot be decoded, or holds colours instead of one value a pixel; ``where`` names the
@@ -88,15 +98,33 @@ def decode_labels(data: bytes, where: str) -> npt.NDArray[np.uint16]:
         image = _load(data)
     except _UnusableError as error:
         raise InputError(f"{where}: {error}") from None
-    if image.mode in ("L", "P") or image.mode.startswith("I;16"):
+    if image.mode == "P" or image.mode.startswith("I;16"):
         return np.array(image, dtype=np.uint16)
-    if image.mode == "1":
-        return np.array(image, dtype=np.uint8).astype(np.uint16)
+    if image.mode in ("L", "1"):
+        shown = np.array(image, dtype=np.uint8).astype(np.uint16)
+        largest, turned = _sample_range(image, data)
+        stored = shown if image.mode == "1" else (shown * largest + 127) // 255
+        return largest - stored if turned else stored
     if image.mode == "I":
         values = np.array(image, dtype=np.int64)
+        if image.format == "PPM":
+            values = (values * _sample_range(image, data)[0] + 32767) // 65535
         if values.min(initial=0) >= 0 and values.max(initial=0) < 65536:
             return values.astype(np.uint16)
     raise InputError(f"{where}: holds {image.mode} samples; a label file holds one value a pixel (8 or 16 bits)")
+
+
+def label_doubts(data: bytes, values: npt.NDArray[np.uint16]) -> tuple[str, ...]:
+    """What makes it likely that a label file's values are not what was once annotated."""
+    doubts = []
+    with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        if image.format in _LOSSY_FORMATS:
+            doubts.append(f"{image.format} files, a lossy format: values at borders may be none that was annotated")
+    found = [int(value) for value in np.unique(values) if 0 < value < 255]
+    step = math.gcd(*found)
+    if len(found) > 1 and step >= 10:
+        doubts.append(f"hold multiples of {step} only: values that were spread out to be seen")
+    return tuple(doubts)
 
 
 def picture_size(path: Path) -> tuple[int, int] | None:
@@ -106,6 +134,23 @@ def picture_size(path: Path) -> tuple[int, int] | None:
             return image.height, image.width
     except Exception:  # whatever is wrong with the image is reported by whoever decodes it
         return None
+
+
+def _sample_range(image: Image.Image, data: bytes) -> tuple[int, bool]:
+    """The largest value that a sample of a greyscale file can hold, and whether Pillow shows it as black."""
+    match image.format:
+        case "PNG":
+            return 2 ** min(data[_PNG_BIT_DEPTH_AT], 8) - 1, False
+        case "TIFF":
+            tags = image.tag_v2  # type: ignore[attr-defined]
+            bits = tags.get(_TIFF_BITS, (1,))[0]
+            return 2 ** min(bits, 8) - 1, tags.get(_TIFF_PHOTOMETRIC) == _TIFF_WHITE_IS_ZERO
+        case "PPM":
+            words = re.sub(rb"#[^\r\n]*", b" ", data[:4096]).split(maxsplit=4)
+            # A bitmap has no largest value, and its 1 is black.
+            return (1, True) if words[0] in (b"P1", b"P4") else (int(words[3]), False)
+        case _:
+            return (1 if image.mode == "1" else 255), False
 
 
 class _UnusableError(Exception):

@@ -6,9 +6,13 @@ second stat. The failure this guards against: a folder that is not mounted on on
 thousand broken images.
 """
 
+import errno
 import os
+import stat
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 
@@ -16,8 +20,15 @@ import numpy as np
 import numpy.typing as npt
 
 from workloads.datasets.base import Dataset, ImageEntry, Picture, UInt8Array, check_root, map_values
-from workloads.datasets.decode import decode_labels, decode_picture, picture_size
+from workloads.datasets.decode import IMAGE_SUFFIXES, decode_labels, decode_picture, label_doubts, picture_size
 from workloads.errors import BrokenImage, InputError
+from workloads.own_output import MARK, read_mark
+
+# What a file has for good; any other error of the system may pass, and is for whoever tries again.
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+
+# What lies beside pictures and is taken for none by anyone.
+_NO_PICTURES = (".txt", ".md", ".json", ".yaml", ".yml", ".xml", ".csv", ".html", ".py", ".log", ".pdf", ".zip")
 
 
 class FileDataset(Dataset):
@@ -59,11 +70,22 @@ class FileDataset(Dataset):
         if not entries:
             raise InputError(
                 f"pool: {self.name} pool {pool!r} is empty; looked for images in {self.image_folder(pool)}"
+                + "".join(f"; {line}" for line in self.passed_over(pool))
             )
         for before, after in pairwise(entries):
             if before.id == after.id:
                 raise InputError(f"{self.image_folder(pool)}: two files give the same image id {after.id!r}")
         return entries
+
+    def passed_over(self, pool: str) -> list[str]:
+        """See :meth:`Dataset.passed_over`; hidden files, text and tables are nothing to speak of."""
+        names = (path.name for path, _ in scan_tree(self.image_folder(pool), ("",)))
+        ends = Counter(_end(name) for name in names if not name.lower().endswith((*IMAGE_SUFFIXES, *_NO_PICTURES)))
+        if not ends:
+            return []
+        shown = ", ".join(f"{count} {end}" for end, count in ends.most_common(5)) + (", ..." if len(ends) > 5 else "")
+        read = f"names of images end in {', '.join(IMAGE_SUFFIXES)}"
+        return [f"{ends.total()} files in {self.image_folder(pool)} are passed over ({shown}); {read}"]
 
     def read_picture(self, pool: str, image_id: str) -> Picture:
         """See :meth:`Dataset.read_picture`."""
@@ -76,23 +98,35 @@ class FileDataset(Dataset):
         if not self.labelled(pool):
             raise InputError(f"pool: {self.name} pool {pool!r} has no ground truth")
         path = self.label_path(pool, image_id)
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
-            raise InputError(f"{image_id}: label file {path} is missing") from None
-        values = decode_labels(data, str(path))
+        values = decode_labels(self._read_labels(path, image_id), str(path))
         # The header of the image tells its size; images that cannot be read are the reader's concern, not the
         # label's.
         size = picture_size(self.image_path(pool, image_id))
         if size is not None and size != values.shape:
-            raise InputError(f"{path}: labels are {_size(values.shape)}, the image is {_size(size)} (height x width)")
+            raise InputError(f"{path}: labels are {_sides(values.shape)}, the image is {_sides(size)} (height x width)")
         return map_values(values, self.label_values(path), str(path))
 
+    def ground_truth_doubts(self, pool: str, image_id: str) -> tuple[str, ...]:
+        """See :meth:`Dataset.ground_truth_doubts`."""
+        path = self.label_path(pool, image_id)
+        data = self._read_labels(path, image_id)
+        return label_doubts(data, decode_labels(data, str(path)))
+
+    def _read_labels(self, path: Path, image_id: str) -> bytes:
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise InputError(f"{image_id}: label file {path} is missing") from None
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
+            raise InputError(f"{image_id}: label file {path} cannot be read: {error.strerror}") from None
+
     def ground_truth_size(self, pool: str, image_id: str) -> int:
-        """See :meth:`Dataset.ground_truth_size`; -1 where the file is missing, which reading it reports."""
+        """See :meth:`Dataset.ground_truth_size`; -1 where there is no such file, which reading it reports."""
         try:
             return self.label_path(pool, image_id).stat().st_size
-        except FileNotFoundError:
+        except OSError:
             return -1
 
     def _read(self, path: Path, image_id: str) -> bytes:
@@ -100,32 +134,46 @@ class FileDataset(Dataset):
             return path.read_bytes()
         except FileNotFoundError:
             check_root(self.root)
-            raise BrokenImage(image_id, "the file is missing") from None
-        except (PermissionError, IsADirectoryError) as error:
+            missing = (
+                f"is a link to {path.readlink()}, which is not there" if path.is_symlink() else "the file is missing"
+            )
+            raise BrokenImage(image_id, missing) from None
+        except OSError as error:
+            if error.errno not in _UNREADABLE:
+                raise
             raise BrokenImage(image_id, f"the file cannot be read: {error.strerror}") from None
 
 
-def _size(shape: tuple[int, ...]) -> str:
+def _sides(shape: tuple[int, ...]) -> str:
     return " x ".join(str(side) for side in shape)
 
 
 def scan_files(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[str, int]]:
     """Names and sizes in bytes of the files in ``folder`` itself whose names end in one of ``suffixes``.
 
-    Suffixes are compared without regard to case; hidden files are left out. A missing folder has no files.
+    Suffixes are compared without regard to case; hidden files are left out. A missing folder has no files. A file that
+    cannot be looked at, as a link to nothing, has size -1: whoever reads it says what is wrong with it.
     """
     for entry in _scandir(folder):
-        if entry.name.lower().endswith(suffixes) and entry.is_file():
-            yield entry.name, _stat_size(entry)
+        if entry.name.lower().endswith(suffixes) and (size := _size(entry)) is not None:
+            yield entry.name, size
 
 
 def scan_folders(folder: Path) -> list[str]:
     """Names of the folders directly in ``folder``, sorted; hidden ones are left out."""
-    return sorted(entry.name for entry in _scandir(folder) if entry.is_dir())
+    return sorted(entry.name for entry in _scandir(folder) if _is_folder(entry))
 
 
 def scan_tree(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[PurePosixPath, int]]:
-    """Relative paths and sizes of all matching files below ``folder``; links back up are not followed."""
+    """Relative paths and sizes of all matching files below ``folder``; links back up are not followed.
+
+    Folders that the product itself writes to are left out: pictures of a run are not the images of the next one.
+
+    Raises:
+        InputError: ``folder`` itself is such a one.
+    """
+    if (held := read_mark(folder)) is not None:
+        raise InputError(f"{folder}: holds {held} of lookbeyond, which is never read as images")
     yield from _walk(folder, PurePosixPath(), (os.path.realpath(folder),), suffixes)
 
 
@@ -133,25 +181,47 @@ def _walk(
     folder: Path, inside: PurePosixPath, above: tuple[str, ...], suffixes: tuple[str, ...]
 ) -> Iterator[tuple[PurePosixPath, int]]:
     for entry in _scandir(folder):
-        if entry.is_dir():
+        if _is_folder(entry):
             real = os.path.realpath(entry.path) if entry.is_symlink() else f"{above[-1]}{os.sep}{entry.name}"
             if real not in above:
                 yield from _walk(folder / entry.name, inside / entry.name, (*above, real), suffixes)
-        elif entry.name.lower().endswith(suffixes) and entry.is_file():
-            yield inside / entry.name, _stat_size(entry)
+        elif entry.name.lower().endswith(suffixes) and (size := _size(entry)) is not None:
+            yield inside / entry.name, size
 
 
-def _stat_size(entry: os.DirEntry[str]) -> int:
-    return entry.stat().st_size
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle
+        return False
+
+
+def _size(entry: os.DirEntry[str]) -> int | None:
+    """Bytes of a file, -1 where that cannot be told; None for what is no file, as a pipe or a folder."""
+    try:
+        facts = entry.stat()
+    except OSError:
+        return -1
+    return facts.st_size if stat.S_ISREG(facts.st_mode) else None
+
+
+def _end(name: str) -> str:
+    end = Path(name).suffix.lower()
+    return end if 1 < len(end) <= 12 else "without a suffix"
 
 
 def _scandir(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as found:
-            # "._name.jpg" files of macOS are no images; neither are other hidden files.
-            entries = [entry for entry in found if not entry.name.startswith(".")]
+            every = list(found)
     except FileNotFoundError:
         return []
+    except PermissionError as error:
+        raise InputError(f"{folder}: the folder cannot be listed: {error.strerror}") from None
+    if any(entry.name == MARK for entry in every):
+        return []
+    # "._name.jpg" files of macOS are no images; neither are other hidden files.
+    entries = [entry for entry in every if not entry.name.startswith(".")]
     for entry in entries:
         try:
             entry.name.encode()
@@ -161,9 +231,21 @@ def _scandir(folder: Path) -> list[os.DirEntry[str]]:
 
 
 def find_with_suffix(folder: Path, stem: str, suffixes: tuple[str, ...]) -> Path:
-    """``folder/stem`` with the first of ``suffixes`` for which a file exists, else with the first of all."""
+    """The file that :func:`scan_files` lists with this stem; with the first of ``suffixes`` where there is none."""
     for suffix in suffixes:
         path = folder / f"{stem}{suffix}"
-        if path.exists():
+        if os.path.lexists(path):
             return path
-    return folder / f"{stem}{suffixes[0]}"
+    try:
+        written = _written_otherwise(folder, folder.stat().st_mtime_ns, suffixes).get(stem)
+    except OSError:
+        written = None
+    return folder / (written or f"{stem}{suffixes[0]}")
+
+
+@lru_cache(maxsize=64)
+def _written_otherwise(folder: Path, changed: int, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """Names by stem of the files whose suffix is one of ``suffixes`` but for its case; ``changed`` outdates a list."""
+    lower = tuple(suffix.lower() for suffix in suffixes)
+    named = [name for name, _ in scan_files(folder, lower)]
+    return {name[: -len(next(filter(name.lower().endswith, lower)))]: name for name in named}

@@ -166,7 +166,7 @@ class Nyuv2Folders(Nyuv2):
 
     def label_path(self, pool: str, image_id: str) -> Path:
         """``segmentation/{id}.png`` or ``Label/{id}.png``."""
-        return self.root / self._layout.labels / f"{image_id}.png"
+        return find_with_suffix(self.root / self._layout.labels, image_id, (".png",))
 
     def label_values(self, path: Path) -> npt.NDArray[np.int16]:
         """0 ignored, k to k - 1 for 1..40."""
@@ -224,6 +224,10 @@ class Nyuv2Official(Nyuv2):
         except (OSError, IndexError, ValueError) as error:
             raise BrokenImage(image_id, f"cannot be read from {LABELED_FILE}: {error}") from None
         return Picture(np.ascontiguousarray(image_3WH.transpose(2, 1, 0)))
+
+    def ground_truth_doubts(self, pool: str, image_id: str) -> tuple[str, ...]:
+        """None: the official file holds what was annotated."""
+        return ()
 
     def read_ground_truth(self, pool: str, image_id: str) -> UInt8Array:
         """See :meth:`Dataset.read_ground_truth`."""

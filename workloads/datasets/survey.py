@@ -31,6 +31,7 @@ class Survey:
         class_pixels: class name -> pixels; empty when there is no ground truth.
         ignored_pixels: pixels of ground truth that take no part in scores.
         label_errors: (image id, message) of every ground truth that cannot be used.
+        label_doubts: what makes ground truth look wrong -> number of images.
     """
 
     pool: str
@@ -43,12 +44,21 @@ class Survey:
     class_pixels: dict[str, int] = field(default_factory=dict)
     ignored_pixels: int = 0
     label_errors: list[tuple[str, str]] = field(default_factory=list)
+    label_doubts: Counter[str] = field(default_factory=Counter)
 
     @property
     def ignored_share(self) -> float:
         """Share of ground-truth pixels that are ignored, 0..1; 0 when there is none."""
         total = sum(self.class_pixels.values()) + self.ignored_pixels
         return self.ignored_pixels / total if total else 0.0
+
+    @property
+    def counted_from_one(self) -> bool:
+        """Whether it looks as if values were one too high: no pixel of the first class, while the last is there and so
+        are ignored pixels, which one value above the last class stands for in many data sets.
+        """
+        pixels = list(self.class_pixels.values())
+        return len(pixels) > 1 and not pixels[0] and bool(pixels[-1]) and bool(self.ignored_pixels)
 
     @property
     def absent_classes(self) -> tuple[str, ...]:
@@ -69,6 +79,7 @@ class Survey:
             "ignored_share": self.ignored_share,
             "absent_classes": list(self.absent_classes),
             "label_errors": [{"image": image_id, "message": message} for image_id, message in self.label_errors],
+            "label_doubts": dict(self.label_doubts.most_common()),
         }
 
 
@@ -95,10 +106,13 @@ def survey(dataset: Dataset, pool: str, limit: int | None = None) -> Survey:
             found.conversions.update(picture.notes)
         except BrokenImage as error:
             found.broken.append((entry.id, error.reason))
+        except OSError as error:
+            found.broken.append((entry.id, f"the file cannot be read: {error.strerror}"))
         if found.labelled:
             try:
                 counts += np.bincount(dataset.read_ground_truth(pool, entry.id).ravel(), minlength=256)
-            except InputError as error:
+                found.label_doubts.update(dataset.ground_truth_doubts(pool, entry.id))
+            except (InputError, OSError) as error:
                 found.label_errors.append((entry.id, str(error)))
     if found.labelled:
         found.class_pixels = {name: int(counts[label]) for label, name in enumerate(dataset.classes)}

@@ -54,6 +54,25 @@ def test_nothing_is_scored_on_images_that_it_was_trained_on() -> None:
     assert CamvidConfig(pool="fit", val="held_out").pool == "fit"
 
 
+def test_suffixes_in_capitals_are_found_where_they_are_listed(root: Path, photo: np.ndarray) -> None:
+    for file in [*(root / "train").iterdir(), *(root / "trainannot").iterdir()]:
+        file.rename(file.with_suffix(file.suffix.title() if file.suffix == ".jpg" else file.suffix.upper()))
+    data = Camvid(root)
+    assert [entry.id for entry in data.entries("train")] == ["0001TP_006690", "0001TP_006720"]
+    np.testing.assert_array_equal(data.read_image("train", "0001TP_006690"), photo)
+    assert data.read_image("train", "0001TP_006720").shape == photo.shape
+    for stem in ("0001TP_006690", "0001TP_006720"):
+        assert data.read_ground_truth("train", stem).shape == (6, 8)
+        assert data.ground_truth_size("train", stem) > 0
+
+
+def test_a_label_file_that_is_a_folder_is_named(root: Path) -> None:
+    (root / "trainannot/0001TP_006690.png").unlink()
+    (root / "trainannot/0001TP_006690.png").mkdir()
+    with pytest.raises(InputError, match=r"0001TP_006690: label file .* cannot be read: Is a directory"):
+        Camvid(root).read_ground_truth("train", "0001TP_006690")
+
+
 def test_eleven_is_ignored_and_the_rest_stays(root: Path) -> None:
     labels = open_dataset(CamvidConfig(), root).read_ground_truth("train", "0001TP_006690")
     expected = np.arange(48).reshape(6, 8) % 12

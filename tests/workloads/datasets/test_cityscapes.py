@@ -61,6 +61,19 @@ def test_training_ids_saved_under_the_name_of_label_ids_are_found_out_by_255(roo
         Cityscapes(root).read_ground_truth("train", f"aachen/{FRAME}")
 
 
+@pytest.mark.parametrize("end", ["_leftImg8bit.PNG", "_leftImg8bit.jpg", "_LEFTIMG8BIT.JPG"])
+def test_images_under_other_suffixes(root: Path, save, photo: np.ndarray, end: str) -> None:
+    folder = root / "leftImg8bit/train/aachen"
+    (folder / f"{FRAME}_leftImg8bit.png").unlink()
+    save(folder / f"{FRAME}{end}", photo)
+    labels = root / f"gtFine/train/aachen/{FRAME}_gtFine_labelIds.png"
+    labels.rename(labels.with_suffix(".PNG"))
+    data = Cityscapes(root)
+    assert [entry.id for entry in data.entries("train")] == [f"aachen/{FRAME}", "bochum/bochum_000000_000313"]
+    assert data.read_image("train", f"aachen/{FRAME}").shape == photo.shape
+    assert data.read_ground_truth("train", f"aachen/{FRAME}").shape == (6, 8)
+
+
 def test_classes_palette_identity(root: Path) -> None:
     data = Cityscapes(root)
     assert len(data.classes) == 19 and data.classes[13] == "car" and data.classes[18] == "bicycle"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from workloads.datasets.decode import decode_image, decode_labels, decode_picture, picture_size
+from workloads.datasets.decode import decode_image, decode_labels, decode_picture, label_doubts, picture_size
 from workloads.errors import BrokenImage, InputError
 
 
@@ -179,3 +179,58 @@ def test_size_comes_from_the_header_alone(tmp_path: Path) -> None:
     path.write_bytes(a_jpeg()[:700])
     assert picture_size(path) == (64, 64)
     assert picture_size(tmp_path / "missing.jpg") is None
+
+
+def stored_in(kind: str, values: np.ndarray) -> bytes:
+    """Label values below 4 as different formats keep them in fewer than 8 bits, or in 8 with another largest value."""
+    height, width = values.shape
+    bits = int(kind[-1])
+    if kind.startswith(("png", "tiff")):
+        padded = np.pad(values, ((0, 0), (0, -width % (8 // bits)))).reshape(height, -1, 8 // bits)
+        rows = [
+            bytes(sum(int(v) << (8 - bits * (k + 1)) for k, v in enumerate(group)) for group in row) for row in padded
+        ]
+    if kind.startswith("png"):
+        return png_of(bits, 0, width, height, b"".join(b"\0" + row for row in rows))
+    if kind.startswith("tiff"):
+        data, photometric = b"".join(rows), 0 if "white" in kind else 1
+        tags = {256: width, 257: height, 258: bits, 259: 1, 262: photometric, 273: 8, 278: height, 279: len(data)}
+        entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+        return (
+            struct.pack("<2sHI", b"II", 42, 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + b"\0" * 4
+        )
+    if kind.startswith("pbm"):
+        return b"P1\n%d %d\n" % (width, height) + b" ".join(b"%d" % v for v in values.ravel())
+    return b"P5\n# of a camera\n%d %d\n%d\n" % (width, height, int(kind[3:])) + values.astype(np.uint8).tobytes()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "png1",
+        "png2",
+        "png4",
+        "tiff1",
+        "tiff2",
+        "tiff4",
+        "tiff white 1",
+        "tiff white 4",
+        "tiff white 8",
+        "pbm1",
+        "pgm3",
+        "pgm11",
+    ],
+)
+def test_label_values_are_those_stored_whatever_the_bit_depth(kind: str) -> None:
+    values = np.arange(30).reshape(5, 6) % (2 if kind[-1] == "1" and kind != "pgm11" else 4)
+    np.testing.assert_array_equal(decode_labels(stored_in(kind, values), "x"), values)
+
+
+def test_what_makes_label_files_look_wrong_is_said() -> None:
+    values = np.array([[0, 85], [170, 0]], dtype=np.uint8)
+    assert label_doubts(encoded(Image.fromarray(values)), values) == (
+        "hold multiples of 85 only: values that were spread out to be seen",
+    )
+    (lossy,) = label_doubts(encoded(Image.fromarray(values), "JPEG"), np.array([[1, 2]]))
+    assert lossy.startswith("JPEG files, a lossy format")
+    assert label_doubts(encoded(Image.fromarray(values)), np.array([[0, 20]])) == ()

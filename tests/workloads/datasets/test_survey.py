@@ -3,6 +3,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from workloads.datasets import open_dataset, survey
 from workloads.datasets.camvid import CamvidConfig
@@ -36,6 +37,19 @@ def test_a_labelled_pool_with_one_of_each_trouble(tmp_path: Path, save, photo: n
     assert "99 not allowed" in found.label_errors[0][1] and "missing" in found.label_errors[1][1]
     plain = json.loads(json.dumps(found.to_json()))
     assert plain["sizes"] == {"6x8": 4} and plain["broken"][0]["image"] == "c"
+
+
+def test_label_values_counted_from_one_and_lossy_files_are_suspected(tmp_path: Path, save, photo: np.ndarray) -> None:
+    for stem in "ab":
+        save(tmp_path / "train" / f"{stem}.png", photo)
+        save(tmp_path / "trainannot" / f"{stem}.png", (np.arange(48) % 11 + 1).astype(np.uint8).reshape(6, 8))
+    found = survey(open_dataset(CamvidConfig(), tmp_path), "train")
+    assert found.counted_from_one and not found.label_errors and not found.label_doubts
+    lossy = Image.fromarray(np.full((6, 8), 3, dtype=np.uint8))
+    lossy.save(tmp_path / "trainannot/a.png", "JPEG")
+    found = survey(open_dataset(CamvidConfig(), tmp_path), "train")
+    (doubt,) = found.label_doubts
+    assert doubt.startswith("JPEG files, a lossy format") and found.label_doubts[doubt] == 1
 
 
 def test_a_limit_examines_a_seeded_part(tmp_path: Path, save, photo: np.ndarray) -> None:
