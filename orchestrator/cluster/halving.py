@@ -16,7 +16,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from orchestrator.execution.early_stopping import Column, column
 from orchestrator.ledger.stop_marks import Stop
-from orchestrator.ledger.training_states import GLANCE, read_history
+from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, read_history
 from orchestrator.spec.experiment import EarlyStopping
 from orchestrator.steps.steps import Step
 from orchestrator.storage.store import Storage
@@ -41,11 +41,15 @@ class Halving:
     def judge(self, key: str, result: dict[str, Any]) -> Stop | None:
         """Why the training of a step ends here, by what it reported; None where it goes on."""
         each = self._columns.get(key)
-        if each is None or not math.isfinite(result.get(GLANCE, math.nan)) or result[_STEP] >= each.total_steps:
+        if (
+            each is None
+            or not math.isfinite(result.get(VAL_MIOU_SUBSET, math.nan))
+            or result[_STEP] >= each.total_steps
+        ):
             return None
-        ladder, step, miou = self._ladders[each], int(result[_STEP]), float(result[GLANCE])
+        ladder, step, miou = self._ladders[each], int(result[_STEP]), float(result[VAL_MIOU_SUBSET])
         limit = ladder.limit(step)
-        result = {_STEP: step, GLANCE: miou}
+        result = {_STEP: step, VAL_MIOU_SUBSET: miou}
         if ladder.on_trial_result(_NO_CONTROLLER, _known_as(key), result) == TrialScheduler.CONTINUE:
             return None
         return Stop(step, each.total_steps, miou, limit, self._rule.reduction_factor, self._rule.grace)
@@ -62,7 +66,7 @@ class _Ladder(ASHAScheduler):
     def __init__(self, rule: EarlyStopping, each: Column) -> None:
         super().__init__(
             time_attr=_STEP,
-            metric=GLANCE,
+            metric=VAL_MIOU_SUBSET,
             mode="max",
             max_t=each.total_steps,
             grace_period=max(1, math.ceil(rule.grace * each.total_steps)),

@@ -31,7 +31,7 @@ from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.cluster.reports import PipeCallback, listening
 from orchestrator.ledger.layout import TRAINING, short
 from orchestrator.ledger.stop_marks import is_marked
-from orchestrator.ledger.training_states import GLANCE, leave_outcome, read_outcome
+from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, leave_outcome, read_outcome
 from orchestrator.planning.capacity import Capacity, ResourceRequest
 from orchestrator.spec.experiment import Compute
 from orchestrator.steps.training import TrainingJob
@@ -267,7 +267,7 @@ class _MetricsReporter:
     def _is_due(self, report: "StepReport") -> bool:
         """Whether enough time has gone by, or there is a score that early stopping waits for."""
         late = time.monotonic() - self._told >= _REPORT_SECONDS
-        return self._context.workers.rank == 0 and (late or GLANCE in report.shown)
+        return self._context.workers.rank == 0 and (late or VAL_MIOU_SUBSET in report.shown)
 
     def _any_worker(self, word: bool) -> bool:
         """Whether any of the workers says so; the same answer on all of them."""

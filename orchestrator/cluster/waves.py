@@ -21,7 +21,7 @@ from orchestrator.cluster.training import DRIVER_CORES, Scale
 from orchestrator.execution.execution import Execution, Task
 from orchestrator.execution.schedule import Item
 from orchestrator.ledger.stop_marks import Stop, forget_mark, mark_stopped, read_mark
-from orchestrator.ledger.training_states import GLANCE, forget_outcome, read_history, read_outcome
+from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, forget_outcome, read_history, read_outcome
 from orchestrator.steps.making import make_training_job
 from orchestrator.steps.training import TrainingJob
 
@@ -104,8 +104,8 @@ class Wave:
         for key in self._open:
             if rows := read_history(trainings.storage, key):
                 share = rows[-1]["step"] / rows[-1]["total_steps"]
-                glances = [row[GLANCE] for row in rows if GLANCE in row]
-                miou = glances[-1] if glances else None
+                subset_mious = [row[VAL_MIOU_SUBSET] for row in rows if VAL_MIOU_SUBSET in row]
+                miou = subset_mious[-1] if subset_mious else None
                 trainings.progress.follow(self.steps[key].kind, share, rows[-1]["loss"], miou)
         self._require_room()
 

@@ -27,7 +27,7 @@ class Stop:
     def reason(self) -> str:
         """One sentence with the numbers."""
         return (
-            f"mIoU {self.miou:.2f} on the first judged images after step {self.step} of {self.total_steps} is below "
+            f"mIoU {self.miou:.2f} on the validation subset after step {self.step} of {self.total_steps} is below "
             f"{self.limit:.2f}, where the best 1/{self.reduction_factor:g} of its column begin (compute.early_stopping)"
         )
 

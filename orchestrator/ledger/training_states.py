@@ -11,8 +11,8 @@ from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import ShardRecord
 from orchestrator.storage.store import Storage
 
-# In a history: the mIoU of a few of the judged images, in percent.
-GLANCE = "glance_miou"
+# In a history: the mIoU on the validation subset, in percent.
+VAL_MIOU_SUBSET = "val_miou_subset"
 
 
 def read_history(storage: Storage, key: str) -> list[dict[str, float]]:

@@ -23,7 +23,7 @@ from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch, map_of
 from orchestrator.ledger.training_states import (
-    GLANCE,
+    VAL_MIOU_SUBSET,
     last_loss,
     read_history,
     training_seconds,
@@ -46,9 +46,9 @@ from workloads.training.pretraining import pretrained_scope, pretraining_loop, p
 # Told of a step by every worker; False on all of them where the training is to end here, without an outcome.
 Tell = Callable[[StepReport], bool]
 
-# How often, and on how many of the judged images, a fine-tuning is scored while it runs: enough to see it improve.
-_GLANCES = 5
-_GLANCE_IMAGES = 16
+# How often, and on how many of the val images, a fine-tuning is evaluated while it runs: enough to see it improve.
+_SUBSET_EVALUATIONS = 5
+_SUBSET_IMAGES = 16
 _PREDICTED_IMAGES = 4
 
 
@@ -133,7 +133,7 @@ class _PretrainRun:
             wrap=context.wrap,
         )
 
-    def glance(self, loop: Loop) -> dict[str, float]:
+    def evaluate_subset(self, loop: Loop) -> dict[str, float]:
         """Nothing but the loss says how a pre-training is doing."""
         return {}
 
@@ -179,12 +179,12 @@ class _FinetuneRun:
             class_weights=class_weights,
         )
 
-    def glance(self, loop: Loop) -> dict[str, float]:
-        """The mIoU, single scale, on the first few judged images."""
+    def evaluate_subset(self, loop: Loop) -> dict[str, float]:
+        """The mIoU, single scale, on the validation subset: the first few images."""
         counts = class_counts(
-            loop.objective.segmentor, self._judged(_GLANCE_IMAGES), self.job.config.evaluation, loop.machine.device
+            loop.objective.segmentor, self._judged(_SUBSET_IMAGES), self.job.config.evaluation, loop.machine.device
         )
-        return {GLANCE: mean_iou(counts).miou}
+        return {VAL_MIOU_SUBSET: mean_iou(counts).miou}
 
     def finish(self, loop: Loop) -> Outcome:
         """Write the network, score it (at single scale and, where the recipe says so, at several), and keep a few
@@ -236,14 +236,14 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
         loop.load_state_dict(torch.load(io.BytesIO(storage.read(state_path(key))), weights_only=True))
     history = [row for row in read_history(storage, key) if row["step"] <= loop.step]
     written = time.monotonic()
-    glances = loop.step * _GLANCES // loop.total_steps
+    evaluations = loop.step * _SUBSET_EVALUATIONS // loop.total_steps
     for told in loop.run(report_every=max(1, loop.total_steps // 100)):
         kill_point("training.kill", f"{job.title} step {told.step}")
         report = told
         if context.workers.rank == 0:
-            if told.step * _GLANCES // loop.total_steps > glances:
-                glances = told.step * _GLANCES // loop.total_steps
-                report = replace(told, shown=told.shown | run.glance(loop))
+            if told.step * _SUBSET_EVALUATIONS // loop.total_steps > evaluations:
+                evaluations = told.step * _SUBSET_EVALUATIONS // loop.total_steps
+                report = replace(told, shown=told.shown | run.evaluate_subset(loop))
             history.append(_row(report))
             storage.write_nondurable(history_path(key), json.dumps(history).encode())
             if time.monotonic() - written >= checkpoint_seconds:

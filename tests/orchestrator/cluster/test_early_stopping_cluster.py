@@ -44,7 +44,9 @@ def test_what_is_left_behind_is_given_up_remembered_and_taken_up_by_a_run_withou
     storage = Storage(str(tmp_path / "storage"))
     first = train_in_process(storage, seed=0)
     # Better than the others can be, whatever they learn in so few steps.
-    history = [row | ({"glance_miou": 100.0} if "glance_miou" in row else {}) for row in read_history(storage, first)]
+    history = [
+        row | ({"val_miou_subset": 100.0} if "val_miou_subset" in row else {}) for row in read_history(storage, first)
+    ]
     storage.replace(history_path(first), json.dumps(history).encode())
 
     plan, report = run(EXPERIMENT, storage)

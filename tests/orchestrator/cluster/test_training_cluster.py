@@ -46,7 +46,7 @@ def test_a_second_run_executes_nothing_and_tensorboard_has_curves(trained: Train
             events.Reload()
             curves = {tag.removeprefix("ray/tune/") for tag in events.Tags()["scalars"]}
             assert {"loss", "learning_rate", "images_per_second"} <= curves
-            assert {"glance_miou", "miou"} <= curves or step.kind.value == "pretrain"
+            assert {"val_miou_subset", "miou"} <= curves or step.kind.value == "pretrain"
             content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
             values = HParamsPluginData.FromString(content).session_start_info.hparams
             assert values["config/key"].string_value == step.key

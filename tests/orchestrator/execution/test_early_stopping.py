@@ -48,7 +48,7 @@ def halving(storage: Storage, number: int, rule: EarlyStopping = RULE) -> Halvin
 
 
 def at(step: int, miou: float) -> dict[str, Any]:
-    return {"timesteps_total": step, "glance_miou": miou}
+    return {"timesteps_total": step, "val_miou_subset": miou}
 
 
 def column_of(storage: Storage, **finetune: Any) -> Column:
@@ -125,7 +125,7 @@ def test_other_columns_and_reports_without_a_score_decide_nothing(storage: Stora
 
 def test_a_new_run_compares_with_what_the_storage_remembers(storage: Storage) -> None:
     first, second = rivals(storage, 2)
-    rows = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0, "glance_miou": 50.0}]
+    rows = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0, "val_miou_subset": 50.0}]
     storage.replace(history_path(first), json.dumps(rows).encode())
     stop = halving(storage, 2).judge(second, at(2, 49.0))
     assert stop is not None
@@ -142,7 +142,7 @@ def test_a_cell_that_was_given_up_says_so_under_the_same_rule_only(storage: Stor
     cell = collect(plan, set(), {})[1]
     assert (cell["status"], cell["error"], cell["metrics"]["miou"]) == ("stopped", None, None)
     assert cell["reason"] == (
-        "mIoU 12.50 on the first judged images after step 2 of 10 is below 20.00, where the best 1/3 of its column "
+        "mIoU 12.50 on the validation subset after step 2 of 10 is below 20.00, where the best 1/3 of its column "
         "begin (compute.early_stopping)"
     )
     assert {step.key: why for step, why in explain(plan, storage)}[second] == f"stopped: {cell['reason']}"
