@@ -21,7 +21,7 @@ from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.planning.estimate import estimate, read_assumptions
 from orchestrator.planning.explain import explain as explain_plan
 from orchestrator.planning.plan import Plan, PlannedCell, make_plan
-from orchestrator.planning.selection import agreement, set_aside_all_but
+from orchestrator.planning.selection import agreement, select_best
 from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
 from orchestrator.results.console_tables import describe, print_cells
@@ -206,19 +206,19 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
     storage.check_writable()
     made = make_plan(document, storage, write_listings=True, until=options.until)
     cached = set(made.done)
-    if options.judge:
-        set_aside_all_but(made, options.judge)
+    if options.select_best:
+        select_best(made, options.select_best)
     with Progress() as progress:
         progress.say(f"{made.name}: {_count(made)}, {len(made.pending)} to run")
-        for line in (*_short_pools(made), *_unjudged(made)):
+        for line in (*_short_pools(made), *_unscored(made)):
             progress.note(line)
         if made.pending:
             # Ray is imported only where something is run: an all-cached run answers at once.
             from orchestrator.cluster.rounds import run_plan
 
-            judge = partial(set_aside_all_but, made, options.judge) if options.judge else None
+            select = partial(select_best, made, options.select_best) if options.select_best else None
             report = run_plan(
-                made, storage, progress, address=options.address, dashboard=options.dashboard, between=judge
+                made, storage, progress, address=options.address, dashboard=options.dashboard, between=select
             )
             failed, input_errors, machines, trials = report.failed, report.input_errors, report.machines, report.trials
         else:
@@ -237,7 +237,7 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
         if trials is not None:
             places.append(("watch", f"tensorboard --logdir {trials}"))
         if agreed is not None:
-            places.append(("judged", str(agreed)))
+            places.append(("ranking", str(agreed)))
         for title, text in (*places, ("took", _duration(time.time() - started))):
             print(f"{title:<8} {text}")
     bad = [cell for cell in cells if cell["status"] == "failed"]
@@ -271,8 +271,8 @@ def _short_pools(made: Plan) -> list[str]:
     ]
 
 
-def _unjudged(made: Plan) -> list[str]:
-    """A line for every data set whose labels cannot be judged; baselines make none."""
+def _unscored(made: Plan) -> list[str]:
+    """A line for every data set whose labels cannot be scored; baselines make none."""
     making = [cell for cell in made.cells if {"label", "superpixels"} & cell.roles.keys()]
     configs = [cell.cell.entry.dataset.config for cell in making if "score" not in cell.roles]
     named = sorted({(config.name, config.val) for config in configs})

@@ -280,7 +280,7 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
         help="file of `ray up`: what the cluster may grow to, so that a run waits for it (sets compute.cluster_config)",
     )
     command.add_argument(
-        "--judge",
+        "--select-best",
         type=_count,
         metavar="N",
         help="train only the cells of the N best labellings by PmIoU (default: train all)",

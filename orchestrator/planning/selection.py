@@ -1,9 +1,9 @@
-"""Training only what PmIoU judges best, and whether PmIoU was right.
+"""Training only the best labellings by PmIoU, and whether PmIoU was right.
 
-The model: a labelling is judged by its score step, which several cells may share (fractions and seeds of fine-tuning);
-all cells of the N best labellings are trained, the others are set aside. A cell without a score is no candidate and is
-trained as always: it is what the others are compared with. The failure this guards against: a grid of trainings that
-takes a week, most of it spent on labels that were known to be poor.
+A labelling is scored by its score step, which several cells may share (fractions and seeds of fine-tuning); all cells
+of the N best labellings are trained, the trainings of the others are skipped. A cell without a score is no candidate
+and is trained as always: it is what the others are compared with. The failure this guards against: a grid of trainings
+that takes a week, most of it spent on labels that were known to be poor.
 """
 
 import math
@@ -31,32 +31,34 @@ class Agreement:
         return f"PmIoU against mIoU over {self.cells} trained cells: Spearman rank correlation {self.spearman:.2f}"
 
 
-def set_aside_all_but(plan: Plan, number: int) -> bool:
-    """Set aside the trainings of all but the best labellings; True when all labellings are scored.
+def select_best(plan: Plan, number: int) -> bool:
+    """Skip the trainings of all but the best labellings; True when all labellings are scored.
 
-    Until then the trainings of all judged cells are set aside.
+    Until then the trainings of all candidates are skipped.
 
     Raises:
         InputError: the plan has nothing to choose from.
     """
-    judged = [cell for cell in plan.cells if "score" in cell.roles and _trainings(cell, plan)]
-    if not judged:
-        raise InputError(f"--judge {number}: no cell of {plan.name} has both a PmIoU and a training to decide about")
-    scores = {cell.roles["score"].key: _pmiou(cell, plan) for cell in judged}
+    candidates = [cell for cell in plan.cells if "score" in cell.roles and _trainings(cell, plan)]
+    if not candidates:
+        raise InputError(
+            f"--select-best {number}: no cell of {plan.name} has both a PmIoU and a training to decide about"
+        )
+    scores = {cell.roles["score"].key: _pmiou(cell, plan) for cell in candidates}
     scored = all(key in plan.done for key in scores)
     order = sorted(scores, key=lambda key: scores[key], reverse=True)
     best = set(order[:number]) if scored else set()
-    chosen = {key for cell in plan.cells if cell not in judged for key in _trainings(cell, plan)}
-    chosen |= {key for cell in judged if cell.roles["score"].key in best for key in _trainings(cell, plan)}
+    chosen = {key for cell in plan.cells if cell not in candidates for key in _trainings(cell, plan)}
+    chosen |= {key for cell in candidates if cell.roles["score"].key in best for key in _trainings(cell, plan)}
     for key in [key for key, aside in plan.set_aside.items() if aside.status == "not trained"]:
         del plan.set_aside[key]
     limit = scores[order[min(number, len(order)) - 1]]
-    for cell in judged:
+    for cell in candidates:
         reason = "its labels are not scored"
         if scored:
             reason = (
                 f"PmIoU {_pmiou(cell, plan):.2f} is not among the {number} best of {len(order)} labellings, "
-                f"which begin at {limit:.2f} (--judge {number})"
+                f"which begin at {limit:.2f} (--select-best {number})"
             )
         for key in _trainings(cell, plan) - chosen:
             plan.set_aside.setdefault(key, SetAside("not trained", reason))

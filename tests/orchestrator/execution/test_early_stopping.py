@@ -16,7 +16,7 @@ from orchestrator.ledger.layout import history_path
 from orchestrator.ledger.stop_marks import Stop, forget_mark, is_marked, mark_stopped
 from orchestrator.planning.explain import explain
 from orchestrator.planning.plan import Plan, make_plan, may_be_stopped
-from orchestrator.planning.selection import set_aside_all_but
+from orchestrator.planning.selection import select_best
 from orchestrator.results.results import collect
 from orchestrator.spec.experiment import EarlyStopping
 from orchestrator.steps.steps import StepKind
@@ -162,7 +162,7 @@ def test_judging_again_forgets_no_stop(storage: Storage, tiny: dict[str, Any]) -
     mark_stopped(storage, key, STOP)
     plan = make_plan(tiny, storage, write_listings=True)
     for _ in range(2):
-        assert set_aside_all_but(plan, 1) is False, "nothing is scored yet"
+        assert select_best(plan, 1) is False, "nothing is scored yet"
         assert plan.set_aside[key].status == "stopped"
         others = {step.key for step in plan.steps.values() if step.kind is StepKind.FINETUNE} - {key}
         assert {plan.set_aside[other].status for other in others} == {"not trained"}

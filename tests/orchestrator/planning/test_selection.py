@@ -8,7 +8,7 @@ from scipy.stats import rankdata
 
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.planning.selection import agreement, set_aside_all_but
+from orchestrator.planning.selection import agreement, select_best
 from orchestrator.results.results import collect
 from orchestrator.steps.steps import StepKind
 from orchestrator.storage.store import Storage
@@ -46,15 +46,15 @@ def pending(plan: Plan, kind: StepKind) -> int:
 
 
 def test_nothing_is_trained_before_the_labels_are_scored(made: Plan) -> None:
-    assert set_aside_all_but(made, 2) is False
+    assert select_best(made, 2) is False
     assert pending(made, StepKind.PRETRAIN) == pending(made, StepKind.FINETUNE) == 0
     assert pending(made, StepKind.SCORE) == 3
 
 
 def test_all_cells_of_the_best_labellings_are_trained(made: Plan) -> None:
-    set_aside_all_but(made, 1)
+    select_best(made, 1)
     finish(made, StepKind.SCORE, [{"pmiou": 20.0}, {"pmiou": 30.0}, {"pmiou": 10.0}])
-    assert set_aside_all_but(made, 1) is True
+    assert select_best(made, 1) is True
     assert pending(made, StepKind.PRETRAIN) == 1
     assert pending(made, StepKind.FINETUNE) == 2
     trained = [cell for cell in made.cells if cell.roles["finetune"].key not in made.set_aside]
@@ -63,17 +63,19 @@ def test_all_cells_of_the_best_labellings_are_trained(made: Plan) -> None:
 
 def test_the_results_of_the_others_say_why_and_keep_their_score(made: Plan) -> None:
     finish(made, StepKind.SCORE, [{"pmiou": 20.0}, {"pmiou": 30.0}, {"pmiou": 10.0}])
-    set_aside_all_but(made, 2)
+    select_best(made, 2)
     cell = collect(made, set(), {})[-1]
     assert cell["status"] == "not trained"
     assert cell["error"] is None
     assert cell["metrics"]["pmiou"] == 10.0
-    assert cell["reason"] == ("PmIoU 10.00 is not among the 2 best of 3 labellings, which begin at 20.00 (--judge 2)")
+    assert cell["reason"] == (
+        "PmIoU 10.00 is not among the 2 best of 3 labellings, which begin at 20.00 (--select-best 2)"
+    )
 
 
 def test_more_than_there_are_trains_all(made: Plan) -> None:
     finish(made, StepKind.SCORE, [{"pmiou": 20.0}, {"pmiou": 30.0}, {"pmiou": 10.0}])
-    set_aside_all_but(made, 9)
+    select_best(made, 9)
     assert made.set_aside == {}
 
 
@@ -81,14 +83,14 @@ def test_a_cell_that_no_labels_lead_to_is_trained_as_always(grid: dict[str, Any]
     base = copy.deepcopy(grid)
     grid["grid"] = [base["grid"], {"pretrain": [None]}]
     plan = make_plan(grid, Storage(str(tmp_path)), write_listings=False)
-    set_aside_all_but(plan, 1)
+    select_best(plan, 1)
     assert pending(plan, StepKind.FINETUNE) == 1
 
 
-def test_without_anything_to_judge_the_option_is_refused(tiny: dict[str, Any], tmp_path: Any) -> None:
+def test_without_anything_to_select_the_option_is_refused(tiny: dict[str, Any], tmp_path: Any) -> None:
     plan = make_plan(tiny, Storage(str(tmp_path)), write_listings=False)
-    with pytest.raises(InputError, match="--judge 2: no cell of tiny has both a PmIoU and a training"):
-        set_aside_all_but(plan, 2)
+    with pytest.raises(InputError, match="--select-best 2: no cell of tiny has both a PmIoU and a training"):
+        select_best(plan, 2)
 
 
 def test_the_rank_correlation_is_the_correlation_of_ranks() -> None:
