@@ -18,7 +18,7 @@ class RunMetrics:
             for name, text, tags in (
                 ("images", "Images processed, by kind of step.", ("kind",)),
                 ("shards", "Shards written, by kind of step.", ("kind",)),
-                ("quarantined", "Broken images set aside, by kind of step.", ("kind",)),
+                ("quarantined", "Broken images that were quarantined, by kind of step.", ("kind",)),
                 ("retries", "Pieces of work tried again, by cause: lost (a worker or machine) or error.", ("cause",)),
                 ("trainings", "Trainings that ended, by kind of step and by how.", ("kind", "end")),
             ):

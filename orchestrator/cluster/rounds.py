@@ -21,7 +21,7 @@ from orchestrator.ledger.leases import Leases
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.capacity import Capacity, ResourceRequest, judge
 from orchestrator.planning.cluster_config import cluster_capacity
-from orchestrator.planning.plan import Plan, may_be_stopped, set_aside_stopped
+from orchestrator.planning.plan import Plan, may_be_stopped, skip_stopped
 from orchestrator.steps.steps import Step, StepKind
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
@@ -57,7 +57,7 @@ def run_plan(
     """Run all pending steps of a plan; `plan.done` holds the manifests afterwards.
 
     A run with nothing pending connects to no cluster. `between` is called when all is done that is pending at first:
-    what it takes from `plan.set_aside` is run then.
+    what it takes from `plan.skipped` is run then.
     """
     report = RunReport()
     if not plan.pending:
@@ -132,11 +132,11 @@ def _run_rounds(
             _announce(pending, leases, progress, waited_for)
             time.sleep(_POLL_SECONDS)
             _look_up(pending, plan, ledger)
-            set_aside_stopped(plan, ledger.storage)
+            skip_stopped(plan, ledger.storage)
             continue
         _run_round(mine, plan, runner, ledger, leases, progress, report)
         _fail_followers(plan, report)
-        set_aside_stopped(plan, ledger.storage)
+        skip_stopped(plan, ledger.storage)
 
 
 def _run_round(
@@ -153,7 +153,7 @@ def _run_round(
             report.executed.append(step.key)
             progress.finished(step.kind)
             for broken in manifest.quarantined:
-                progress.note(f"set aside in {step.kind}: {broken.image}: {broken.reason}")
+                progress.note(f"quarantined in {step.kind}: {broken.image}: {broken.reason}")
         elif step.key in execution.failed:
             progress.note(f"{step.kind} {step.key[:12]} failed")
         leases.release(step.key)

@@ -219,7 +219,7 @@ class Execution:
         broken = [item for record in records for item in record.quarantined]
         allowed = math.ceil(self.compute.quarantine_limit * step.images.count)
         if len(broken) > allowed or (broken and len(broken) == step.images.count):
-            # What is mended may keep its size and so its name: nothing of what was set aside may stand.
+            # What is mended may keep its size and so its name: nothing of what was quarantined may stand.
             for shard, record in zip(step.images.shards, records, strict=False):
                 if record.quarantined and step.stream:
                     self.ledger.forget_shard(step.stream, shard.digest)

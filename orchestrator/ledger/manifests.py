@@ -32,7 +32,7 @@ class Manifest:
 
     @property
     def quarantined(self) -> list[Quarantined]:
-        """The images that were set aside, over all shards."""
+        """The images that were quarantined, over all shards."""
         return [item for shard in self.shards for item in shard.quarantined]
 
     @property

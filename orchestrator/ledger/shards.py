@@ -1,8 +1,8 @@
 """Shards: Arrow IPC files of what was computed for a run of images, and how they are read back.
 
 The model: one record batch per image (or one for a whole table), no pickles, the schema in the file. A shard is named
-by its stream (what is computed) and by the images in it; its record says rows, bytes, SHA-256 and the images set
-aside.
+by its stream (what is computed) and by the images in it; its record says rows, bytes, SHA-256 and which images
+were quarantined.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ def sample_schema(channels: int) -> pa.Schema:
 
 @dataclass(frozen=True)
 class Quarantined:
-    """An image that was set aside, and why."""
+    """An image that was quarantined, and why."""
 
     image: str
     reason: str
@@ -99,7 +99,7 @@ class ShardWriter:
         self._rows += batch.num_rows
         self._images += 1
 
-    def set_aside(self, image: str, reason: str) -> None:
+    def quarantine(self, image: str, reason: str) -> None:
         """An image that has no rows, and why."""
         self._quarantined.append(Quarantined(image, reason))
 

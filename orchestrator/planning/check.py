@@ -163,7 +163,7 @@ def _too_small(surveys: list[Survey], minimum: int, arch: str) -> Iterator[str]:
             shown = ", ".join(f"{height}x{width}" for height, width in list(small)[:3])
             yield (
                 f"{found.pool}: {sum(small.values())} images are smaller than {minimum}x{minimum}, which {arch} needs "
-                f"({shown}); they are set aside"
+                f"({shown}); they are quarantined"
             )
 
 

@@ -22,8 +22,8 @@ def explain(plan: Plan, storage: Storage) -> list[tuple[Step, str]]:
 def _reason(step: Step, plan: Plan, ledger: Ledger, finished: list[Manifest]) -> str:
     if step.key in plan.done:
         return "cached"
-    if step.key in plan.set_aside:
-        return f"{plan.set_aside[step.key].status}: {plan.set_aside[step.key].reason}"
+    if step.key in plan.skipped:
+        return f"{plan.skipped[step.key].status}: {plan.skipped[step.key].reason}"
     behind = [role for role, key in step.inputs.items() if key not in plan.done]
     images = finished_images(step, ledger)
     partly = f"{images} of {step.images.count} images are in finished shards; " if images else ""

@@ -36,7 +36,7 @@ class PlannedCell:
 
 
 @dataclass(frozen=True)
-class SetAside:
+class Skipped:
     """A step that is neither run nor failed: the status that its cells get, and why."""
 
     status: Literal["not trained", "stopped"]
@@ -47,7 +47,7 @@ class SetAside:
 class Plan:
     """All cells and all distinct steps in an order in which they can be run, with the manifests of those done.
 
-    `set_aside` holds the steps that this run leaves alone.
+    `skipped` holds the steps that this run leaves alone.
     """
 
     name: str
@@ -56,12 +56,12 @@ class Plan:
     cells: list[PlannedCell]
     steps: dict[str, Step]
     done: dict[str, Manifest]
-    set_aside: dict[str, SetAside] = field(default_factory=dict)
+    skipped: dict[str, Skipped] = field(default_factory=dict)
 
     @property
     def pending(self) -> list[Step]:
-        """Steps that have no manifest yet and are not set aside."""
-        return [step for step in self.steps.values() if step.key not in self.done and step.key not in self.set_aside]
+        """Steps that have no manifest yet and are not skipped."""
+        return [step for step in self.steps.values() if step.key not in self.done and step.key not in self.skipped]
 
     def users(self, key: str) -> list[PlannedCell]:
         """The cells that need a step."""
@@ -105,18 +105,18 @@ def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: boo
     done = {key: manifest for key, manifest in manifests.items() if manifest is not None}
     entry = cells[0].entry
     plan = Plan(entry.name, document, entry.compute, planned, steps, done)
-    set_aside_stopped(plan, storage)
+    skip_stopped(plan, storage)
     return plan
 
 
-def set_aside_stopped(plan: Plan, storage: Storage) -> None:
-    """Set aside the fine-tunings that were given up, where the plan asks for early stopping."""
+def skip_stopped(plan: Plan, storage: Storage) -> None:
+    """Skip the fine-tunings that were given up, where the plan asks for early stopping."""
     rule = plan.compute.early_stopping
     if rule is None:
         return
     pending = (step for step in may_be_stopped(plan.steps.values()) if step.key not in plan.done)
     stopped = stopped_before(pending, rule, storage)
-    plan.set_aside |= {key: SetAside("stopped", stop.reason) for key, stop in stopped.items()}
+    plan.skipped |= {key: Skipped("stopped", stop.reason) for key, stop in stopped.items()}
 
 
 def may_be_stopped(steps: Collection[Step]) -> list[Step]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.planning.plan import Plan, PlannedCell, SetAside
+from orchestrator.planning.plan import Plan, PlannedCell, Skipped
 from orchestrator.steps.steps import StepKind
 from workloads.errors import InputError
 
@@ -50,8 +50,8 @@ def select_best(plan: Plan, number: int) -> bool:
     best = set(order[:number]) if scored else set()
     chosen = {key for cell in plan.cells if cell not in candidates for key in _trainings(cell, plan)}
     chosen |= {key for cell in candidates if cell.roles["score"].key in best for key in _trainings(cell, plan)}
-    for key in [key for key, aside in plan.set_aside.items() if aside.status == "not trained"]:
-        del plan.set_aside[key]
+    for key in [key for key, skipped in plan.skipped.items() if skipped.status == "not trained"]:
+        del plan.skipped[key]
     limit = scores[order[min(number, len(order)) - 1]]
     for cell in candidates:
         reason = "its labels are not scored"
@@ -61,7 +61,7 @@ def select_best(plan: Plan, number: int) -> bool:
                 f"which begin at {limit:.2f} (--select-best {number})"
             )
         for key in _trainings(cell, plan) - chosen:
-            plan.set_aside.setdefault(key, SetAside("not trained", reason))
+            plan.skipped.setdefault(key, Skipped("not trained", reason))
     return scored
 
 

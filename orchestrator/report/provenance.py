@@ -202,7 +202,7 @@ def _step_facts(manifest: Manifest, experiment: Experiment) -> Facts:
     place = manifest_path(manifest.kind, manifest.key)
     facts.append(("files", f"{len(manifest.shards)} with SHA-256, {size(manifest.size)}, listed in {place}"))
     if quarantined:
-        facts.append(("images set aside", "; ".join(f"{item.image}: {item.reason}" for item in quarantined)))
+        facts.append(("quarantined images", "; ".join(f"{item.image}: {item.reason}" for item in quarantined)))
     versions = provenance.get("versions")
     if isinstance(versions, dict) and versions != experiment.provenance.get("versions"):
         facts.append(("versions", ", ".join(f"{name} {text}" for name, text in versions.items())))

@@ -28,7 +28,7 @@ _WHOLE = ("done", "cached")
 class ResultCell(BaseModel):
     """One cell of the grid as the results file has it. What is not named here is left alone.
 
-    `status` is done, cached, failed, or how a cell was set aside (not trained, stopped), with its `reason`.
+    `status` is done, cached, failed, or why a cell was skipped (not trained, stopped), with its `reason`.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)

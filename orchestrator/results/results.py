@@ -62,15 +62,15 @@ def _cell(planned: PlannedCell, plan: Plan, cached: set[str], failed: dict[str, 
     keys = {role: step.key for role, step in planned.roles.items()}
     error = planned.error or next((failed[key] for key in keys.values() if key in failed), None)
     complete = not planned.error and all(key in plan.done for key in keys.values())
-    aside = next((plan.set_aside[key] for key in keys.values() if key in plan.set_aside), None)
+    skipped = next((plan.skipped[key] for key in keys.values() if key in plan.skipped), None)
     if complete:
         status, error = ("cached" if all(key in cached for key in keys.values()) else "done"), None
-    elif aside is not None and error is None:
-        status = aside.status
+    elif skipped is not None and error is None:
+        status = skipped.status
     else:
         status, error = "failed", error or "not finished"
     manifests = {role: plan.done[key] for role, key in keys.items() if key in plan.done}
-    why = {"reason": aside.reason} if aside is not None and status == aside.status else {}
+    why = {"reason": skipped.reason} if skipped is not None and status == skipped.status else {}
     return {
         "cell": planned.cell.values,
         "row": planned.cell.row,
@@ -120,7 +120,7 @@ def _protocol(roles: dict[str, Step], manifests: dict[str, Manifest]) -> dict[st
         work = roles[role].work if role in manifests else None
         if isinstance(work, ScoreStep | FinetuneStep):
             judged = work.source if isinstance(work, ScoreStep) else work.judged
-            aside = {
+            quarantined = {
                 item.image
                 for name in ("label_val", "superpixels_val", role)
                 if name in manifests
@@ -130,7 +130,7 @@ def _protocol(roles: dict[str, Step], manifests: dict[str, Manifest]) -> dict[st
                 "dataset": judged.config.name,
                 "classes": work.num_classes,
                 "split": judged.pool,
-                "scored_images": manifests[role].provenance["images"]["used"] - len(aside),
+                "scored_images": manifests[role].provenance["images"]["used"] - len(quarantined),
             }
     return None
 

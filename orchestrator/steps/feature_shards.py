@@ -127,7 +127,7 @@ def _features(
     batch_size: int,
     *writers: ShardWriter,
 ) -> Iterator[tuple[str, np.ndarray, torch.Tensor]]:
-    """Image id, picture (H, W, 3) and features (D, h, w) of every usable image; the others are set aside."""
+    """Image id, picture (H, W, 3) and features (D, h, w) of every usable image; the others are quarantined."""
     dataset = source.open()
     names = read_listing(storage, images.listing, images.start, images.stop)
     for first in range(0, len(names), batch_size):
@@ -144,7 +144,7 @@ def _features(
                 pictures[image_id] = picture
             except BrokenImage as error:
                 for writer in writers:
-                    writer.set_aside(image_id, error.reason)
+                    writer.quarantine(image_id, error.reason)
         for shape in dict.fromkeys(picture.shape for picture in pictures.values()):
             group = [image_id for image_id, picture in pictures.items() if picture.shape == shape]
             batch = extractor.features([pictures[image_id] for image_id in group])

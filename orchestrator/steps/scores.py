@@ -113,7 +113,7 @@ class _Maps:
         self._next = next(self._iterator, None)
 
     def take(self, image_id: str) -> _Judged | None:
-        """The image's labels and former labels, or None when it was set aside. Images must be asked for in order."""
+        """The image's labels and former labels, or None when it was quarantined. Images must be asked for in order."""
         if self._next is None or self._next[0] != image_id:
             return None
         _, labels, removed = self._next

@@ -67,5 +67,5 @@ def superpixel_shard(storage: Storage, path: str, images: ImageSlice, work: Supe
         try:
             writer.add(map_batch(image_id, superpixels(dataset.read_image(work.source.pool, image_id), work.config)))
         except BrokenImage as error:
-            writer.set_aside(image_id, error.reason)
+            writer.quarantine(image_id, error.reason)
     return writer.write(storage, path, time.perf_counter() - begun)

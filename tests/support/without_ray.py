@@ -97,7 +97,7 @@ def run(document: dict[str, Any], storage: Storage, until: Stage = "finetune") -
 
 
 class FakeWorker:
-    """Does no work: commits empty shards, and fails or sets images aside where it is told to."""
+    """Does no work: commits empty shards, and fails or quarantines images where it is told to."""
 
     def __init__(self, storage: Storage) -> None:
         self.storage = storage

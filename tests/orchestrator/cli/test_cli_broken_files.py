@@ -85,7 +85,7 @@ BROKEN = {
 }
 
 
-def test_broken_images_are_set_aside_named_and_counted(command: Commands, ray_session: None) -> None:
+def test_broken_images_are_quarantined_named_and_counted(command: Commands, ray_session: None) -> None:
     spoil_images(command.folder / "camvid/train")
     answer = command("run", "small.yaml")
     refused(answer, "3 of 4 images of pool train are broken", "allowed are 1 (compute.quarantine_limit=0.01)")
@@ -101,7 +101,7 @@ def test_broken_images_are_set_aside_named_and_counted(command: Commands, ray_se
     assert [line.split(": ", 1)[0] for line in cell["quarantined"]] == ["0", "1", "2"]
     for image, reason in BROKEN.items():
         assert any(line.startswith(f"{image}: {reason}") for line in cell["quarantined"])
-        assert f"set aside in sample: {image}: {reason}" in allowed.err
+        assert f"quarantined in sample: {image}: {reason}" in allowed.err
     command.assert_nothing_half_written()
     exported = command("export", "labels", "small.yaml", "out")
     assert exported.out.startswith("1 label maps")
@@ -116,7 +116,7 @@ def test_check_tells_of_broken_images_before_the_run(command: Commands) -> None:
     assert "train: 1 is broken: is not an image" in looked_at.out
     assert "train: 2 of 4 images are broken, allowed are 1 (compute.quarantine_limit=0.01)" in looked_at.out
     looked_at = command("check", "small.yaml", "compute.quarantine_limit=0.8")
-    assert "1 images are smaller than 32x32, which filters needs (1x1); they are set aside" in looked_at.out
+    assert "1 images are smaller than 32x32, which filters needs (1x1); they are quarantined" in looked_at.out
 
 
 def test_alpha_greyscale_and_sixteen_bits_are_converted_and_said(command: Commands) -> None:

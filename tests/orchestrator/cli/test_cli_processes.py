@@ -70,13 +70,13 @@ def test_two_runs_at_once_share_the_work(lookbeyond: Any, tmp_path: Path) -> Non
     first, second = (json.loads(out)["cells"] for _, out, _ in ends)
     assert [cell["steps"] for cell in first] == [cell["steps"] for cell in second]
     assert [cell["metrics"] for cell in first] == [cell["metrics"] for cell in second]
-    # Whoever executes a step names the images that were set aside in it: a step executed twice would name them twice.
-    said = [line for _, _, err in ends for line in err.splitlines() if line.startswith("set aside in ")]
+    # Whoever executes a step names the images that were quarantined in it: a step executed twice would name them twice.
+    said = [line for _, _, err in ends for line in err.splitlines() if line.startswith("quarantined in ")]
     assert sorted(line.split(":", 1)[0] for line in said) == [
-        "set aside in label",
-        "set aside in label",
-        "set aside in sample",
-        "set aside in superpixels",
+        "quarantined in label",
+        "quarantined in label",
+        "quarantined in sample",
+        "quarantined in superpixels",
     ]
     here = list(tmp_path.glob("storage/shards/*/*.arrow"))
     assert len(here) == len(list(tmp_path.glob("storage/shards/*/*.json")))

@@ -53,7 +53,7 @@ def test_what_is_left_behind_is_given_up_remembered_and_taken_up_by_a_run_withou
     keys = [cell.roles["finetune"].key for cell in plan.cells]
     assert keys[0] == first
     assert (report.failed, report.executed) == ({}, [first])
-    assert set(plan.set_aside) == set(keys[1:])
+    assert set(plan.skipped) == set(keys[1:])
     assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
     told = [(cell["status"], cell.get("reason")) for cell in collect(plan, set(), {})]
     assert [status for status, _ in told] == ["done", "stopped", "stopped"]

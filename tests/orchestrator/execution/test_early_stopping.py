@@ -81,7 +81,7 @@ def test_what_others_are_computed_from_is_never_given_up(storage: Storage) -> No
     for key in networks:
         mark_stopped(storage, key, STOP)
     document = {**EXPERIMENT, "compute": {**EXPERIMENT["compute"], "early_stopping": {}}}
-    assert make_plan(document, storage, write_listings=True).set_aside == {}
+    assert make_plan(document, storage, write_listings=True).skipped == {}
 
 
 @pytest.mark.parametrize(("factor", "grace"), [(3.0, 0.2), (2.0, 0.2), (4.0, 0.3)])
@@ -147,10 +147,10 @@ def test_a_cell_that_was_given_up_says_so_under_the_same_rule_only(storage: Stor
     )
     assert {step.key: why for step, why in explain(plan, storage)}[second] == f"stopped: {cell['reason']}"
     for other in ({}, {"early_stopping": None}, {"early_stopping": {"grace": 0.5}}):
-        assert planned(storage, grid=grid, compute=other).set_aside == {}
+        assert planned(storage, grid=grid, compute=other).skipped == {}
     assert is_marked(storage, second)
     forget_mark(storage, second)
-    assert planned(storage, grid=grid, compute={"early_stopping": {}}).set_aside == {}
+    assert planned(storage, grid=grid, compute={"early_stopping": {}}).skipped == {}
 
 
 def test_judging_again_forgets_no_stop(storage: Storage, tiny: dict[str, Any]) -> None:
@@ -163,9 +163,9 @@ def test_judging_again_forgets_no_stop(storage: Storage, tiny: dict[str, Any]) -
     plan = make_plan(tiny, storage, write_listings=True)
     for _ in range(2):
         assert select_best(plan, 1) is False, "nothing is scored yet"
-        assert plan.set_aside[key].status == "stopped"
+        assert plan.skipped[key].status == "stopped"
         others = {step.key for step in plan.steps.values() if step.kind is StepKind.FINETUNE} - {key}
-        assert {plan.set_aside[other].status for other in others} == {"not trained"}
+        assert {plan.skipped[other].status for other in others} == {"not trained"}
 
 
 def test_a_rule_without_a_meaning_is_refused(storage: Storage) -> None:

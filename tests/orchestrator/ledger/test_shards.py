@@ -117,7 +117,7 @@ def test_special_values_of_floats_come_back(storage: Storage) -> None:
 def test_a_record_says_what_was_written(storage: Storage) -> None:
     writer = ShardWriter(MAP_SCHEMA, compression="lz4")
     writer.add(map_batch("a.png", np.full((30, 40), 7, dtype=np.uint16)))
-    writer.set_aside("b.png", "truncated after 12 bytes")
+    writer.quarantine("b.png", "truncated after 12 bytes")
     record = writer.write(storage, "shards/x.arrow", 1.23456789)
     data = storage.read("shards/x.arrow")
     assert record.size == len(data) < 30 * 40 * 2
@@ -130,7 +130,7 @@ def test_a_record_says_what_was_written(storage: Storage) -> None:
 
 def test_a_shard_of_broken_images_alone_is_a_shard(storage: Storage) -> None:
     writer = ShardWriter(sample_schema(8), compression=None)
-    writer.set_aside("a.png", "not an image")
+    writer.quarantine("a.png", "not an image")
     record = writer.write(storage, "sample.arrow", 0.0)
     assert (record.rows, record.images, len(record.quarantined)) == (0, 0, 1)
     assert list(read_samples(storage, "sample.arrow")) == []

@@ -57,7 +57,7 @@ def test_all_cells_of_the_best_labellings_are_trained(made: Plan) -> None:
     assert select_best(made, 1) is True
     assert pending(made, StepKind.PRETRAIN) == 1
     assert pending(made, StepKind.FINETUNE) == 2
-    trained = [cell for cell in made.cells if cell.roles["finetune"].key not in made.set_aside]
+    trained = [cell for cell in made.cells if cell.roles["finetune"].key not in made.skipped]
     assert {cell.cell.values["labels.clustering.k_per_class"] for cell in trained} == {1.5}
 
 
@@ -76,7 +76,7 @@ def test_the_results_of_the_others_say_why_and_keep_their_score(made: Plan) -> N
 def test_more_than_there_are_trains_all(made: Plan) -> None:
     finish(made, StepKind.SCORE, [{"pmiou": 20.0}, {"pmiou": 30.0}, {"pmiou": 10.0}])
     select_best(made, 9)
-    assert made.set_aside == {}
+    assert made.skipped == {}
 
 
 def test_a_cell_that_no_labels_lead_to_is_trained_as_always(grid: dict[str, Any], tmp_path: Any) -> None:

@@ -247,14 +247,14 @@ def test_a_failed_cell_is_named_with_its_error_and_leaves_the_others(hand_made: 
     assert (row["status"], row["error"], row["metrics.pmiou"]) == ("failed", "weights 0 are missing", "")
 
 
-def test_a_cell_that_was_set_aside_keeps_its_pmiou_and_says_why(hand_made: HandMade) -> None:
+def test_a_cell_that_was_skipped_keeps_its_pmiou_and_says_why(hand_made: HandMade) -> None:
     document = hand_made.table("table2", seeds=1)
     reason = "PmIoU 17.80 is not among the 2 best of 3 labellings"
-    aside = document["cells"][2] | {"status": "not trained", "reason": reason}
-    aside["metrics"] = {name: value for name, value in aside["metrics"].items() if "miou" not in name}
-    aside["metrics"]["pmiou"] = 17.8
-    del aside["steps"]["finetune"]
-    document["cells"][2] = aside
+    skipped = document["cells"][2] | {"status": "not trained", "reason": reason}
+    skipped["metrics"] = {name: value for name, value in skipped["metrics"].items() if "miou" not in name}
+    skipped["metrics"]["pmiou"] = 17.8
+    del skipped["steps"]["finetune"]
+    document["cells"][2] = skipped
     hand_made.storage.replace("results/table2.json", json.dumps(document).encode())
     _, outline = page_of(hand_made.storage, "table2")
     assert "1 not trained" in outline.text and "0 failed" in outline.text
