@@ -26,7 +26,7 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 import orchestrator
 from orchestrator.cluster.session import TOKEN_REFUSED
-from orchestrator.execution.code_state import code_state, handing_down
+from orchestrator.execution.provenance import Code
 from workloads.errors import InputError
 
 _PACKAGES = [
@@ -58,15 +58,15 @@ class Submission:
     def of(arguments: list[str], folder: Path) -> "Submission":
         """The job that runs `lookbeyond run` with these arguments on what is in a folder."""
         environment: dict[str, Any] = {}
-        code = folder
+        sent = folder
         if not all((folder / Path(package).name).is_dir() for package in _PACKAGES):
             # The folder holds experiments, not the code: the code that runs here is sent beside it.
             environment["py_modules"] = _PACKAGES
-            code = Path(_PACKAGES[0])
-        state = code_state(code)
-        if state:
-            environment["env_vars"] = handing_down(state)
-        metadata = {"git_commit": state["commit"], "git_changes": ", ".join(state.get("changes", []))} if state else {}
+            sent = Path(_PACKAGES[0])
+        code = Code.of(sent)
+        if code:
+            environment["env_vars"] = code.to_environment()
+        metadata = {"git_commit": code.commit, "git_changes": ", ".join(code.changes)} if code else {}
         return Submission(["python", "-m", "lookbeyond", "run", *arguments], folder, environment, metadata)
 
     def plain_line(self, address: str) -> str:

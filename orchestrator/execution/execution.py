@@ -7,16 +7,13 @@ Ray.
 """
 
 import math
-import platform
-import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
-from importlib.metadata import version
 from typing import Any
 
+from orchestrator.execution.provenance import Provenance
 from orchestrator.execution.schedule import Item, Schedule
 from orchestrator.ledger.image_sets import ShardRange
 from orchestrator.ledger.keys import digest
@@ -266,6 +263,7 @@ class Execution:
 
     def _provenance(self, step: Step, records: list[ShardRecord]) -> dict[str, Any]:
         started = self._started.get(step.key, time.time())
+        process = Provenance.capture()
         return {
             "images": {
                 "pool": step.images.pool,
@@ -276,28 +274,11 @@ class Execution:
             "started": started,
             "wall_seconds": round(time.time() - started, 3),
             "work_seconds": round(sum(record.seconds for record in records), 3),
-            "host": socket.gethostname(),
+            "host": process.host,
             "device": self._devices.get(step.key, ""),
-            "versions": installed_versions(),
+            "versions": process.versions,
         }
 
 
 def _shard_item(step: Step, shard: ShardRange) -> str:
     return f"{step.kind}/{step.stream[:16]}/{short(shard.digest)}"
-
-
-@lru_cache(maxsize=1)
-def installed_versions() -> dict[str, str]:
-    """Python and the packages that numbers depend on."""
-    names = (
-        "torch",
-        "torchvision",
-        "numpy",
-        "scikit-image",
-        "scikit-learn",
-        "scipy",
-        "pyarrow",
-        "pillow",
-        "ray",
-    )
-    return {"python": platform.python_version()} | {name: version(name) for name in names}

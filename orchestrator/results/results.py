@@ -10,8 +10,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from orchestrator.execution.code_state import code_state
-from orchestrator.execution.execution import installed_versions
+from orchestrator.execution.provenance import Provenance
 from orchestrator.ledger.layout import results_path
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.planning.plan import Plan, PlannedCell
@@ -39,12 +38,13 @@ def write_results(
     path = results_path(plan.name)
     # A run that finds everything cached ran on no machine; those that computed the numbers are named by the manifests.
     hosts = sorted({manifest.provenance["host"] for manifest in plan.done.values() if manifest.provenance.get("host")})
+    process = Provenance.capture()
     document: dict[str, Any] = {
         "experiment": plan.document,
         "cells": cells,
         "provenance": {
-            "git": code_state(),
-            "versions": installed_versions(),
+            "git": asdict(process.code) if process.code else None,
+            "versions": process.versions,
             "seed": plan.document.get("seed", 0),
             "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
             "seconds": round(time.time() - started, 2),

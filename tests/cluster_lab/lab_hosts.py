@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ import yaml
 from hosts import LAUNCHER, Host, make_bridge, make_hosts
 from support.s3_server import KINDS, S3Server, s3_server
 
-from orchestrator.execution.code_state import code_state
+from orchestrator.execution.provenance import Code
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.storage.store import Storage
 
@@ -265,7 +265,7 @@ def test_an_experiment_outlives_two_of_three_hosts(lab: Lab) -> None:
     assert digests(Storage(str(fetched))) == lab.expected
     provenance = json.loads((fetched / "results/demo.json").read_text())["provenance"]
     assert {machine["host"] for machine in provenance["machines"]} == {host.name for host in lab.hosts}
-    assert provenance["git"] == code_state(REPOSITORY)
+    assert provenance["git"] == json.loads(json.dumps(asdict(Code.of(REPOSITORY))))
 
 
 @pytest.mark.timeout(1800)

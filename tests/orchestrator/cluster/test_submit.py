@@ -6,12 +6,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from orchestrator.cli import parser as cli
-from orchestrator.execution.code_state import VARIABLE, code_state
+from orchestrator.execution.provenance import Code
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +110,7 @@ def test_an_experiment_is_sent_run_and_followed(address: str, environment: dict[
     assert f"ray job submit --address {address} --working-dir . --runtime-env-json" in ended.stderr
     results = json.loads((storage / "results/small.json").read_text())
     assert [cell["status"] for cell in results["cells"]] == ["done"]
-    assert results["provenance"]["git"] == code_state(REPOSITORY)
+    assert results["provenance"]["git"] == json.loads(json.dumps(asdict(Code.of(REPOSITORY))))
     assert not (folder / "storage").exists()
 
 
@@ -201,27 +202,3 @@ def test_a_wrong_experiment_is_refused_before_it_is_sent(folder: Path, refused: 
 def test_retries_without_waiting_are_refused(folder: Path, refused: Refused) -> None:
     message = refused("demo", "--storage", "/storage", "--no-wait", "--retries", "2")
     assert "--retries waits for the end of each job" in message
-
-
-def test_code_without_git_is_what_the_submission_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert code_state(tmp_path) is None
-    monkeypatch.setenv(VARIABLE, '{"commit": "abc", "changed": false}')
-    assert code_state(tmp_path) == {"commit": "abc", "changed": False}
-    monkeypatch.setenv(VARIABLE, "no JSON")
-    assert code_state(tmp_path) is None
-
-
-def test_uncommitted_changes_are_named(tmp_path: Path) -> None:
-    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
-    for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
-        subprocess.run([*git, *words], check=True)
-    state = code_state(tmp_path)
-    assert state is not None
-    assert state["changed"] is False
-    for number in range(25):
-        (tmp_path / f"new-{number:02d}").touch()
-    state = code_state(tmp_path)
-    assert state is not None
-    assert state["changed"] is True
-    assert state["changes"][:2] == ["new-00", "new-01"]
-    assert state["changes"][-1] == "and 5 more"
