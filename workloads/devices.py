@@ -1,7 +1,6 @@
 """Which device a process computes on.
 
-The model: torch decides, in the process that computes; a cluster's own count of GPUs only decides where that process is
-placed. The failure this guards against: a machine that is said to have a GPU, and a torch that cannot use it.
+Torch decides, in the process that computes; a cluster's own count of GPUs only decides where that process is placed.
 """
 
 from typing import TYPE_CHECKING

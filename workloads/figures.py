@@ -1,11 +1,7 @@
-"""Picture sheets of images, labels and superpixels, as uint8 arrays: the qualitative figures of the paper for
-one's own data.
+"""Picture sheets of images, labels and superpixels, uint8: the paper's qualitative figures for one's own data.
 
-The model: a label map becomes colours (`colourise`), a row of such pictures is one image, a sheet is rows
-with captions and a legend. Everything is Pillow and NumPy, so a sheet can be made wherever labels can. The
-failures this guards
-against: neighbouring labels in colours nobody can tell apart, ignored pixels that look like a class, and
-    captions too small to read on a printed page.
+A label map becomes colours (`colourise`), a row of such pictures is one image, a sheet is rows with captions and a
+legend. Everything is Pillow and NumPy, so a sheet can be made wherever labels can.
 """
 
 from collections.abc import Mapping, Sequence
@@ -25,14 +21,15 @@ Colour = tuple[int, int, int]
 
 
 def distinct_colours(number: int, seed: int = 0) -> np.ndarray:
-    """Colours as far from each other, and from black, white and the grey of unmatched labels, as seeded
-    search finds.
+    """Colours as far from each other, and from black, white and the grey of unmatched labels, as seeded search finds.
 
-    Each next colour is, of 4096 random ones, the farthest from all before it in CIE Lab, so the first few of
-    a long palette are the same as a short one's.
+    Each next colour is, of 4096 random ones, the farthest from all before it in CIE Lab, so the first few of a long
+    palette are the same as a short one's.
 
-    Returns:
-        uint8 (number, 3), RGB.
+    Returns
+    -------
+    ndarray of uint8, shape (number, 3)
+        RGB.
     """
     # Imported where it is used: every command that may draw would wait for it.
     from skimage.color import rgb2lab
@@ -53,10 +50,14 @@ def distinct_colours(number: int, seed: int = 0) -> np.ndarray:
 def matched_palette(matching: Mapping[int, int], class_palette: np.ndarray, num_labels: int) -> np.ndarray:
     """Colours of labels by the class they were matched to: uint8 (num_labels, 3), unmatched labels grey.
 
-    Args:
-        matching: label -> class, as in `ProxyScore.matching`.
-        class_palette: uint8 (M, 3), the data set's colours.
-        num_labels: K.
+    Parameters
+    ----------
+    matching : Mapping[int, int]
+        Label -> class, as in `ProxyScore.matching`.
+    class_palette : ndarray of uint8, shape (M, 3)
+        The data set's colours.
+    num_labels : int
+        K.
     """
     palette = np.tile(np.array(UNMATCHED, np.uint8), (num_labels, 1))
     for label, matched_class in matching.items():
@@ -67,16 +68,22 @@ def matched_palette(matching: Mapping[int, int], class_palette: np.ndarray, num_
 def colourise(labels: np.ndarray, palette: np.ndarray, ignore: int) -> np.ndarray:
     """A label map in colours, ignored pixels black with grey diagonal hatching.
 
-    Args:
-        labels: integers (H, W), 0..len(palette) - 1 or `ignore`.
-        palette: uint8 (K, 3).
-        ignore: 65535 for auxiliary labels, 255 for ground truth.
+    Parameters
+    ----------
+    labels : ndarray of integers, shape (H, W)
+        0..len(palette) - 1 or `ignore`.
+    palette : ndarray of uint8, shape (K, 3)
+    ignore : int
+        65535 for auxiliary labels, 255 for ground truth.
 
-    Returns:
-        uint8 (H, W, 3).
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
 
-    Raises:
-        InputError: when a label has no colour.
+    Raises
+    ------
+    InputError
+        When a label has no colour.
     """
     ignored = labels == ignore
     shown = np.where(ignored, 0, labels)
@@ -110,18 +117,27 @@ def sheet(
 ) -> np.ndarray:
     """Pictures in rows and columns with captions, and a legend of colours below.
 
-    Args:
-        rows: uint8 (H, W, 3) pictures of any size, scaled to the cell's width; None leaves an empty cell.
-        column_titles: one per column, above; wrapped where too long.
-        row_titles: one per row, on the left; wrapped where too long.
-        legend: names and colours.
-        cell_width: width of a picture in pixels; captions grow with it.
+    Parameters
+    ----------
+    rows : Sequence[Sequence[ndarray | None]] of uint8, shape (H, W, 3)
+        Pictures of any size, scaled to the cell's width; None leaves an empty cell.
+    column_titles : Sequence[str]
+        One per column, above; wrapped where too long.
+    row_titles : Sequence[str]
+        One per row, on the left; wrapped where too long.
+    legend : Sequence[tuple[str, Colour]]
+        Names and colours.
+    cell_width : int
+        Width of a picture in pixels; captions grow with it.
 
-    Returns:
-        uint8 (H, W, 3).
+    Returns
+    -------
+    ndarray of uint8, shape (H, W, 3)
 
-    Raises:
-        InputError: when rows and titles do not agree in number.
+    Raises
+    ------
+    InputError
+        When rows and titles do not agree in number.
     """
     if len(rows) != len(row_titles) or any(len(row) != len(column_titles) for row in rows):
         raise InputError(
@@ -167,8 +183,7 @@ def sheet(
 
 
 def _scaled(picture: np.ndarray, width: int) -> Image.Image:
-    """The picture at a width; averaged when it shrinks, so that thin labels do not vanish, and never
-    blurred."""
+    """The picture at a width; averaged when it shrinks, so that thin labels do not vanish, and never blurred."""
     image = Image.fromarray(np.ascontiguousarray(picture))
     height = max(1, round(width * picture.shape[0] / picture.shape[1]))
     smaller = width < picture.shape[1]
@@ -198,8 +213,7 @@ def _flow(
     gap: int,
     line: int,
 ) -> tuple[list[tuple[str, Colour, int, int]], int]:
-    """Legend entries with their x and y, left to right and wrapped at the page's width; and the height they
-    take."""
+    """Legend entries with their x and y, left to right and wrapped at the page's width; and the height they take."""
     entries: list[tuple[str, Colour, int, int]] = []
     x, y = gap, gap
     for text, colour in legend:

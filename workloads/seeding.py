@@ -1,7 +1,7 @@
 """Random numbers that depend on what is computed, never on who computes it or in which order.
 
-The model: a generator is made from the hash of (seed, purpose, names...), so any worker that holds an image's id draws
-the same numbers for it. The failure this guards against: results that change with the number of workers or the shards.
+A generator is made from the hash of (seed, purpose, names...), so any worker that holds an image's id draws the same
+numbers for it.
 """
 
 import hashlib

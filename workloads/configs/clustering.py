@@ -15,8 +15,10 @@ MAX_CLUSTERS = 65535
 def number_of_clusters(k_per_class: float, num_classes: int) -> int:
     """K = k_per_class x M rounded half up (1.5 x 19 = 28.5 gives 29), at least 1.
 
-    Raises:
-        InputError: when K does not fit the label maps.
+    Raises
+    ------
+    InputError
+        When K does not fit the label maps.
     """
     k = max(1, int(np.floor(k_per_class * num_classes + 0.5)))
     if k > MAX_CLUSTERS:

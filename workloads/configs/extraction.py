@@ -15,8 +15,10 @@ stride."""
 
 
 class FilterBankConfig(HashedConfig, tag="FilterBankConfig"):
-    """Weights of the families of channels: a family's share of the squared length of a vector is about the
-    square of its weight over the sum of the squares."""
+    """Weights of the families of channels.
+
+    A family's share of the squared length of a vector is about the square of its weight over the sum of the squares.
+    """
 
     colour: float = Field(1.0, ge=0.0, description="weight of the colour channels")
     variation: float = Field(0.3, ge=0.0, description="weight of the local standard deviations of colour")
@@ -26,8 +28,7 @@ class FilterBankConfig(HashedConfig, tag="FilterBankConfig"):
 
 
 class ExtractorConfig(HashedConfig, tag="ExtractorConfig"):
-    """Everything that decides features, apart from the weights, whose identity takes part in keys by
-    itself."""
+    """Everything that decides features, apart from the weights, whose identity takes part in keys by itself."""
 
     arch: Arch = Field(
         "filters",

@@ -9,8 +9,7 @@ from workloads.configs.base import HashedConfig
 Backbone = Literal["resnet50", "resnet18", "mobilenet_v2"]
 Initialisation = Literal["random", "imagenet", "moco", "pixpro", "file"]
 
-# The first version of torchvision's ImageNet weights (resnet50: 76.1 %), the one of the literature compared
-# against.
+# The first version of torchvision's ImageNet weights (resnet50: 76.1 %), the one of the literature compared against.
 IMAGENET_WEIGHTS: dict[str, str] = {
     "resnet50": "ResNet50_Weights.IMAGENET1K_V1",
     "resnet18": "ResNet18_Weights.IMAGENET1K_V1",

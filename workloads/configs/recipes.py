@@ -1,10 +1,9 @@
 """Named presets of pre-training and fine-tuning.
 
-The model: a recipe is a complete configuration; whoever wants another value overrides that field and the
-key changes. Fine-tuning follows hszhao/semseg's PSPNet-50, whose multi-scale numbers the paper's ImageNet
-rows repeat: SGD 0.01 with new layers at ten times that, momentum 0.9, weight decay 1e-4, poly 0.9 to zero,
-auxiliary loss 0.4, scale 0.5-2, rotation +-10 degrees and blur with probability 0.5, crop with mean
-padding, sliding window, scales 0.5-1.75 and flip.
+A recipe is a complete configuration; whoever wants another value overrides that field and the key changes. Fine-tuning
+follows hszhao/semseg's PSPNet-50, whose multi-scale numbers the paper's ImageNet rows repeat: SGD 0.01 with new layers
+at ten times that, momentum 0.9, weight decay 1e-4, poly 0.9 to zero, auxiliary loss 0.4, scale 0.5-2, rotation +-10
+degrees and blur with probability 0.5, crop with mean padding, sliding window, scales 0.5-1.75 and flip.
 
     recipe      crop   epochs  batch   origin
     cityscapes  713    200     16      semseg
@@ -12,9 +11,6 @@ padding, sliding window, scales 0.5-1.75 and flip.
     nyuv2       473    200     16      ours, after semseg; neither semseg nor mmsegmentation has one
     camvid      353    200     16      ours, after semseg, for images of 360x480
     small       129    200 steps 8     ours, for two cores: mobilenet_v2 at 177x241, output stride 16
-
-The failure this guards against: numbers that nobody can produce again because a table's settings were never
-written down.
 """
 
 from typing import Literal, get_args

@@ -1,10 +1,9 @@
 """Dense features of images: the one path from uint8 images to vectors that can be clustered.
 
-The model: an extractor is an architecture, weights, a named layer and an output stride. It runs the network
-up to that layer and no further, and gives float32 (B, D, h, w), each vector of length one by default. The
-failures this guards against: two extractors that differ in something nobody recorded (a resize, a precision,
-the size of a batch: all are part of `ExtractorConfig` and so of the key), and features that are not numbers,
-which K-means would swallow silently.
+An extractor is an architecture, weights, a named layer and an output stride. It runs the network up to that layer and
+no further, and gives float32 (B, D, h, w), each vector of length one by default. All that changes features (a resize, a
+precision, the size of a batch) is part of `ExtractorConfig` and so of the key; features that are not numbers, which
+K-means would swallow silently, are refused.
 
 Layout. Every network runs channels-last. Seconds per image (353 × 481, batch of 4, one thread of a server CPU
 with AVX-512 and bfloat16 units), contiguous / channels-last in float32 and the same in bfloat16, before batch
@@ -51,12 +50,17 @@ SMALLEST_LENGTH = 1e-12
 class Extractor:
     """A network that stops at one layer. Built by `build_extractor`.
 
-    Attributes:
-        channels: D, the length of a feature vector.
-        stride: pixels of the (resized) image per feature; a map has ceil(H / stride) × ceil(W / stride)
-            places (vgg19's unpadded pools round down).
-        report: what was loaded, or None for random weights and for filters.
-        minimum_size: smallest side in pixels, after resizing, that `features` accepts.
+    Attributes
+    ----------
+    channels : int
+        D, the length of a feature vector.
+    stride : int
+        Pixels of the (resized) image per feature; a map has ceil(H / stride) × ceil(W / stride) places (vgg19's
+        unpadded pools round down).
+    report : WeightsReport | None
+        What was loaded, or None for random weights and for filters.
+    minimum_size : int
+        Smallest side in pixels, after resizing, that `features` accepts.
     """
 
     config: ExtractorConfig
@@ -75,15 +79,22 @@ class Extractor:
 
         One image's activations stay in a CPU's caches; those of several do not (`benchmarks/performance/layouts.py`).
 
-        Args:
-            images: one or more uint8 (H, W, 3) RGB arrays of the same size.
+        Parameters
+        ----------
+        images : Sequence[ndarray]
+            One or more uint8 (H, W, 3) RGB arrays of the same size.
 
-        Returns:
-            float32 (B, D, h, w) on the extractor's device.
+        Returns
+        -------
+        Tensor of float32, shape (B, D, h, w)
+            On the extractor's device.
 
-        Raises:
-            InputError: an image that is too small, or features that are not finite or all zero.
-            ValueError: images of another type or of several sizes.
+        Raises
+        ------
+        InputError
+            An image that is too small, or features that are not finite or all zero.
+        ValueError
+            Images of another type or of several sizes.
         """
         shapes = {image.shape for image in images}
         if len(shapes) != 1 or any(image.dtype != np.uint8 or image.shape[2:] != (3,) for image in images):
@@ -141,13 +152,19 @@ class Extractor:
 def build_extractor(config: ExtractorConfig, weights: str | None, device: torch.device | str) -> Extractor:
     """Build the network, load or draw its weights and find its layer.
 
-    Args:
-        config: the extractor.
-        weights: None for filters; else 'random', a torchvision weights name, a path or a URL (see
-        `workloads.networks.weights`). device: where features are computed.
+    Parameters
+    ----------
+    config : ExtractorConfig
+        The extractor.
+    weights : str | None
+        None for filters; else 'random', a torchvision weights name, a path or a URL (see `workloads.networks.weights`).
+    device : torch.device | str
+        Where features are computed.
 
-    Raises:
-        InputError: weights that do not fit, or a layer that is not there or is not a feature map.
+    Raises
+    ------
+    InputError
+        Weights that do not fit, or a layer that is not there or is not a feature map.
     """
     device = torch.device(device)
     identity = weights_identity(config.arch, weights)
@@ -205,8 +222,8 @@ def _network(config: ExtractorConfig) -> tuple[nn.Module, str]:
 def _segmentor(trained: SegmentorConfig, output_stride: Literal[8, 16, 32]) -> Segmentor:
     """A segmentation network at another output stride than it was trained at, without its last layer.
 
-    Its atrous rates are scaled so that they span the same pixels: 12, 24, 36 of stride 8 are 6, 12, 18 of
-    stride 16 (Chen et al., arXiv:1706.05587, section 4.1).
+    Its atrous rates are scaled so that they span the same pixels: 12, 24, 36 of stride 8 are 6, 12, 18 of stride 16
+    (Chen et al., arXiv:1706.05587, section 4.1).
     """
     rates = trained.atrous_rates
     if rates is not None:

@@ -1,18 +1,16 @@
 """A weight-free extractor: a multi-scale filter bank, so that the whole method runs with no download.
 
-The model: every place of a coarse grid is described by what the image looks like around it: colour in an
-opponent space at two ranges, how much that colour varies, the energy of oriented quadrature filters at three
-scales, which orientation prevails, and where in the image it lies (a street has its sky at the top). Each
-channel is centred and scaled by a fixed constant of its family, so that channels weigh alike and cosine
-similarity means something. The failure this guards against: statistics taken from the data at hand, which
-would make the features of an image depend on which other images there are; here they depend on the image
-alone.
+Every place of a coarse grid is described by what the image looks like around it: colour in an opponent space at two
+ranges, how much that colour varies, the energy of oriented quadrature filters at three scales, which orientation
+prevails, and where in the image it lies (a street has its sky at the top). Each channel is centred and scaled by a
+fixed constant of its family, so that channels weigh alike and cosine similarity means something. No statistics are
+taken from the data at hand: the features of an image depend on that image alone.
 
-Energies of quadrature pairs as in Malik and Perona, "Preattentive texture discrimination with early vision
-mechanisms" (1990); exposure and white balance are taken out by dividing by the image's own mean colour (von
-Kries). The families, constants and weights are ours: the constants are means and standard deviations over
-100 generated street scenes (`datasets.scenes`), the weights were chosen on those scenes too. K-means on them, K = 15,
-stride 8, 200 pixels of each of the 100: mIoU 24.7 under the best matching on 100 scenes used for neither.
+Energies of quadrature pairs as in Malik and Perona, "Preattentive texture discrimination with early vision mechanisms"
+(1990); exposure and white balance are taken out by dividing by the image's own mean colour (von Kries). The families,
+constants and weights are ours: the constants are means and standard deviations over 100 generated street scenes
+(`datasets.scenes`), the weights were chosen on those scenes too. K-means on them, K = 15, stride 8, 200 pixels of each
+of the 100: mIoU 24.7 under the best matching on 100 scenes used for neither.
 """
 
 import math
@@ -50,11 +48,10 @@ NEAR, AROUND = 1.0, 1.5
 class FilterBank(nn.Module):
     """float (B, 3, H, W) in [0, 1] to float32 (B, 41, ceil(H / stride), ceil(W / stride)).
 
-    `output_stride` is a multiple of 8. Channels, in the order of `FAMILIES`: colour of the place and around
-    it (3 + 3), its standard deviation in the place and around it (3 + 3), log energies of 4 orientations at 3
-    scales (12), their mean over orientations around the place (3), vertical against horizontal and one
-    diagonal against the other at 3 scales, in the place and around it (6 + 6), height in the image and
-    distance from its vertical axis (1 + 1).
+    `output_stride` is a multiple of 8. Channels, in the order of `FAMILIES`: colour of the place and around it (3 + 3),
+    its standard deviation in the place and around it (3 + 3), log energies of 4 orientations at 3 scales (12), their
+    mean over orientations around the place (3), vertical against horizontal and one diagonal against the other at 3
+    scales, in the place and around it (6 + 6), height in the image and distance from its vertical axis (1 + 1).
     """
 
     gabor: torch.Tensor

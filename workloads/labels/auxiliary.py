@@ -1,18 +1,15 @@
 """From features to auxiliary labels: scores, labels at the image's size, outliers, and the superpixel vote.
 
-The model: per image one pass gives feature maps; each set of clusters turns them into K score maps by one
-product, from which one assignment (label and squared distance per pixel) follows; every outlier share and
-superpixel setting is then a threshold and a vote over that assignment, about a millisecond each. Order as in
-Table 1: cluster, drop outliers, vote.
+Per image one pass gives feature maps; each set of clusters turns them into K score maps by one product, from which one
+assignment (label and squared distance per pixel) follows; every outlier share and superpixel setting is then a
+threshold and a vote over that assignment, about a millisecond each. Order as in Table 1: cluster, drop outliers, vote.
 
-The failures this guards against: labels that depend, in their last bits, on which other cluster sets were
-computed beside them (each set has its own product), K maps at the image's full size at once (300 x 1024 x
-2048 floats are 2.5 GB; here it is done tile by tile), and an ignore value that is also a class (labels
-are uint16, 65535 ignores).
+The failures this guards against: labels that depend, in their last bits, on which other cluster sets were computed
+beside them (each set has its own product), K maps at the image's full size at once (300 x 1024 x 2048 floats are 2.5
+GB; here it is done tile by tile), and an ignore value that is also a class (labels are uint16, 65535 ignores).
 
-Upsampling is bilinear with the corner cells at the corner pixels (align_corners=True): on images of 32 n + 1
-pixels, cell i of a padded network of stride s is centred exactly on pixel s x i. The choice is ours; it is
-the same everywhere.
+Upsampling is bilinear with the corner cells at the corner pixels (align_corners=True): on images of 32 n + 1 pixels,
+cell i of a padded network of stride s is centred exactly on pixel s x i. The choice is ours; it is the same everywhere.
 """
 
 from dataclasses import dataclass
@@ -34,13 +31,18 @@ TILE = (64, 512)  # rows and columns of pixels; the result does not depend on it
 class Scorer:
     """A cluster model on a device, ready to score many images; made by `scorer`.
 
-    Attributes:
-        origin: float32 (d,), the mean of the model's points; distances are taken about it, where float32
-            loses least.
-        points: float32 (p, d) about the origin, sorted by owner.
-        constant: float32 (p, 1), the squared length of each.
-        segments: per chunk of points, the (cluster, start, end) of each owner's rows in it.
-        num_clusters: K.
+    Attributes
+    ----------
+    origin : Tensor of float32, shape (d,)
+        The mean of the model's points; distances are taken about it, where float32 loses least.
+    points : Tensor of float32, shape (p, d)
+        About the origin, sorted by owner.
+    constant : Tensor of float32, shape (p, 1)
+        The squared length of each.
+    segments : tuple[tuple[tuple[int, int, int], ...], ...]
+        Per chunk of points, the (cluster, start, end) of each owner's rows in it.
+    num_clusters : int
+        K.
     """
 
     origin: Tensor
@@ -96,23 +98,28 @@ def scorer(model: ClusterModel, device: str | torch.device = "cpu") -> Scorer:
 def score_maps(features_DHW: Tensor, model: ClusterModel) -> Tensor:
     """How near each feature pixel is to each cluster.
 
-    Args:
-        features_DHW: float32 (D, h, w), an extractor's features of one image, in any memory layout.
-        model: clusters in the same feature space. For many images bring it to the device once:
-            `scorer(model).maps`.
+    Parameters
+    ----------
+    features_DHW : Tensor of float32, shape (D, h, w)
+        An extractor's features of one image, in any memory layout.
+    model : ClusterModel
+        Clusters in the same feature space. For many images bring it to the device once: `scorer(model).maps`.
 
-    Returns:
-        float32 (K, h, w), minus the squared distance to the cluster's nearest point.
+    Returns
+    -------
+    Tensor of float32, shape (K, h, w)
+        Minus the squared distance to the cluster's nearest point.
 
-    Raises:
-        InputError: when D differs from the model's.
+    Raises
+    ------
+    InputError
+        When D differs from the model's.
     """
     return scorer(model, features_DHW.device).maps(features_DHW)
 
 
 def _axis(cells: int, pixels: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of `pixels` positions along an axis of `cells`: the cell before, the cell after, the latter's
-    weight."""
+    """For each of `pixels` positions along an axis of `cells`: the cell before, the cell after, the latter's weight."""
     position = np.arange(pixels) * ((cells - 1) / (pixels - 1) if pixels > 1 else 0.0)
     before = np.minimum(position.astype(np.int64), max(cells - 2, 0))
     after = np.minimum(before + 1, cells - 1)
@@ -125,27 +132,36 @@ def _axis(cells: int, pixels: int, device: torch.device) -> tuple[Tensor, Tensor
 
 
 def _between(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
-    """first + (second - first) x weight, in `second`; three roundings, never fused, so equal in any vector
-    lane."""
+    """Interpolate in `second`, first + (second - first) x weight: three roundings, equal in any vector lane."""
     return second.sub_(first).mul_(weight).add_(first)
 
 
 def assign(scores: Tensor, size: tuple[int, int], tile: tuple[int, int] = TILE) -> tuple[np.ndarray, np.ndarray]:
     """Upsample score maps bilinearly to the image's size; each pixel takes its best cluster.
 
-    Per tile, clusters are left out that cannot be best anywhere in it: interpolated values lie between those
-    of the cells around, so a cluster whose largest is below the smallest of another's is beaten everywhere.
+    Per tile, clusters are left out that cannot be best anywhere in it: interpolated values lie between those of the
+    cells around, so a cluster whose largest is below the smallest of another's is beaten everywhere.
 
-    Args:
-        scores: float32 (K, h, w) from `score_maps`.
-        size: (H, W) of the image.
-        tile: rows and columns in pixels done at a time; no bit of the result depends on it.
+    Parameters
+    ----------
+    scores : Tensor of float32, shape (K, h, w)
+        From `score_maps`.
+    size : tuple[int, int]
+        (H, W) of the image.
+    tile : tuple[int, int]
+        Rows and columns in pixels done at a time; no bit of the result depends on it.
 
-    Returns:
-        labels uint16 (H, W), ties to the smaller label, and squared distances float32 (H, W), at least 0.
+    Returns
+    -------
+    labels : ndarray of uint16, shape (H, W)
+        Ties go to the smaller label.
+    distance : ndarray of float32, shape (H, W)
+        Squared, at least 0.
 
-    Raises:
-        InputError: when a score is not finite (the features held NaN or infinity).
+    Raises
+    ------
+    InputError
+        When a score is not finite (the features held NaN or infinity).
     """
     if not torch.isfinite(scores).all():
         raise InputError("scores: NaN or infinity among them; the features must be finite")
@@ -179,13 +195,19 @@ def assign(scores: Tensor, size: tuple[int, int], tile: tuple[int, int] = TILE) 
 def without_outliers(labels: np.ndarray, distance: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Labels with the outliers ignored.
 
-    Args:
-        labels: uint16 (H, W) from `assign`.
-        distance: float32 (H, W) from `assign`.
-        thresholds: float32 (K,) from `ClusterModel.outlier_thresholds`.
+    Parameters
+    ----------
+    labels : ndarray of uint16, shape (H, W)
+        From `assign`.
+    distance : ndarray of float32, shape (H, W)
+        From `assign`.
+    thresholds : ndarray of float32, shape (K,)
+        From `ClusterModel.outlier_thresholds`.
 
-    Returns:
-        uint16 (H, W), 65535 where the distance is greater than the label's threshold.
+    Returns
+    -------
+    ndarray of uint16, shape (H, W)
+        65535 where the distance is greater than the label's threshold.
     """
     return np.where(distance > thresholds[labels], np.uint16(IGNORE_LABEL), labels)
 
@@ -193,16 +215,24 @@ def without_outliers(labels: np.ndarray, distance: np.ndarray, thresholds: np.nd
 def vote(labels: np.ndarray, superpixels: np.ndarray, k: int) -> np.ndarray:
     """Give every superpixel the label that most of its labelled pixels have.
 
-    Args:
-        labels: uint16 (H, W), 0..k-1, or 65535 for pixels that have no vote.
-        superpixels: uint16 (H, W), ids 0..n-1.
-        k: number of labels.
+    Parameters
+    ----------
+    labels : ndarray of uint16, shape (H, W)
+        0..k-1, or 65535 for pixels that have no vote.
+    superpixels : ndarray of uint16, shape (H, W)
+        Ids 0..n-1.
+    k : int
+        Number of labels.
 
-    Returns:
-        uint16 (H, W); ties go to the smaller label, a superpixel without votes is 65535.
+    Returns
+    -------
+    ndarray of uint16, shape (H, W)
+        Ties go to the smaller label, a superpixel without votes is 65535.
 
-    Raises:
-        InputError: when the maps differ in size.
+    Raises
+    ------
+    InputError
+        When the maps differ in size.
     """
     if labels.shape != superpixels.shape:
         raise InputError(f"superpixels: {superpixels.shape}, the labels are {labels.shape}; one size is needed")

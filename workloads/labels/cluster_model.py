@@ -1,11 +1,8 @@
-"""The result of a clustering fit: points in feature space, each owned by a cluster, and the sample they were
-fitted on.
+"""The result of a clustering fit: points in feature space, each owned by a cluster, and the sample they were fitted on.
 
-The model: K-means gives one point (the centre) per cluster, DBSCAN one point per core sample; a pixel belongs
-to the cluster that owns the point nearest to it. Labelling code therefore never asks which algorithm made the
-model. The
-failure this guards against: outlier thresholds measured differently from the distances they are later
-compared with.
+K-means gives one point (the centre) per cluster, DBSCAN one point per core sample; a pixel belongs to the cluster that
+owns the point nearest to it. Labelling code therefore never asks which algorithm made the model. Outlier thresholds are
+measured as the distances are that they are later compared with.
 """
 
 from collections.abc import Mapping
@@ -20,21 +17,31 @@ from workloads.errors import InputError
 class ClusterModel:
     """Clusters in feature space.
 
-    Attributes:
-        points: float32 (p, d), centres (K-means, p = K) or core samples (DBSCAN), sorted by owner.
-        owner: int32 (p,), the cluster of each point, 0..K-1.
-        num_clusters: K.
-        sample_label: int32 (n,), the cluster of each fitted sample pixel.
-        sample_distance: float32 (n,), squared distance to the own centre (K-means) or to the nearest *other*
-            core sample (DBSCAN; to itself it would always be 0 and say nothing about how far pixels lie from
-            cores).
-        inertia: sum of `sample_distance`.
-        iterations: how many iterations the fit took (0 for DBSCAN).
-        converged: whether the stopping rule was met before the iteration limit.
-        emptied: how often a cluster lost all its points and was moved.
-        limit: squared distance beyond which a pixel belongs to no cluster (DBSCAN with noise "strict": eps
-            squared).
-        eps: DBSCAN's radius that was used; 0 for K-means.
+    Attributes
+    ----------
+    points : ndarray of float32, shape (p, d)
+        Centres (K-means, p = K) or core samples (DBSCAN), sorted by owner.
+    owner : ndarray of int32, shape (p,)
+        The cluster of each point, 0..K-1.
+    num_clusters : int
+        K.
+    sample_label : ndarray of int32, shape (n,)
+        The cluster of each fitted sample pixel.
+    sample_distance : ndarray of float32, shape (n,)
+        Squared distance to the own centre (K-means) or to the nearest *other* core sample (DBSCAN; to itself it would
+        always be 0 and say nothing about how far pixels lie from cores).
+    inertia : float
+        Sum of `sample_distance`.
+    iterations : int
+        How many iterations the fit took (0 for DBSCAN).
+    converged : bool
+        Whether the stopping rule was met before the iteration limit.
+    emptied : int
+        How often a cluster lost all its points and was moved.
+    limit : float
+        Squared distance beyond which a pixel belongs to no cluster (DBSCAN with noise "strict": eps squared).
+    eps : float
+        DBSCAN's radius that was used; 0 for K-means.
     """
 
     points: np.ndarray
@@ -57,20 +64,25 @@ class ClusterModel:
     def outlier_thresholds(self, share: float) -> np.ndarray:
         """Squared distances beyond which a pixel of each cluster is an outlier.
 
-        Per cluster the floor(share x n_c) farthest of its n_c sample pixels are dropped; the threshold is the
-        distance of the farthest one kept. Where nothing is dropped the threshold is `limit`: +inf, or eps
-        squared with strict noise (samples beyond `limit` are noise already and are not counted in n_c).
-        Position and scope of outlier
-        removal are not in the paper: FACTS constraint 13, ours.
+        Per cluster the floor(share x n_c) farthest of its n_c sample pixels are dropped; the threshold is the distance
+        of the farthest one kept. Where nothing is dropped the threshold is `limit`: +inf, or eps squared with strict
+        noise (samples beyond `limit` are noise already and are not counted in n_c). Position and scope of outlier
+        removal are not in the paper: ours.
 
-        Args:
-            share: share of the pixels to drop, 0 <= share < 1 (Table 4: 0, 0.05, 0.10).
+        Parameters
+        ----------
+        share : float
+            Share of the pixels to drop, 0 <= share < 1 (Table 4: 0, 0.05, 0.10).
 
-        Returns:
-            float32 (K,). A pixel is an outlier when its distance is *greater* than its cluster's threshold.
+        Returns
+        -------
+        ndarray of float32, shape (K,)
+            A pixel is an outlier when its distance is *greater* than its cluster's threshold.
 
-        Raises:
-            InputError: when share is outside [0, 1).
+        Raises
+        ------
+        InputError
+            When share is outside [0, 1).
         """
         if not 0 <= share < 1:
             raise InputError(f"outliers {share} is not a share; allowed: 0 <= outliers < 1")

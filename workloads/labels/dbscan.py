@@ -1,22 +1,22 @@
-"""DBSCAN over a small sample of features (Table 1 condition #5), with a choice of eps and labels for all
-other pixels.
+"""DBSCAN over a small sample of features (Table 1 condition #5), with a choice of eps and labels for all other pixels.
 
-The model: with core distances c(i) (to the min_samples-th nearest sample, itself included) and the mutual
-reachability max(c(i), c(j), d(i, j)), DBSCAN's clusters at *any* eps are the connected components of the core
-samples joined by the edges up to eps of one minimum spanning tree. So a single pass gives the number of
-clusters as a function of eps, and choosing eps costs nothing more. A pixel outside the sample belongs to the
-cluster of its nearest core sample.
+With core distances c(i) (to the min_samples-th nearest sample, itself included) and the mutual reachability max(c(i),
+c(j), d(i, j)), DBSCAN's clusters at *any* eps are the connected components of the core samples joined by the edges up
+to eps of one minimum spanning tree. So a single pass gives the number of clusters as a function of eps, and choosing
+eps costs nothing more. A pixel outside the sample belongs to the cluster of its nearest core sample.
 
-The failures this guards against: neighbourhood lists that grow with eps and eat the memory (here 4 n^2 bytes
-whatever
-eps is: 1.6 GB for the 20 000 pixels of the paper's footnote 1), and an eps that makes one cluster of
-everything unseen.
+Nothing here is a list of neighbours, which would grow with eps: the memory is 4 n^2 bytes whatever eps is, 1.6 GB for
+the 20 000 pixels of the paper's footnote 1.
 
-Ester et al. 1996 for DBSCAN, Campello et al. 2013 for mutual reachability. eps, min_samples and what becomes
-of noise
-are not in the paper: ours. On CamVid (MobileNetV2 features, 20 000 pixels, a target of 16) the most even
-radius of those that give 16 clusters scores a PmIoU of 17, the largest such radius 4: one cluster holds 97 %
-of the pixels there.
+DBSCAN is [1]_, mutual reachability [2]_; eps, min_samples and what becomes of noise are not in the paper: ours. On
+CamVid (MobileNetV2 features, 20 000 pixels, a target of 16) the most even radius of those that give 16 clusters scores
+a PmIoU of 17, the largest such radius 4: one cluster holds 97 % of the pixels there.
+
+References
+----------
+.. [1] Ester, Kriegel, Sander and Xu, "A Density-Based Algorithm for Discovering Clusters in Large Spatial Databases
+   with Noise", KDD 1996.
+.. [2] Campello, Moulavi and Sander, "Density-Based Clustering Based on Hierarchical Density Estimates", PAKDD 2013.
 """
 
 import math
@@ -39,10 +39,14 @@ from workloads.seeding import generator
 class Density:
     """What DBSCAN knows of a sample for every eps at once; all distances squared.
 
-    Attributes:
-        core: float32 (n,), core distances.
-        edges: int64 (n - 1, 2), a minimum spanning tree of the mutual reachability graph.
-        weights: float32 (n - 1,), the edges' mutual reachability.
+    Attributes
+    ----------
+    core : ndarray of float32, shape (n,)
+        Core distances.
+    edges : ndarray of int64, shape (n - 1, 2)
+        A minimum spanning tree of the mutual reachability graph.
+    weights : ndarray of float32, shape (n - 1,)
+        The edges' mutual reachability.
     """
 
     core: np.ndarray
@@ -50,8 +54,7 @@ class Density:
     weights: np.ndarray
 
     def radii(self) -> tuple[np.ndarray, np.ndarray]:
-        """Ascending squared radii at which the number of clusters may change, and that number from there
-        on."""
+        """Ascending squared radii at which the number of clusters may change, and that number from there on."""
         radii = np.unique(np.concatenate([self.core, self.weights]))
         cores = np.searchsorted(np.sort(self.core), radii, side="right")
         joins = np.searchsorted(np.sort(self.weights), radii, side="right")
@@ -60,8 +63,8 @@ class Density:
     def evenness(self, radii: np.ndarray) -> np.ndarray:
         """Entropy in nats of the core samples' distribution over the clusters at each of the ascending radii.
 
-        At most of the radii that give some number of clusters one of them holds nearly everything; the
-        entropy tells those radii from useful ones.
+        At most of the radii that give some number of clusters one of them holds nearly everything; the entropy tells
+        those radii from useful ones.
         """
         parent = list(range(len(self.core)))
         size = [0] * len(self.core)
@@ -95,8 +98,7 @@ class Density:
         return entropies
 
     def labels(self, eps_square: float) -> np.ndarray:
-        """int64 (n,): the cluster of each core sample, numbered by first appearance; -1 for samples that are
-        not core."""
+        """Cluster of each core sample, numbered by first appearance, -1 for other samples: int64 (n,)."""
         core = self.core <= eps_square
         joined = self.edges[self.weights <= eps_square]
         graph = coo_array((np.ones(len(joined)), (joined[:, 0], joined[:, 1])), shape=(len(core), len(core)))
@@ -108,8 +110,7 @@ class Density:
 
 
 def density(distances: np.ndarray, min_samples: int) -> Density:
-    """Core distances and Prim's minimum spanning tree from squared distances float32 (n, n), which are kept
-    as they are."""
+    """Core distances and Prim's minimum spanning tree of squared distances float32 (n, n), left as they are."""
     n = len(distances)
     core = np.empty(n, np.float32)
     for start in range(0, n, 256):
@@ -163,20 +164,28 @@ def fit_dbscan(
 ) -> ClusterModel:
     """Fit DBSCAN; with more than `max_pixels` rows, on a seeded subset of them.
 
-    Args:
-        features: float32 (n, d), one row per sampled pixel.
-        config: how to fit.
-        seed: of the subset.
-        target_k: the number of clusters to aim at (`config.clusters(M)`), needed for eps "target_k" only.
-        device: where distances are computed.
+    Parameters
+    ----------
+    features : ndarray | Tensor of float32, shape (n, d)
+        One row per sampled pixel.
+    config : DbscanConfig
+        How to fit.
+    seed : int
+        Of the subset.
+    target_k : int | None
+        The number of clusters to aim at (`config.clusters(M)`), needed for eps "target_k" only.
+    device : str | torch.device
+        Where distances are computed.
 
-    Returns:
-        A model whose points are the core samples; `sample_label` and `sample_distance` are those of the rows
-        used.
+    Returns
+    -------
+    ClusterModel
+        A model whose points are the core samples; `sample_label` and `sample_distance` are those of the rows used.
 
-    Raises:
-        InputError: features that are not a finite float32 matrix; fewer rows than min_samples; no cluster at
-        all.
+    Raises
+    ------
+    InputError
+        Features that are not a finite float32 matrix; fewer rows than min_samples; no cluster at all.
     """
     rows = np.arange(len(features))
     if len(rows) > config.max_pixels:

@@ -1,17 +1,14 @@
-"""K-means over sampled features: Lloyd's iterations whose result does not depend on threads, restarts or
-interruptions.
+"""K-means over sampled features: Lloyd's iterations whose result does not depend on threads, restarts or interruptions.
 
-The model: a fit is a sequence of `KMeansState`s; each follows from the one before and the features alone, so
-a fit taken up again from a stored state ends in the same bits as one that was never interrupted. Sums are
-float64 in a fixed order (see sample_matrix). The failures this guards against: a fit of hours lost with its
-machine, centres that differ from one cluster to the next, and clusters that silently end up empty.
+A fit is a sequence of `KMeansState`s; each follows from the one before and the features alone, so a fit taken up again
+from a stored state ends in the same bits as one that was never interrupted. Sums are float64 in a fixed order (see
+sample_matrix).
 
-Empty clusters: a cluster that lost all its points is moved to the point farthest from its centre (ties to the
-smaller index; a point that is all its cluster has stays), which leaves its old cluster; `emptied` counts such
-moves.
+Empty clusters: a cluster that lost all its points is moved to the point farthest from its centre (ties to the smaller
+index; a point that is all its cluster has stays), which leaves its old cluster; `emptied` counts such moves.
 
-The paper names K-means and K = 1.5 x M (Tables 1 and 2) and nothing else about it; initialisation, stopping
-rule and empty-cluster rule are ours, the first two after scikit-learn's.
+The paper names K-means and K = 1.5 x M (Tables 1 and 2) and nothing else about it; initialisation, stopping rule and
+empty-cluster rule are ours, the first two after scikit-learn's.
 """
 
 import math
@@ -33,19 +30,30 @@ from workloads.seeding import generator
 class KMeansState:
     """All that a fit needs to go on after an iteration, beside the features.
 
-    Attributes:
-        restart: which restart, from 0.
-        iteration: iterations done in it.
-        centers: float32 (K, d) after them.
-        inertia: sum of squared distances to the centres *before* the last iteration (what that iteration
-            lowered).
-        shift: summed squared shift of the centres in the last iteration.
-        emptied: moves of empty clusters in this restart so far.
-        converged: whether `shift` met the stopping rule.
-        best_restart: the finished restart with the lowest inertia so far, -1 when none has finished.
-        best_inertia: its inertia.
-        best_centers: its centres, (0, d) when none has finished.
-        best_iterations, best_emptied, best_converged: of that restart.
+    Attributes
+    ----------
+    restart : int
+        Which restart, from 0.
+    iteration : int
+        Iterations done in it.
+    centers : ndarray of float32, shape (K, d)
+        After them.
+    inertia : float
+        Sum of squared distances to the centres *before* the last iteration (what that iteration lowered).
+    shift : float
+        Summed squared shift of the centres in the last iteration.
+    emptied : int
+        Moves of empty clusters in this restart so far.
+    converged : bool
+        Whether `shift` met the stopping rule.
+    best_restart : int
+        The finished restart with the lowest inertia so far, -1 when none has finished.
+    best_inertia : float
+        Its inertia.
+    best_centers : ndarray
+        Its centres, (0, d) when none has finished.
+    best_iterations, best_emptied, best_converged : int
+        Of that restart.
     """
 
     restart: int
@@ -104,24 +112,35 @@ def fit_kmeans(
 ) -> ClusterModel:
     """Fit K-means.
 
-    Args:
-        features: float32 (n, d), one row per sampled pixel.
-        k: number of clusters; `config.k` and `config.k_per_class` are the caller's to turn into it.
-        config: how to fit. `max_pixels` is the caller's to respect when sampling.
-        seed: of the first centres.
-        device: where to compute.
-        resume: go on from this state of the same fit; the result has the same bits as without interruption.
-        on_iteration: called with the state after every iteration.
-        initial_centers: float32 (k, d), instead of `config.init`; every restart would be the same, so it
-            takes only one.
+    Parameters
+    ----------
+    features : ndarray | Tensor of float32, shape (n, d)
+        One row per sampled pixel.
+    k : int
+        Number of clusters; `config.k` and `config.k_per_class` are the caller's to turn into it.
+    config : KMeansConfig
+        How to fit. `max_pixels` is the caller's to respect when sampling.
+    seed : int
+        Of the first centres.
+    device : str | torch.device
+        Where to compute.
+    resume : KMeansState | None
+        Go on from this state of the same fit; the result has the same bits as without interruption.
+    on_iteration : Callable[[KMeansState], None] | None
+        Called with the state after every iteration.
+    initial_centers : ndarray of float32, shape (k, d), or None
+        Instead of `config.init`; every restart would be the same, so it takes only one.
 
-    Returns:
+    Returns
+    -------
+    ClusterModel
         The model of the restart with the lowest inertia, ties to the earlier one.
 
-    Raises:
-        InputError: features that are not a finite float32 matrix; k larger than the number of (distinct)
-        samples;
-            initial centres or a state of another shape.
+    Raises
+    ------
+    InputError
+        Features that are not a finite float32 matrix; k larger than the number of (distinct) samples; initial centres
+        or a state of another shape.
     """
     shape = (k, features.shape[-1])
     if initial_centers is not None and initial_centers.shape != shape:
@@ -135,8 +154,7 @@ def fit_kmeans(
 
 
 def require_distinct(matrix: SampleMatrix, k: int) -> None:
-    """InputError unless the rows hold at least k distinct samples; looks at no more rows than it takes to
-    know."""
+    """InputError unless the rows hold at least k distinct samples; looks at no more rows than it takes to know."""
     if k > matrix.rows:
         raise InputError(f"k {k} is larger than the number of samples {matrix.rows}; allowed: 1 to {matrix.rows}")
     distinct: set[bytes] = set()
@@ -244,8 +262,7 @@ class _Fit:
         return state
 
     def _fill_empty(self, centers: np.ndarray, assignment: Assignment) -> tuple[np.ndarray, np.ndarray, int]:
-        """Sums and counts after every empty cluster took the farthest point that its own cluster can
-        spare."""
+        """Sums and counts after every empty cluster took the farthest point that its own cluster can spare."""
         sums, counts = assignment.sums, assignment.counts
         empty = np.flatnonzero(counts == 0)
         if len(empty) == 0:
@@ -262,7 +279,7 @@ class _Fit:
 
 
 def random_centers(matrix: SampleMatrix, k: int, rng: np.random.Generator) -> np.ndarray:
-    """k random rows, no two of them equal: float32 (k, d)."""
+    """Draw k random rows, no two of them equal: float32 (k, d)."""
     seen: dict[bytes, np.ndarray] = {}
     order = rng.permutation(matrix.rows)
     for start in range(0, matrix.rows, 4096):
@@ -275,10 +292,14 @@ def random_centers(matrix: SampleMatrix, k: int, rng: np.random.Generator) -> np
 
 
 def greedy_plus_plus(matrix: SampleMatrix, k: int, rng: np.random.Generator) -> np.ndarray:
-    """Greedy k-means++ (Arthur and Vassilvitskii 2007, with 2 + ln k candidates a step): float32 (k, d).
+    """Greedy k-means++ with 2 + ln k candidates a step: float32 (k, d).
 
-    Each step draws candidates with probability proportional to the squared distance to the nearest centre so
-    far and keeps the one that leaves the smallest sum of distances, ties to the candidate drawn first.
+    Each step draws candidates with probability proportional to the squared distance to the nearest centre so far and
+    keeps the one that leaves the smallest sum of distances, ties to the candidate drawn first.
+
+    References
+    ----------
+    Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007.
     """
     trials = 2 + int(math.log(k))
     closest = torch.full((matrix.rows,), math.inf, device=matrix.device)

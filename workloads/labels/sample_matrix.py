@@ -1,16 +1,12 @@
 """The matrix of sampled features, resident once and worked through in chunks of a fixed number of rows.
 
-The model: every pass (moments, distances, sums) is a map over row chunks. A chunk is computed by
-single-threaded operations on a copy that fits the cache, and the chunks' results are combined in chunk order
-in float64. So the result
-depends on the data and the chunk size alone: not on the number of threads, not on the alignment of the
-caller's memory. The failures this guards against: a fit that differs between a laptop and a 64-core machine,
-and a distance matrix that eats the memory. Nothing larger than (rows, few) is allocated beside the features
-themselves.
+Every pass (moments, distances, sums) is a map over row chunks. A chunk is computed by single-threaded operations on a
+copy that fits the cache, and the chunks' results are combined in chunk order in float64. So the result depends on the
+data and the chunk size alone: not on the number of threads, not on the alignment of the caller's memory. Nothing larger
+than (rows, few) is allocated beside the features themselves.
 
-Distances are taken about the mean of the features (`origin`), where float32 loses least; the features
-themselves are never copied or changed for it, because |x - c|^2 = |x - m|^2 + (|c - m|^2 + 2 m.(c - m)) - 2
-x.(c - m).
+Distances are taken about the mean of the features (`origin`), where float32 loses least; the features themselves are
+never copied or changed for it, because |x - c|^2 = |x - m|^2 + (|c - m|^2 + 2 m.(c - m)) - 2 x.(c - m).
 """
 
 import threading
@@ -38,10 +34,14 @@ Result = TypeVar("Result")
 class Assignment:
     """Each row's nearest centre, and what the next centres are made of.
 
-    Attributes:
-        inertia: sum of the squared distances, float64.
-        sums: float64 (K, d) on the CPU, the sum of each centre's rows.
-        counts: int64 (K,), the number of rows of each centre.
+    Attributes
+    ----------
+    inertia : float
+        Sum of the squared distances, float64.
+    sums : ndarray of float64, shape (K, d)
+        On the CPU, the sum of each centre's rows.
+    counts : ndarray of int64, shape (K,)
+        The number of rows of each centre.
     """
 
     inertia: float
@@ -50,8 +50,7 @@ class Assignment:
 
 
 class SampleMatrix:
-    """Features (n, d) float32 on one device, with the passes that clustering needs. Open it with
-    `sample_matrix`."""
+    """Features (n, d) float32 on one device, with the passes that clustering needs. Open it with `sample_matrix`."""
 
     def __init__(self, features: Tensor, pool: ThreadPoolExecutor | None) -> None:
         self.features = features
@@ -63,8 +62,7 @@ class SampleMatrix:
         self._measure()
 
     def _measure(self) -> None:
-        """Mean, mean feature variance, and every row's squared distance to the mean; refuses NaN and
-        infinity."""
+        """Mean, mean feature variance, and every row's squared distance to the mean; refuses NaN and infinity."""
         total = _sum(self._map(lambda x, _: x.sum(0)))
         if not torch.isfinite(total).all():
             # A sum that overflows counts like infinity: its squares would overflow as well.
@@ -85,8 +83,7 @@ class SampleMatrix:
         self.mean_variance = float(_sum(self._map(squares)).mean()) / self.rows
 
     def _map(self, function: Callable[[Tensor, slice], Result]) -> list[Result]:
-        """Results of function(chunk, rows) in the order of the chunks; the chunk is scratch, the function's
-        to spoil."""
+        """Results of function(chunk, rows) in the order of the chunks; the chunk is the function's to spoil."""
 
         def work(start: int) -> Result:
             rows = slice(start, min(start + self._chunk_rows, self.rows))
@@ -111,8 +108,9 @@ class SampleMatrix:
     def assign(self, centers: Tensor) -> Assignment:
         """One Lloyd pass: nearest centre of every row (ties to the smaller index), sums and counts.
 
-        Args:
-            centers: float32 (K, d).
+        Parameters
+        ----------
+        centers : Tensor of float32, shape (K, d)
         """
         k = len(centers)
         transposed, constant = self._targets(centers)
@@ -140,11 +138,15 @@ class SampleMatrix:
     def nearest(self, points: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The nearest point of every row, ties to the smaller index.
 
-        Args:
-            points: float32 (p, d).
+        Parameters
+        ----------
+        points : Tensor of float32, shape (p, d)
 
-        Returns:
-            index int64 (n,) and squared distance float32 (n,), the distance taken from the difference itself.
+        Returns
+        -------
+        index : ndarray of int64, shape (n,)
+        distance : ndarray of float32, shape (n,)
+            Squared, and taken from the difference itself.
         """
         blocks = [
             (start, *self._targets(points[start : start + POINTS_BLOCK]))
@@ -167,13 +169,18 @@ class SampleMatrix:
     def nearest_after(self, closest: Tensor, candidates: Tensor) -> tuple[Tensor, Tensor]:
         """What adding each candidate to a set of centres would make of the rows' distances (for k-means++).
 
-        Args:
-            closest: float32 (n,), squared distance to the nearest centre so far (+inf when there is none).
-            candidates: float32 (t, d).
+        Parameters
+        ----------
+        closest : Tensor of float32, shape (n,)
+            Squared distance to the nearest centre so far (+inf when there is none).
+        candidates : Tensor of float32, shape (t, d)
 
-        Returns:
-            float32 (t, n), the squared distance to the nearest centre with candidate t, and its float64 sums
-            (t,).
+        Returns
+        -------
+        distances : Tensor of float32, shape (t, n)
+            Squared, to the nearest centre with candidate t.
+        sums : Tensor of float64, shape (t,)
+            Over the rows.
         """
         transposed, constant = self._targets(candidates)
         offset, constant = transposed.t().contiguous(), constant[:, None]
@@ -212,15 +219,19 @@ def _sum(parts: list[Tensor]) -> Tensor:
 def sample_matrix(features: np.ndarray | Tensor, device: str | torch.device = "cpu") -> Iterator[SampleMatrix]:
     """A `SampleMatrix` over the features for the length of a `with` block.
 
-    On the CPU as many chunks are in flight as torch has threads (`torch.set_num_threads`); each is computed
-    by one.
+    On the CPU as many chunks are in flight as torch has threads (`torch.set_num_threads`); each is computed by one.
 
-    Args:
-        features: float32 (n, d), array or tensor; not copied when it is contiguous and on the device already.
-        device: where to compute.
+    Parameters
+    ----------
+    features : ndarray | Tensor of float32, shape (n, d)
+        Array or tensor; not copied when it is contiguous and on the device already.
+    device : str | torch.device
+        Where to compute.
 
-    Raises:
-        InputError: when the features are not a non-empty float32 matrix of finite values.
+    Raises
+    ------
+    InputError
+        When the features are not a non-empty float32 matrix of finite values.
     """
     if isinstance(features, np.ndarray):
         with warnings.catch_warnings():  # Arrow hands out read-only memory, and nothing here writes to the features

@@ -1,18 +1,16 @@
 """Reading a checkpoint file: which of the known formats it is, and its tensors under torchvision's names.
 
-The model: a file is opened without running anything in it (`weights_only=True`), its format is told from its
-keys alone and the tensors come back under torchvision's names in float32, together with the file's SHA-256.
-The failures this guards against: a pickle that runs code, a momentum encoder taken for the trained one, and a
-wrapper prefix (`module.`, `module.encoder_q.`) that makes every key miss while a lenient loader reports
-success.
+A file is opened without running anything in it (`weights_only=True`), its format is told from its keys alone and the
+tensors come back under torchvision's names in float32, together with the file's SHA-256. The failures this guards
+against: a pickle that runs code, a momentum encoder taken for the trained one, and a wrapper prefix (`module.`,
+`module.encoder_q.`) that makes every key miss while a lenient loader reports success.
 
 Formats (keys as published):
     torchvision          names as in torchvision.models, e.g. `layer1.0.conv1.weight`, `features.0.0.weight`
     segmentation network `backbone.*` with `classifier.*`, as in torchvision.models.segmentation
     MoCo v2              `module.encoder_q.*` (facebookresearch/moco); `encoder_k` is its momentum copy
-    PixPro               `module.encoder.*` under `model` (zdaxie/PixPro), with or without an
-    argparse.Namespace lookbeyond           this project's own: a dict with `format: lookbeyond`, see
-    `save_checkpoint`
+    PixPro               `module.encoder.*` under `model` (zdaxie/PixPro), with or without an argparse.Namespace
+    lookbeyond           this project's own: a dict with `format: lookbeyond`, see `save_checkpoint`
 """
 
 import argparse
@@ -40,8 +38,20 @@ Kind = Literal["backbone", "segmentor"]
 class Checkpoint:
     """The tensors of a file under torchvision's names, float32 where the file has any floating type.
 
-    `skipped` names what the format itself skips (a momentum encoder, a queue, projection heads), as in
-    the file. `arch` and `card` are known for this project's own files only.
+    Attributes
+    ----------
+    tensors : dict[str, Tensor]
+        Under torchvision's names.
+    format : str
+        Which of the known formats the file has.
+    sha256 : str
+        Of the file's bytes, hexadecimal.
+    skipped : tuple[str, ...]
+        Names, as in the file, of what the format itself skips: a momentum encoder, a queue, projection heads.
+    arch : str | None
+        Known for this project's own files only, as is `card`.
+    card : Mapping[str, Any] | None
+        Where the tensors come from, plain JSON values.
     """
 
     tensors: dict[str, torch.Tensor]
@@ -57,12 +67,14 @@ def save_checkpoint(
 ) -> str:
     """Write this project's own format and return the file's SHA-256.
 
-    The file is what `torch.save` makes of `{"format": "lookbeyond", "version": 1, "arch", "kind",
-    "state_dict", "card"}`: tensors on the CPU under torchvision's names (`backbone.`, `classifier.` for a
-    segmentor), and a card of plain JSON values (data, labels, seeds, scores) that says where they come from.
+    The file is what `torch.save` makes of `{"format": "lookbeyond", "version": 1, "arch", "kind", "state_dict",
+    "card"}`: tensors on the CPU under torchvision's names (`backbone.`, `classifier.` for a segmentor), and a card of
+    plain JSON values (data, labels, seeds, scores) that says where they come from.
 
-    Raises:
-        InputError: an unknown kind or a card that is not plain JSON.
+    Raises
+    ------
+    InputError
+        An unknown kind or a card that is not plain JSON.
     """
     if kind not in OWN_KINDS:
         raise InputError(f"kind: {kind!r} is not known; allowed are {list(OWN_KINDS)}")
@@ -79,9 +91,10 @@ def save_checkpoint(
 def read_checkpoint(path: Path) -> Checkpoint:
     """Read a file of any known format.
 
-    Raises:
-        InputError: no such file, an empty, corrupt or unsafe one, no tensors in it, or keys of no known
-        format.
+    Raises
+    ------
+    InputError
+        No such file, an empty, corrupt or unsafe one, no tensors in it, or keys of no known format.
     """
     content = _read_safely(path)
     if isinstance(content, dict) and content.get("format") == OWN_FORMAT:
@@ -94,8 +107,7 @@ def _read_safely(path: Path) -> Any:
         raise InputError(f"weights: no file {path}")
     if path.stat().st_size == 0:
         raise InputError(f"weights: {path} is empty (0 bytes)")
-    # PixPro's files carry their command line as an argparse.Namespace, which holds plain values and runs no
-    # code.
+    # PixPro's files carry their command line as an argparse.Namespace, which holds plain values and runs no code.
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             # A warning about the pickle's protocol would stand beside the message about the file.
@@ -122,8 +134,7 @@ def _read_safely(path: Path) -> Any:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """The mapping of names to tensors in the file: itself, or under `state_dict` (MoCo) or `model`
-    (PixPro)."""
+    """The mapping of names to tensors in the file: itself, or under `state_dict` (MoCo) or `model` (PixPro)."""
     if isinstance(content, dict):
         for candidate in (content.get("state_dict"), content.get("model"), content):
             if isinstance(candidate, dict) and candidate and _all_tensors(candidate):

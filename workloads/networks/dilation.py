@@ -1,13 +1,16 @@
 """Any convolutional network at a smaller output stride, with the same weights: the à trous algorithm.
 
-The model: every strided convolution or pool beyond the wanted output stride becomes a stride-1 one, and
-everything that follows it is dilated by the stride that was taken away (Chen et al., "Rethinking Atrous
-Convolution for Semantic Image Segmentation", arXiv:1706.05587, section 3.1). The dense features then contain
-the undilated network's features: for an input of size 32 n + 1, sampling the features of output stride 8 at
-every fourth place gives exactly those of stride 32. The failure this guards against: a network-specific table
-of dilations that is right for ResNet-50 and silently wrong for the next network (a block whose own stride
-moved but whose padding did not, a pool that nobody dilated). The strides are therefore measured by one probe
-pass on the `meta` device, which computes shapes and no numbers.
+Every strided convolution or pool beyond the wanted output stride becomes a stride-1 one, and everything that follows it
+is dilated by the stride that was taken away [1]_. The dense features then contain the undilated network's features: for
+an input of size 32 n + 1, sampling the features of output stride 8 at every fourth place gives exactly those of stride
+32. The failure this guards against: a network-specific table of dilations that is right for ResNet-50 and silently
+wrong for the next network (a block whose own stride moved but whose padding did not, a pool that nobody dilated). The
+strides are therefore measured by one probe pass on the `meta` device, which computes shapes and no numbers.
+
+References
+----------
+.. [1] Chen, Papandreou, Schroff and Adam, "Rethinking Atrous Convolution for Semantic Image Segmentation",
+   arXiv:1706.05587, section 3.1.
 """
 
 import contextlib
@@ -31,9 +34,9 @@ Hook = Callable[[nn.Module, tuple[torch.Tensor, ...], object], None]
 class DilatedMaxPool2d(nn.Module):
     """A max-pool of stride 1 that keeps the map's size; places outside the map never win.
 
-    It stands for a strided `nn.MaxPool2d` of kernel size k and padding p whose stride was taken away: the map
-    is padded by p * dilation before and (k - 1 - p) * dilation after with minus infinity. torch's own pool
-    cannot pad one side only, which is what a 2 × 2 pool without padding needs.
+    It stands for a strided `nn.MaxPool2d` of kernel size k and padding p whose stride was taken away: the map is padded
+    by p * dilation before and (k - 1 - p) * dilation after with minus infinity. torch's own pool cannot pad one side
+    only, which is what a 2 × 2 pool without padding needs.
     """
 
     def __init__(self, kernel_size: int, padding: int, dilation: int) -> None:
@@ -55,24 +58,30 @@ class DilatedMaxPool2d(nn.Module):
 def dilate(module: nn.Module, output_stride: int) -> nn.Module:
     """Turn the strides of `module` beyond `output_stride` into dilation, in place; weights and names stay.
 
-    Args:
-        module: a network that takes float (B, 3, H, W); its strided layers must be `Conv2d` and `MaxPool2d`
-        modules. output_stride: 8, 16 or 32. A network whose stride is not larger is left as it is, so calling
-        twice is harmless.
+    Parameters
+    ----------
+    module : nn.Module
+        A network that takes float (B, 3, H, W); its strided layers must be `Conv2d` and `MaxPool2d` modules.
+    output_stride : int
+        8, 16 or 32. A network whose stride is not larger is left as it is, so calling twice is harmless.
 
-    Returns:
+    Returns
+    -------
+    nn.Module
         The same module.
 
-    Raises:
-        InputError: another output stride, or a network that strides by something that cannot be dilated.
+    Raises
+    ------
+    InputError
+        Another output stride, or a network that strides by something that cannot be dilated.
     """
     if output_stride not in OUTPUT_STRIDES:
         raise InputError(f"output_stride: {output_stride} is not possible; allowed are {list(OUTPUT_STRIDES)}")
     strides = _input_strides(module)
     names = {layer: name for name, layer in module.named_modules()}
     for layer, input_stride in strides.items():
-        # What this layer's input has become denser by, and how much of its own stride the wanted output
-        # stride still allows.
+        # What this layer's input has become denser by, and how much of its own stride the wanted output stride still
+        # allows.
         denser = max(1, input_stride // output_stride)
         allowed_stride = max(1, output_stride // input_stride)
         if isinstance(layer, nn.Conv2d):
@@ -94,11 +103,10 @@ def dilate(module: nn.Module, output_stride: int) -> nn.Module:
 
 
 def run_probe(module: nn.Module, hooks: dict[nn.Module, Hook]) -> None:
-    """Call `module` once on one meta image of PROBE_SIZE pixels a side, in evaluation mode, with forward
-    hooks.
+    """Call `module` once on one meta image of PROBE_SIZE pixels a side, in evaluation mode, with forward hooks.
 
-    Nothing is computed and no weight or running statistic changes. A hook may raise to end the pass early;
-    what it raises goes to the caller.
+    Nothing is computed and no weight or running statistic changes. A hook may raise to end the pass early; what it
+    raises goes to the caller.
     """
     tensors = {name: _on_meta(tensor) for name, tensor in module.named_parameters()}
     tensors |= {name: _on_meta(tensor) for name, tensor in module.named_buffers()}

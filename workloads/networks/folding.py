@@ -1,10 +1,9 @@
 """Batch normalisation folded into the convolution before it, for a network that only infers.
 
-The model: in evaluation mode a batch normalisation multiplies and shifts each channel by constants, which the
-convolution can do with its own weights and bias; that spares a pass over every feature map. What follows what is seen
-in one pass of a small image, so that any network will do. The failure this guards against: folding by the order in
-which modules were registered, where the network uses a convolution's output in a second place or changes it before it
-is normalised.
+In evaluation mode a batch normalisation multiplies and shifts each channel by constants, which the convolution can do
+with its own weights and bias; that spares a pass over every feature map. Which of them follow one another is seen in
+one pass of a small image, so that any network will do. The order in which modules were registered would not do: a
+network may use a convolution's output in a second place, or change it before it is normalised.
 """
 
 from collections import Counter
@@ -26,11 +25,16 @@ def fold_batch_normalisation(network: nn.Module, kept: str) -> nn.Module:
     The names of all modules stay: a folded normalisation becomes `nn.Identity`. What it computed differs from before by
     rounding.
 
-    Args:
-        network: in evaluation mode; takes float32 (B, 3, H, W) on the CPU.
-        kept: name of the module whose output is wanted; if it is a convolution it is not folded into.
+    Parameters
+    ----------
+    network : nn.Module
+        In evaluation mode; takes float32 (B, 3, H, W) on the CPU.
+    kept : str
+        Name of the module whose output is wanted; if it is a convolution it is not folded into.
 
-    Returns:
+    Returns
+    -------
+    nn.Module
         The same module.
     """
     names = {module: name for name, module in network.named_modules()}

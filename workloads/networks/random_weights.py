@@ -1,7 +1,7 @@
 """Random weights of a network, from a seed alone.
 
-The model: convolutions after He et al. (arXiv:1502.01852), normal, fan-in; batch normalisations at their start. The
-failure this guards against: weights that depend on what was drawn before them, or on the device.
+Convolutions after He et al. (arXiv:1502.01852), normal, fan-in; batch normalisations at their start. The weights depend
+neither on what was drawn before nor on the device.
 """
 
 import torch

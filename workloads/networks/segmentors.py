@@ -1,20 +1,23 @@
-"""Segmentation networks: DeepLabV3 and PSPNet on torchvision backbones, and the head used for contrastive
-training.
+"""Segmentation networks: DeepLabV3 and PSPNet on torchvision backbones, and the head used for contrastive training.
 
-The model: a `Segmentor` is a backbone with torchvision's own parameter names, a `classifier` (a head whose
-last layer is the 1x1 convolution that makes logits) and an optional `aux_classifier` on the stage before
-last, so a state dict of torchvision's `deeplabv3_resnet50` fits it tensor by tensor and its backbone fits
-`torchvision.models.<backbone>()`. Everything before the last 1x1 convolution is what contrastive training
-can train.
+A `Segmentor` is a backbone with torchvision's own parameter names, a `classifier` (a head whose last layer is the 1x1
+convolution that makes logits) and an optional `aux_classifier` on the stage before last, so a state dict of
+torchvision's `deeplabv3_resnet50` fits it tensor by tensor and its backbone fits `torchvision.models.<backbone>()`.
+Everything before the last 1x1 convolution is what contrastive training can train.
 
-The failure this guards against: a row called "random initialisation" that was not. torchvision's
-segmentation builders load an ImageNet backbone unless told otherwise; here nothing is ever downloaded while
-a network is built, and weights enter only through `initialise`.
+The failure this guards against: a row called "random initialisation" that was not. torchvision's segmentation builders
+load an ImageNet backbone unless told otherwise; here nothing is ever downloaded while a network is built, and weights
+enter only through `initialise`.
 
-Sources: DeepLabV3 (Chen et al. 2017) in torchvision's form (1x1, three atrous 3x3, image pooling, 256
-channels, dropout 0.5); PSPNet (Zhao et al. 2017): bins 1, 2, 3, 6, each 1x1 to a quarter of the channels,
-concatenation, 3x3 to 512, dropout 0.1; auxiliary head: 3x3 to a quarter of the channels, dropout 0.1, on
-layer3. The stem is torchvision's 7x7 in every row.
+DeepLabV3 [1]_ is in torchvision's form (1x1, three atrous 3x3, image pooling, 256 channels, dropout 0.5). PSPNet [2]_:
+bins 1, 2, 3, 6, each 1x1 to a quarter of the channels, concatenation, 3x3 to 512, dropout 0.1; auxiliary head: 3x3 to a
+quarter of the channels, dropout 0.1, on layer3. The stem is torchvision's 7x7 in every row.
+
+References
+----------
+.. [1] Chen, Papandreou, Schroff and Adam, "Rethinking Atrous Convolution for Semantic Image Segmentation",
+   arXiv:1706.05587.
+.. [2] Zhao, Shi, Qi, Wang and Jia, "Pyramid Scene Parsing Network", CVPR 2017.
 """
 
 from collections.abc import Mapping, Sequence
@@ -99,8 +102,7 @@ def _backbone(name: Backbone) -> nn.Module:
 
 
 class PyramidPooling(nn.Module):
-    """Averages over 1, 2, 3 and 6 bins a side, each reduced to a quarter of the channels and joined to the
-    input."""
+    """Averages over 1, 2, 3 and 6 bins a side, each reduced to a quarter of the channels and joined to the input."""
 
     def __init__(self, in_channels: int) -> None:
         super().__init__()
@@ -150,10 +152,10 @@ def _head(config: SegmentorConfig, in_channels: int, num_classes: int) -> nn.Seq
 def upsampled(cells: Tensor, stride: int, size: Sequence[int]) -> Tensor:
     """Cells (B, C, ceil(H / stride), ceil(W / stride)) as pixels (B, C, H, W), bilinear.
 
-    A strided convolution centres cell (i, j) on pixel (stride i, stride j), and that is where it is put; on
-    sides of the form stride n + 1 this is `align_corners=True`, as in hszhao/semseg. Pixels beyond the last
-    cell repeat it. torchvision's `align_corners=False` would shift the picture by up to half a cell at its
-    borders, which small images cannot afford.
+    A strided convolution centres cell (i, j) on pixel (stride i, stride j), and that is where it is put; on sides of
+    the form stride n + 1 this is `align_corners=True`, as in hszhao/semseg. Pixels beyond the last cell repeat it.
+    torchvision's `align_corners=False` would shift the picture by up to half a cell at its borders, which small images
+    cannot afford.
     """
     reach = [(cells_along - 1) * stride + 1 for cells_along in cells.shape[-2:]]
     pixels = F.interpolate(cells, reach, mode="bilinear", align_corners=True)
@@ -162,8 +164,7 @@ def upsampled(cells: Tensor, stride: int, size: Sequence[int]) -> Tensor:
 
 
 class Segmentor(nn.Module):
-    """A backbone, a head and an optional auxiliary head; parameters are named as in torchvision's
-    DeepLabV3."""
+    """A backbone, a head and an optional auxiliary head; parameters are named as in torchvision's DeepLabV3."""
 
     def __init__(self, config: SegmentorConfig, num_classes: int) -> None:
         super().__init__()
@@ -197,8 +198,7 @@ class Segmentor(nn.Module):
 
 
 class ProjectionHead(nn.Sequential):
-    """1x1 convolution, batch normalisation, ReLU, 1x1 convolution: features to embeddings (not yet
-    normalised)."""
+    """1x1 convolution, batch normalisation, ReLU, 1x1 convolution: features to embeddings (not yet normalised)."""
 
     def __init__(self, in_channels: int, out_channels: int, hidden_channels: int | None = None) -> None:
         hidden = hidden_channels or in_channels
@@ -218,8 +218,7 @@ def set_dropout(module: nn.Module, probability: float) -> None:
 
 
 def build_segmentor(config: SegmentorConfig, num_classes: int, seed: int = 0) -> Segmentor:
-    """A network with random weights that depend on `seed` alone; the caller's random state is left as it
-    was."""
+    """A network with random weights that depend on `seed` alone; the caller's random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return Segmentor(config, num_classes)
@@ -228,9 +227,20 @@ def build_segmentor(config: SegmentorConfig, num_classes: int, seed: int = 0) ->
 def initialise(network: Segmentor, initialisation: Initialisation, weights: str | None = None) -> WeightsReport | None:
     """Load the backbone's first weights, in place; None when they stay random.
 
-    `imagenet` without `weights` is torchvision's first ImageNet version of the backbone, by name. `moco`,
-    `pixpro` and `file` need `weights` (a path or URL). Raises `InputError` when weights are missing or
-    given in vain, and when not every tensor of the backbone was found in the file.
+    Parameters
+    ----------
+    network : Segmentor
+        Whose backbone is loaded.
+    initialisation : Initialisation
+        What the weights are said to be.
+    weights : str | None
+        A path or URL, needed by `moco`, `pixpro` and `file`; `imagenet` without it is torchvision's first ImageNet
+        version of the backbone, by name.
+
+    Raises
+    ------
+    InputError
+        Weights are missing or given in vain, or not every tensor of the backbone was found in the file.
     """
     if initialisation == "random":
         if weights is not None:
@@ -253,8 +263,7 @@ def initialise(network: Segmentor, initialisation: Initialisation, weights: str 
 
 
 def pretrained_state(network: Segmentor, scope: Literal["segmentor", "backbone"]) -> dict[str, Tensor]:
-    """What pre-training trained, on the CPU: everything below the last 1x1 convolutions, or the backbone
-    alone."""
+    """What pre-training trained, on the CPU: everything below the last 1x1 convolutions, or the backbone alone."""
     last = f"classifier.{len(network.classifier) - 1}."
     left = ("aux_classifier.", "classifier." if scope == "backbone" else last)
     state = network.state_dict()
@@ -264,8 +273,10 @@ def pretrained_state(network: Segmentor, scope: Literal["segmentor", "backbone"]
 def load_pretrained(network: Segmentor, state: Mapping[str, Tensor]) -> list[str]:
     """Load what `pretrained_state` gave, of either scope; returns the names that keep their initial values.
 
-    Raises `InputError` when a tensor is missing, unexpected or of another shape: a checkpoint of another
-    architecture.
+    Raises
+    ------
+    InputError
+        A tensor is missing, unexpected or of another shape: a checkpoint of another architecture.
     """
     own = network.state_dict()
     with_head = any(name.startswith("classifier.") for name in state)
@@ -293,8 +304,8 @@ class TorchvisionBackbone(NamedTuple):
 def torchvision_backbone(network: Segmentor, seed: int = 0) -> TorchvisionBackbone:
     """The backbone as a state dict that loads strictly into `torchvision.models.<backbone>()`.
 
-    torchvision's classifiers have parts that a segmentation network lacks (`fc`; `features.18` and
-    `classifier` of mobilenet_v2): they are filled with seeded random weights and named in `untrained`.
+    torchvision's classifiers have parts that a segmentation network lacks (`fc`; `features.18` and `classifier` of
+    mobilenet_v2): they are filled with seeded random weights and named in `untrained`.
     """
     name = network.config.backbone
     with torch.random.fork_rng(devices=[]):

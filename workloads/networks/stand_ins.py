@@ -1,10 +1,9 @@
 """Stand-ins: random weights in the layout of a published checkpoint, for rows whose file is not at hand.
 
-The model: ``stand-in:moco`` names weights as a torchvision name does. Its file is not downloaded but written, on the
-machine that needs it, from the architecture's seeded random weights in the publisher's layout; it is read by the same
-code as the real file. So every row of a table can be tried before any checkpoint was fetched. The failure this guards
-against: a number of random weights that passes for one of the real file; a stand-in says what it is in its name, in its
-identity and in the results.
+``stand-in:moco`` names weights as a torchvision name does. Its file is not downloaded but written, on the machine that
+needs it, from the architecture's seeded random weights in the publisher's layout; it is read by the same code as the
+real file. So every row of a table can be tried before any checkpoint was fetched. A number of random weights must not
+pass for one of the real file: a stand-in says what it is in its name, in its identity and in the results.
 
 Layouts: MoCo v2 (facebookresearch/moco), PixPro (zdaxie/PixPro), torchvision's classifiers and segmentation networks.
 """
@@ -36,8 +35,10 @@ _VERSION = 1
 def stand_in(weights: str) -> StandIn | None:
     """Which stand-in `weights` names, or None when it names something else.
 
-    Raises:
-        InputError: a stand-in that does not exist.
+    Raises
+    ------
+    InputError
+        A stand-in that does not exist.
     """
     if not weights.startswith(_PREFIX):
         return None
@@ -50,8 +51,10 @@ def stand_in(weights: str) -> StandIn | None:
 def stand_in_identity(arch: str, weights: str) -> str:
     """What the stand-in is, for keys; known without writing it.
 
-    Raises:
-        InputError: an architecture that no stand-in is written for.
+    Raises
+    ------
+    InputError
+        An architecture that no stand-in is written for.
     """
     _require(arch, weights)
     return f"{weights}:{arch}:{_VERSION}"

@@ -1,9 +1,9 @@
 """Where weights lie and what they are, known without loading them.
 
-The model: weights are named by the user (`random`, a torchvision weights name, a stand-in, a path or a URL); what they
-*are* is their identity, a digest or a torchvision name, which takes part in keys while the path does not. torch and
-torchvision are imported only where a name of theirs is used. The failure this guards against: a path in the key of a
-result, so that a copied file is taken for other weights and a changed one for the same.
+Weights are named by the user (`random`, a torchvision weights name, a stand-in, a path or a URL); what they *are* is
+their identity, a digest or a torchvision name, which takes part in keys while the path does not. torch and torchvision
+are imported only where a name of theirs is used. A path in a key would take a copied file for other weights and a
+changed one for the same.
 """
 
 import functools
@@ -45,14 +45,18 @@ def file_sha256(path: Path) -> str:
 def weights_identity(arch: str, weights: str | None) -> str:
     """What the weights are, apart from where they lie; equal identities give equal networks.
 
-    Returns:
-        "none" for an architecture without weights, "random", "torchvision:<enum>.<member>" (known
-        without a download), "stand-in:..." (see `workloads.networks.stand_ins`) or "sha256:<hex>" of the file (a URL
-        is downloaded for it, once).
+    Returns
+    -------
+    str
+        "none" for an architecture without weights, "random", "torchvision:<enum>.<member>" (known without a download),
+        "stand-in:..." (see `workloads.networks.stand_ins`) or "sha256:<hex>" of the file (a URL is downloaded for it,
+        once).
 
-    Raises:
-        InputError: weights are given in vain or are missing, an unknown name, no such file, a URL that cannot
-        be read.
+    Raises
+    ------
+    InputError
+        Weights are given in vain or are missing, an unknown name, no such file, a URL that cannot be
+        read.
     """
     if arch in WEIGHT_FREE:
         if weights not in (None, NONE):
@@ -72,8 +76,10 @@ def weights_identity(arch: str, weights: str | None) -> str:
 def given_weights(arch: str, weights: str | None) -> str:
     """The weights as given, refused where there are none.
 
-    Raises:
-        InputError: none, or an empty name.
+    Raises
+    ------
+    InputError
+        None, or an empty name.
     """
     if weights is None or not weights.strip() or weights == NONE:
         raise InputError(
@@ -108,8 +114,7 @@ def _torchvision_member(arch: str, weights: str) -> "WeightsEnum | None":
         )
     member = enumeration[parts["member"]]
     if parts["member"] == "DEFAULT":
-        # What DEFAULT stands for changes with torchvision's version (resnet50: V2, not the V1 of the
-        # literature).
+        # What DEFAULT stands for changes with torchvision's version (resnet50: V2, not the V1 of the literature).
         logger.warning("weights DEFAULT of %s is %s.%s here", arch, enumeration.__name__, member.name)
     return member
 
@@ -180,6 +185,5 @@ def _digest(path: Path) -> str:
 
 @functools.lru_cache(maxsize=64)
 def _digest_of_version(path: Path, size: int, mtime_ns: int) -> str:
-    """A grid asks for the same file in every cell; size and time of change tell whether it is still the
-    same."""
+    """A grid asks for the same file in every cell; size and time of change tell whether it is still the same."""
     return file_sha256(path)

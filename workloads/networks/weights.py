@@ -1,9 +1,9 @@
 """Weights for a network: loaded completely or not at all (`workloads.networks.weight_files` finds them).
 
-The model: loading copies every tensor of the backbone or fails with counts. The failure this guards against: a
-checkpoint that "loads" while every key misses, so that a network trained from scratch is reported as a
-pre-trained one. A second one: a ResNet-101 file satisfies every name and shape of a ResNet-50, so tensors
-that are left over are as fatal as missing ones.
+Loading copies every tensor of the backbone or fails with counts. The failure this guards against: a checkpoint that
+"loads" while every key misses, so that a network trained from scratch is reported as a pre-trained one. A second one: a
+ResNet-101 file satisfies every name and shape of a ResNet-50, so tensors that are left over are as fatal as missing
+ones.
 """
 
 import logging
@@ -19,8 +19,7 @@ from workloads.networks.weight_files import RANDOM, SEGMENTATION, given_weights,
 
 logger = logging.getLogger(__name__)
 
-# Heads that no backbone needs. A file's tensors under these names are skipped and reported, any other
-# surplus fails.
+# Heads that no backbone needs. A file's tensors under these names are skipped and reported, any other surplus fails.
 HEADS = ("fc.", "classifier.", "head.", "aux_classifier.")
 # MobileNetV2's last 1x1 convolution belongs to the classifier unless the network at hand has it.
 OPTIONAL = {"mobilenet_v2": ("features.18.",)}
@@ -33,10 +32,15 @@ LIKELY = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "mobilen
 class WeightsReport:
     """What happened to every tensor when a file was loaded into a network of kind `arch`.
 
-    `matched` counts the network's tensors found in the file (the number of batches a batch normalisation has
-    seen is not counted: nothing depends on it). `missing` and `unexpected` are empty in every report that is
-    returned; `skipped` are the file's tensors that the network has no place for by intention (classifiers,
-    momentum encoders, queues).
+    Attributes
+    ----------
+    matched : int
+        The network's tensors found in the file (the number of batches a batch normalisation has seen is not counted:
+        nothing depends on it).
+    missing, unexpected : tuple[str, ...]
+        Empty in every report that is returned.
+    skipped : tuple[str, ...]
+        The file's tensors that the network has no place for by intention (classifiers, momentum encoders, queues).
     """
 
     arch: str
@@ -56,20 +60,23 @@ class WeightsReport:
 
 
 def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
-    """Load a file's tensors into `module`, in place; every tensor of the backbone must be found, in name and
-    shape.
+    """Load a file's tensors into `module`, in place; every tensor of the backbone must be found, in name and shape.
 
-    Args:
-        module: a network with torchvision's names (`conv1.weight`, `features.0.0.weight`, or `backbone.*` and
-            `classifier.*` for the segmentation architectures). Tensors of its classifier, if it has one, stay
-        as they are. weights: a torchvision weights name, a path or a URL. Naming weights is what asks for
-        their download. arch: the architecture, e.g. "resnet50"; decides torchvision's names and what may be
-        skipped.
+    Parameters
+    ----------
+    module : nn.Module
+        A network with torchvision's names (`conv1.weight`, `features.0.0.weight`, or `backbone.*` and `classifier.*`
+        for the segmentation architectures). Tensors of its classifier, if it has one, stay as they are.
+    weights : str
+        A torchvision weights name, a path or a URL. Naming weights is what asks for their download.
+    arch : str
+        The architecture, e.g. "resnet50"; decides torchvision's names and what may be skipped.
 
-    Raises:
-        InputError: anything but a complete match, with the counts, the first names and the file's SHA-256;
-            weights that are not finite;
-            and everything that `weights_identity` and `read_checkpoint` raise.
+    Raises
+    ------
+    InputError
+        Anything but a complete match, with the counts, the first names and the file's SHA-256; weights that are not
+        finite; and everything that `weights_identity` and `read_checkpoint` raise.
     """
     given = given_weights(arch, weights)
     if given == RANDOM:
@@ -102,8 +109,7 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
     if report.missing or report.unexpected:
         raise InputError(_refusal(report, given, len(required), tensors))
 
-    # Files written before batch normalisation counted its batches have no such tensor; nothing here depends
-    # on it.
+    # Files written before batch normalisation counted its batches have no such tensor; nothing here depends on it.
     counters = {name: torch.zeros_like(tensor) for name, tensor in own.items() if name.endswith(".num_batches_tracked")}
     loaded = {name: tensor for name, tensor in tensors.items() if name in own and name not in surplus}
     spoilt = tuple(name for name, tensor in loaded.items() if not torch.isfinite(tensor).all())
@@ -131,8 +137,7 @@ def _for_architecture(checkpoint: Checkpoint, arch: str) -> tuple[dict[str, torc
 
 
 def _classifiers(module: nn.Module, arch: str) -> tuple[str, ...]:
-    """Prefixes of what depends on the number of classes: a whole classifier, or a segmentation head's last
-    layer."""
+    """Prefixes of what depends on the number of classes: a whole classifier, or a segmentation head's last layer."""
     if arch not in SEGMENTATION:
         return HEADS
     classifier = module.get_submodule("classifier")

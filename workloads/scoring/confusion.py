@@ -1,13 +1,11 @@
 """Sparse counts of (label, class) pairs over a data set: all that any matching metric needs.
 
-The model: a `Confusion` is a sum over images, so shards count theirs and are merged in any order. Only pairs
-that occur are kept, because conditions #1 and #2 of Table 1 have a label per pixel or per superpixel: up to
-10^9 labels, of which a dense matrix would never fit. Class totals count every pixel with ground truth,
-labelled or not.
+A `Confusion` is a sum over images, so shards count theirs and are merged in any order. Only pairs that occur are kept,
+because conditions #1 and #2 of Table 1 have a label per pixel or per superpixel: up to 10^9 labels, of which a dense
+matrix would never fit. Class totals count every pixel with ground truth, labelled or not.
 
-The failures this guards against: predictions that are dropped before matching (which flatters: pixels of
-surplus labels and ignored pixels must stay false negatives), and label ids of different images taken for the
-same label.
+The failures this guards against: predictions that are dropped before matching (which flatters: pixels of surplus labels
+and ignored pixels must stay false negatives), and label ids of different images taken for the same label.
 """
 
 from collections.abc import Mapping
@@ -19,14 +17,16 @@ from workloads.ignored import IGNORE_CLASS, IGNORE_LABEL
 
 
 class Confusion:
-    """Counts of pixels by auxiliary label and ground-truth class; pixels without ground truth are not
-    counted.
+    """Counts of pixels by auxiliary label and ground-truth class; pixels without ground truth are not counted.
 
-    Attributes:
-        num_classes: M.
-        num_labels: one more than the largest label seen, or the number of labels so far when they are
-            appended.
-        class_totals: int64 (M,), pixels of each class, those without a label included.
+    Attributes
+    ----------
+    num_classes
+        M.
+    num_labels
+        One more than the largest label seen, or the number of labels so far when they are appended.
+    class_totals : array of int64, shape (M,)
+        Pixels of each class, those without a label included.
     """
 
     def __init__(self, num_classes: int) -> None:
@@ -40,15 +40,21 @@ class Confusion:
     def update(self, labels: np.ndarray, ground_truth: np.ndarray, before: np.ndarray | None = None) -> None:
         """Count one image.
 
-        Args:
-            labels: integers (H, W), 65535 where there is no label.
-            ground_truth: uint8 (H, W), 0..M-1, or 255 where there is none.
-            before: integers (H, W), the labels before some were removed. A removed pixel then still counts as
-                part of its former label (as a false positive wherever it is one), so that no removal can
-                raise an IoU. Without it a removed pixel is a false negative only.
+        Parameters
+        ----------
+        labels : ndarray of integers, shape (H, W)
+            65535 where there is no label.
+        ground_truth : ndarray of uint8, shape (H, W)
+            0..M-1, or 255 where there is none.
+        before : ndarray | None of integers, shape (H, W)
+            The labels before some were removed. A removed pixel then still counts as part of its former label (as a
+            false positive wherever it is one), so that no removal can raise an IoU. Without it a removed pixel is a
+            false negative only.
 
-        Raises:
-            InputError: when sizes differ or a ground-truth value is neither a class nor 255.
+        Raises
+        ------
+        InputError
+            When sizes differ or a ground-truth value is neither a class nor 255.
         """
         counted = labels if before is None else np.where(labels == IGNORE_LABEL, before, labels)
         self._count(counted, ground_truth, IGNORE_LABEL)
@@ -57,8 +63,7 @@ class Confusion:
             self._discredit(counted[removed], ground_truth[removed])
 
     def append(self, labels: np.ndarray, ground_truth: np.ndarray) -> None:
-        """Count one image whose labels (from 0, none ignored) are its own and no other image's: condition
-        #2."""
+        """Count one image whose labels (from 0, none ignored) are its own and no other image's: condition #2."""
         image = Confusion(self.num_classes)
         image._count(labels, ground_truth, None)
         self.merge_disjoint(image)

@@ -1,11 +1,10 @@
 """Scoring a segmentation network against ground truth, at the ground truth's own size.
 
-The model: class scores are computed at one or several scales, whole or in a sliding window, mirrored or
-not, brought to the size of the ground truth, averaged after softmax and counted in one table of truth by
-prediction for the whole set. Tables of parts of a set add up, so the images can be split in any way.
+Class scores are computed at one or several scales, whole or in a sliding window, mirrored or not, brought to the size
+of the ground truth, averaged after softmax and counted in one table of truth by prediction for the whole set. Tables of
+parts of a set add up, so the images can be split in any way.
 
-The failure this guards against: scores of shrunken ground truth; the mean of per-image scores; images of
-another size than their ground truth; ignored pixels that count as errors or as class 0.
+Ground truth is never resized, and ignored pixels count neither as errors nor as class 0.
 """
 
 import math
@@ -40,11 +39,27 @@ class LabelledImages(Protocol):
 def class_counts(
     segmentor: Segmentor, images: LabelledImages, config: EvaluationConfig, device: torch.device | None = None
 ) -> np.ndarray:
-    """Pixels by true class (rows) and predicted class (columns), int64 (M, M), over all images; ignored
-    pixels left out.
+    """Pixels of all images by true class (rows) and predicted class (columns), ignored pixels left out.
 
-    Raises `InputError` for an image without ground truth, of another size than it, or with values that are
-    no class.
+    Parameters
+    ----------
+    segmentor : Segmentor
+        Of M classes; left as it was found.
+    images : Source
+        With ground truth uint8 (H, W), 255 ignored.
+    config : EvaluationConfig
+        How images are predicted.
+    device : torch.device | None
+        Where the network is; None: the CPU.
+
+    Returns
+    -------
+    ndarray of int64, shape (M, M)
+
+    Raises
+    ------
+    InputError
+        An image without ground truth, of another size than it, or with values that are no class.
     """
     counts = np.zeros((segmentor.num_classes, segmentor.num_classes), np.int64)
     for batch in _batches(images, config.batch_size, segmentor.num_classes):
@@ -130,8 +145,7 @@ def class_scores(segmentor: Segmentor, images: Tensor, config: EvaluationConfig)
 
 
 def _forward(segmentor: Segmentor, inputs: Tensor, config: EvaluationConfig) -> Tensor:
-    """Logits float32 at the size of the inputs: whole, or the mean over a sliding window where that is
-    smaller."""
+    """Logits float32 at the size of the inputs: whole, or the mean over a sliding window where that is smaller."""
     if config.window is None or (inputs.shape[2] <= config.window[0] and inputs.shape[3] <= config.window[1]):
         return _logits(segmentor, inputs)
     # A side shorter than the window is padded with the mean colour, which is zero here; as in training.

@@ -1,20 +1,18 @@
 """Proxy mean IoU of auxiliary labels, and mean IoU of networks, from counts over a whole validation set.
 
-The model (PmIoU, DESIGN item 8): labels have no names, so they are matched to classes one to one over the
-whole set, and the mean over classes of the IoU under the best matching is the score. Pixels of labels that
-are matched to no class and pixels without a label are false negatives of their class; pixels without ground
-truth are left out.
+Labels have no names, so they are matched to classes one to one over the whole set, and the mean over classes of the IoU
+under the best matching is the score. Pixels of labels that are matched to no class and pixels without a label are false
+negatives of their class; pixels without ground truth are left out.
 
-The failures this guards against: a label for every pixel scoring 100 (it does under many-to-one mappings, and
-does well under per-image matching; Table 1 conditions #1 and #2 say <0.1 and <1), surplus labels dropped
-before matching, and a label x class matrix of 10^9 rows.
+The failures this guards against: a label for every pixel scoring 100 (it does under many-to-one mappings, and does well
+under per-image matching; Table 1 conditions #1 and #2 say <0.1 and <1), surplus labels dropped before matching, and a
+label x class matrix of 10^9 rows.
 
-Classes: the mean is over the classes that occur in the ground truth; those that do not have IoU NaN and are
-counted in `absent`. Only the M best labels of each class take part in the matching, which loses nothing: were
-a class matched to another, one of its M best would be free (the M - 1 other classes hold at most M - 1 of
-them) and at least as good.
+Classes: the mean is over the classes that occur in the ground truth; those that do not have IoU NaN and are counted in
+`absent`. Only the M best labels of each class take part in the matching, which loses nothing: were a class matched to
+another, one of its M best would be free (the M - 1 other classes hold at most M - 1 of them) and at least as good.
 
-The rule is ours; the paper's text was not available (FACTS constraint 1 derives it from Tables 1 and 2).
+The rule is ours, derived from Tables 1 and 2 (docs/method.md); the paper's text was not available.
 """
 
 from dataclasses import dataclass
@@ -48,17 +46,25 @@ Mapping = Literal["one_to_one", "class_best", "many_to_one"]
 class ProxyScore:
     """A PmIoU and what it is made of; all IoUs and means in percent.
 
-    Attributes:
-        pmiou: mean of `per_class_iou` over the classes present.
-        per_class_iou: float64 (M,), NaN for classes absent from the ground truth.
-        matching: label -> class, pairs without a common pixel left out. Under "class_best", where a label may
-            serve several classes, the class it serves best.
-        coverage: share of the pixels with ground truth that have a label, 0..1.
-        present: classes that occur in the ground truth.
-        absent: classes that do not.
-        many_to_one: diagnostic: mean IoU when every label goes to the class it overlaps most, then labels are
-            merged.
-        class_best: diagnostic: mean IoU when every class takes its best label, whether or not another has it.
+    Attributes
+    ----------
+    pmiou : float
+        Mean of `per_class_iou` over the classes present.
+    per_class_iou : ndarray of float64, shape (M,)
+        NaN for classes absent from the ground truth.
+    matching : dict[int, int]
+        Label -> class, pairs without a common pixel left out. Under "class_best", where a label may serve several
+        classes, the class it serves best.
+    coverage : float
+        Share of the pixels with ground truth that have a label, 0..1.
+    present : int
+        Classes that occur in the ground truth.
+    absent : int
+        Classes that do not.
+    many_to_one : float
+        Diagnostic: mean IoU when every label goes to the class it overlaps most, then labels are merged.
+    class_best : float
+        Diagnostic: mean IoU when every class takes its best label, whether or not another has it.
     """
 
     pmiou: float
@@ -103,17 +109,26 @@ def proxy_mean_iou(
 ) -> ProxyScore:
     """PmIoU of the counts of a whole validation set.
 
-    Args:
-        confusion: counts of all images.
-        num_classes: M, must be the confusion's.
-        match: what the one-to-one matching maximises: the sum of IoUs, or the number of common pixels.
-        mapping: "one_to_one" is PmIoU; the others put a diagnostic in its place.
+    Parameters
+    ----------
+    confusion : Confusion
+        Counts of all images.
+    num_classes : int
+        M, must be the confusion's.
+    match : Match
+        What the one-to-one matching maximises: the sum of IoUs, or the number of common pixels.
+    mapping : Mapping
+        "one_to_one" is PmIoU; the others put a diagnostic in its place.
 
-    Returns:
+    Returns
+    -------
+    ProxyScore
         The score; the matching among equally good ones is SciPy's, for labels in ascending order.
 
-    Raises:
-        InputError: when no pixel has ground truth.
+    Raises
+    ------
+    InputError
+        When no pixel has ground truth.
     """
     assert num_classes == confusion.num_classes, "a confusion of another data set"
     present = confusion.class_totals > 0
@@ -181,11 +196,13 @@ def _many_to_one(pairs: _Pairs) -> tuple[np.ndarray, dict[int, int]]:
 def pixel_condition(class_totals: np.ndarray) -> float:
     """PmIoU in percent of Table 1's condition #1, in which every pixel is its own label.
 
-    A label covers one pixel, so whichever label a class of N pixels is matched to, its IoU is 1 / N: the
-    classes' pixel counts are all there is to stream.
+    A label covers one pixel, so whichever label a class of N pixels is matched to, its IoU is 1 / N: the classes' pixel
+    counts are all there is to stream.
 
-    Args:
-        class_totals: int64 (M,), pixels of each class in the whole set (`Confusion.class_totals`).
+    Parameters
+    ----------
+    class_totals : ndarray of int64, shape (M,)
+        Pixels of each class in the whole set (`Confusion.class_totals`).
     """
     totals = class_totals[class_totals > 0]
     if len(totals) == 0:
@@ -196,9 +213,10 @@ def pixel_condition(class_totals: np.ndarray) -> float:
 def superpixel_condition(confusion: Confusion) -> float:
     """PmIoU in percent of Table 1's condition #2, in which every superpixel of every image is its own label.
 
-    Args:
-        confusion: made with `append(superpixels, ground_truth)` per image, parts merged with
-            `merge_disjoint`.
+    Parameters
+    ----------
+    confusion : Confusion
+        Made with `append(superpixels, ground_truth)` per image, parts merged with `merge_disjoint`.
     """
     return proxy_mean_iou(confusion, confusion.num_classes).pmiou
 
@@ -207,11 +225,16 @@ def superpixel_condition(confusion: Confusion) -> float:
 class MeanIou:
     """Mean IoU of a network, in percent.
 
-    Attributes:
-        miou: mean over the classes present in the ground truth; NaN when there are none.
-        per_class_iou: float64 (M,), NaN for absent classes.
-        accuracy: share of correct pixels.
-        present, absent: numbers of classes that do and do not occur in the ground truth.
+    Attributes
+    ----------
+    miou : float
+        Mean over the classes present in the ground truth; NaN when there are none.
+    per_class_iou : ndarray of float64, shape (M,)
+        NaN for absent classes.
+    accuracy : float
+        Share of correct pixels.
+    present, absent : int
+        Numbers of classes that do and do not occur in the ground truth.
     """
 
     miou: float
@@ -222,11 +245,25 @@ class MeanIou:
 
 
 def network_confusion(predicted: np.ndarray, ground_truth: np.ndarray, num_classes: int) -> np.ndarray:
-    """Counts int64 (M, M), rows ground truth and columns predictions, of one image; 255 in the ground truth
-    is left out.
+    """Pixels of one image by true class (rows) and predicted class (columns), 255 in the ground truth left out.
 
-    Raises:
-        InputError: when sizes differ or a value is out of range.
+    Parameters
+    ----------
+    predicted : ndarray of integers, shape (H, W)
+        Classes.
+    ground_truth : ndarray of integers, shape (H, W)
+        Classes, or 255.
+    num_classes : int
+        M.
+
+    Returns
+    -------
+    ndarray of int64, shape (M, M)
+
+    Raises
+    ------
+    InputError
+        When sizes differ or a value is out of range.
     """
     if predicted.shape != ground_truth.shape:
         raise InputError(f"predictions: {predicted.shape}, the ground truth is {ground_truth.shape}")
@@ -242,8 +279,10 @@ def network_confusion(predicted: np.ndarray, ground_truth: np.ndarray, num_class
 def mean_iou(confusion: np.ndarray) -> MeanIou:
     """Mean IoU of a network's summed confusion.
 
-    Args:
-        confusion: int64 (M, M), rows ground truth and columns predictions, summed over the whole set.
+    Parameters
+    ----------
+    confusion : ndarray of int64, shape (M, M)
+        Rows ground truth and columns predictions, summed over the whole set.
     """
     hits = np.diag(confusion).astype(np.float64)
     truth, guessed = confusion.sum(1), confusion.sum(0)

@@ -1,9 +1,7 @@
 """Which images a step takes, and their batches made ahead of time.
 
-The model: the images of a run are a stream of seeded permutations, one per epoch, cut into batches; a
-background thread makes the next batches while a step computes. The failure this guards against: an order
-that depends on the number of workers or on what a killed run had already seen; an error in a thread that
-leaves the training waiting for ever.
+The images of a run are a stream of seeded permutations, one per epoch, cut into batches; a background thread makes the
+next batches while a step computes.
 """
 
 import queue

@@ -1,13 +1,12 @@
 """What several workers share during a step: gathered keys, summed counts, batch statistics.
 
-The model: the loss of a step is a function of the whole batch, and workers only split the batch. `Workers`
-is all that the losses know of them; `SingleProcess` is one worker, `ProcessGroup` is torch.distributed's default
-group. Gathering and summing carry gradients, so that the sum of the workers' gradients is the gradient of
-the whole batch's loss.
+The loss of a step is a function of the whole batch, and workers only split the batch. `Workers` is all that the losses
+know of them; `SingleProcess` is one worker, `ProcessGroup` is torch.distributed's default group. Gathering and summing
+carry gradients, so that the sum of the workers' gradients is the gradient of the whole batch's loss.
 
-The failure this guards against: `torch.distributed.all_gather`, which cuts the graph without a word, so
-that keys on other workers get no gradient; and batch normalisation over a worker's share only, which makes
-the loss depend on their number.
+The failure this guards against: `torch.distributed.all_gather`, which cuts the graph without a word, so that keys on
+other workers get no gradient; and batch normalisation over a worker's share only, which makes the loss depend on their
+number.
 """
 
 from typing import Any, Protocol
@@ -22,15 +21,14 @@ class Workers(Protocol):
 
     @property
     def rank(self) -> int:
-        """This worker's number, from 0."""
+        """Number of this worker, from 0."""
 
     @property
     def size(self) -> int:
         """How many workers there are."""
 
     def gather(self, tensor: Tensor) -> Tensor:
-        """All workers' tensors of one shape (N, ...), in the order of ranks, as (size * N, ...); with
-        gradients."""
+        """All workers' tensors of one shape (N, ...), in the order of ranks, as (size * N, ...); with gradients."""
 
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum over workers; with gradients."""
@@ -106,15 +104,13 @@ def at_least_float32(tensor: Tensor) -> Tensor:
 class SharedBatchNorm2d(nn.BatchNorm2d):
     """Batch normalisation over the batches of all workers, on any device; `nn.SyncBatchNorm` knows GPUs only.
 
-    Mean first, then the mean of squared differences from it: no cancellation. All workers must hold maps of
-    one size.
+    Mean first, then the mean of squared differences from it: no cancellation. All workers must hold maps of one size.
     """
 
     workers: Workers = SingleProcess()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, C, H, W) with the statistics of all workers while training, with the running ones
-        otherwise."""
+        """Normalise (B, C, H, W) with the statistics of all workers while training, with the running ones otherwise."""
         if not self.training:
             return super().forward(x)
         assert self.running_mean is not None and self.running_var is not None
@@ -133,16 +129,14 @@ class SharedBatchNorm2d(nn.BatchNorm2d):
 
 
 def share_batch_norm(module: nn.Module, workers: Workers, device: torch.device) -> nn.Module:
-    """Make every batch normalisation of `module` one over all workers; names and values stay. One worker:
-    no change."""
+    """Make every batch normalisation of `module` one over all workers; names and values stay. One worker: no change."""
     if workers.size == 1:
         return module
     if device.type == "cuda":
         return nn.SyncBatchNorm.convert_sync_batchnorm(module)
     for part in module.modules():
         if type(part) is nn.BatchNorm2d:
-            # The same object with the same state, only normalising over more: no parameter is copied or
-            # renamed.
+            # The same object with the same state, only normalising over more: no parameter is copied or renamed.
             part.__class__ = SharedBatchNorm2d
             object.__setattr__(part, "workers", workers)
     return module

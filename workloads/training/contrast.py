@@ -1,23 +1,21 @@
 """Pixel-level supervised contrast: cells of the feature map that carry one label attract, all others repel.
 
-The model: every image contributes the same number of anchor slots, drawn from its two views so that labels
-are balanced, with random numbers of its own; empty slots have label -1. The keys are the anchors of all
-images of the batch, on all workers, and optionally a memory per label. For anchor i with positives P(i) and
-negatives N(i)
+Every image contributes the same number of anchor slots, drawn from its two views so that labels are balanced, with
+random numbers of its own; empty slots have label -1. The keys are the anchors of all images of the batch, on all
+workers, and optionally a memory per label. For anchor i with positives P(i) and negatives N(i)
 
     loss_i = mean over p in P(i) of  -log( exp(s_ip / T) / (exp(s_ip / T) + sum over n in N(i) of exp(s_in /
     T)) )
 
-with s the cosine. The loss is the mean over anchors that have a positive and a negative; without any it is
-zero, with a graph, so that every worker still takes part in the backward pass.
+with s the cosine. The loss is the mean over anchors that have a positive and a negative; without any it is zero, with a
+graph, so that every worker still takes part in the backward pass.
 
-The failure this guards against: losses that depend on how many workers split the batch, and the known
-defects of other implementations: label 0 left out, an anchor its own positive, labels of few pixels
-dropped, memories that overwrite the wrong entries, infinities when a batch holds one label only.
+The failure this guards against: losses that depend on how many workers split the batch, and the known defects of other
+implementations: label 0 left out, an anchor its own positive, labels of few pixels dropped, memories that overwrite the
+wrong entries, infinities when a batch holds one label only.
 
-Sources: per-positive InfoNCE as in Wang et al. 2021 ("Exploring Cross-Image Pixel Contrast"), temperature
-0.1 there too. The paper's loss, temperature, head, anchors and memory are not in its supplement: all are
-options here.
+Sources: per-positive InfoNCE as in Wang et al. 2021 ("Exploring Cross-Image Pixel Contrast"), temperature 0.1 there
+too. The paper's loss, temperature, head, anchors and memory are not in its supplement: all are options here.
 """
 
 from typing import Literal, NamedTuple
@@ -31,18 +29,15 @@ from workloads.configs.objectives import ContrastConfig, Positives
 from workloads.errors import InputError
 from workloads.training.collectives import at_least_float32
 
-# Stands for minus infinity in sums of exponentials: its exponential is zero and its gradient is zero, not
-# NaN.
+# Stands for minus infinity in sums of exponentials: its exponential is zero and its gradient is zero, not NaN.
 NEVER = -1e30
 
 
 def cell_labels(labels: Tensor, stride: int, rule: Literal["majority", "nearest"]) -> Tensor:
-    """Labels int64 (h, w) of a view as its feature cells see them: (ceil(h / stride), ceil(w / stride)), -1
-    ignored.
+    """Labels int64 (h, w) of a view as its feature cells see them: (ceil(h / stride), ceil(w / stride)), -1 ignored.
 
-    A strided convolution centres cell (i, j) on pixel (stride i, stride j). `majority` looks at the stride
-    x stride pixels around it (pixels beyond the border count as ignored) and ignores a cell without a
-    strict majority.
+    A strided convolution centres cell (i, j) on pixel (stride i, stride j). `majority` looks at the stride x stride
+    pixels around it (pixels beyond the border count as ignored) and ignores a cell without a strict majority.
     """
     if rule == "nearest" or stride == 1:
         return labels[::stride, ::stride].contiguous()
@@ -80,10 +75,10 @@ class AnchorSlots(NamedTuple):
 def sample_anchors(cells: np.ndarray, slots: int, positives: Positives, generator: np.random.Generator) -> AnchorSlots:
     """Draw the anchors of one image, balanced over the labels of its cells int64 (V, h, w).
 
-    Labels take turns in random order, the first turn for two cells (of different views where there are),
-    every other for one, until the slots are full or the cells used up; so a label of three cells gives
-    three anchors, and none is dropped for being small. A label that can have no positive is passed over: a
-    superpixel of one cell, a place seen in one view.
+    Labels take turns in random order, the first turn for two cells (of different views where there are), every other
+    for one, until the slots are full or the cells used up; so a label of three cells gives three anchors, and none is
+    dropped for being small. A label that can have no positive is passed over: a superpixel of one cell, a place seen in
+    one view.
     """
     flat = cells.reshape(-1)
     index = np.flatnonzero(flat >= 0)
@@ -120,8 +115,7 @@ def _rank(group: np.ndarray, value: np.ndarray) -> np.ndarray:
 
 
 class Keys(NamedTuple):
-    """Embeddings with what decides whom they attract: float32 (N, D) of norm 1; label, image and view int64
-    (N,).
+    """Embeddings with what decides whom they attract: float32 (N, D) of norm 1; label, image and view int64 (N,).
 
     Label -1 is an empty slot. Labels of superpixels and places need be unique within an image only.
     """
@@ -180,8 +174,7 @@ def contrastive_loss(anchors: Keys, keys: Keys, first_column: int, config: Contr
 
 
 class LabelMemory(nn.Module):
-    """A ring of the last keys of every label, without gradients; the same on every worker and part of the
-    state."""
+    """A ring of the last keys of every label, without gradients; the same on every worker and part of the state."""
 
     vectors: Tensor
     position: Tensor
@@ -208,8 +201,7 @@ class LabelMemory(nn.Module):
 
     @torch.no_grad()
     def update(self, keys: Keys) -> None:
-        """Remember the step's keys, at most `update_per_label` of a label, in their order, over the oldest
-        entries."""
+        """Remember the step's keys, at most `update_per_label` of a label, in their order, over the oldest entries."""
         held = keys.labels >= 0
         vectors, labels = keys.vectors[held].detach().to(self.vectors.dtype), keys.labels[held]
         num_labels = self.vectors.shape[0]

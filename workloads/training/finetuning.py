@@ -1,15 +1,14 @@
 """Training a segmentation network on true labels.
 
-The model: cross-entropy over the labelled pixels of augmented images, plus a share of the same loss of the
-auxiliary head, as an `Objective` of `workloads.training.loop`. Everything below the last 1x1 convolutions may
-start from a pre-trained network, which is what this project compares.
+Cross-entropy over the labelled pixels of augmented images, plus a share of the same loss of the auxiliary head, as an
+`Objective` of `workloads.training.loop`. Everything below the last 1x1 convolutions may start from a pre-trained
+network, which is what this project compares.
 
-The failure this guards against: padding or unlabelled pixels that count as class 0; the loss of a batch
-without a labelled pixel, which is not a number in torch; a label map whose values do not fit the classes,
-which trains in silence.
+Padding and unlabelled pixels count for nothing, a batch without a labelled pixel has loss zero (torch's own mean would
+not be a number), and label maps whose values do not fit the classes are refused.
 
-Sources: FACTS of the recipes are in `workloads.configs.recipes`; weight 0.4 of the auxiliary loss: PSPNet (Zhao et
-al. 2017); weights of the classes: ENet (Paszke et al. 2016).
+Sources: the recipes' are in `workloads.configs.recipes`; weight 0.4 of the auxiliary loss: PSPNet (Zhao et al. 2017);
+weights of the classes: ENet (Paszke et al. 2016).
 """
 
 from collections.abc import Iterable
@@ -82,15 +81,13 @@ class Finetuning(Objective):
         return {"image": view.image, "labels": view.look_up(labels, IGNORE_CLASS)}
 
     def forward(self, batch: Batch) -> Tensor:
-        """(Weighted) mean cross-entropy over all labelled pixels of all workers; zero, with a graph, when
-        there is none."""
+        """Mean cross-entropy over all labelled pixels of all workers; zero, with a graph, when there is none."""
         logits: Logits = self.segmentor(batch["image"])
         labels = batch["labels"]
         # Masked rather than picked out, for which the host would have to wait for the device.
         known = labels >= 0
         weight = (known if self.class_weights is None else self.class_weights[labels.clamp(min=0)] * known).sum()
-        # Sums divided by the weight of the whole batch: a worker with few labelled pixels must not count
-        # for more.
+        # Sums divided by the weight of the whole batch: a worker with few labelled pixels must not count for more.
         total = self.workers.sum(at_least_float32(weight))
         divisor = torch.where(total > 0, total, 1.0) / self.workers.size
         loss = self._summed_cross_entropy(logits.main, labels) / divisor
@@ -137,7 +134,10 @@ def finetuning_loop(
 ) -> Loop:
     """The loop of one worker; `segmentor` holds its initial weights, equal on all workers.
 
-    Raises `InputError` for a batch of one image per worker where the network normalises over it.
+    Raises
+    ------
+    InputError
+        A batch of one image per worker, over which the network could not normalise.
     """
     shared = workers or SingleProcess()
     if config.batch_size == shared.size:

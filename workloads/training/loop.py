@@ -1,15 +1,10 @@
-"""The training loop that pre-training and fine-tuning share: a function of its configuration and of one
-number, the step.
+"""The training loop that pre-training and fine-tuning share, a function of its configuration and of the step.
 
-The model: everything a step needs is drawn from (seed, step): which images, their augmentation, the
-learning rate, the dropout. The state is therefore the step, the network (with all its buffers) and the
-optimiser; a run that was killed and continues from a state ends with the same bits as one that was not.
-Images come from a stream of seeded permutations, one per epoch, cut into batches; workers take equal,
-consecutive shares of each batch and nothing else depends on their number.
-
-The failure this guards against: a resumed run that repeats or skips images, restarts its schedule or loses
-its momentum; a loss curve that changes with the number of workers; weights overwritten by a step whose loss
-was not finite.
+Everything a step needs is drawn from (seed, step): which images, their augmentation, the learning rate, the dropout.
+The state is therefore the step, the network (with all its buffers) and the optimiser; a run that was killed and
+continues from a state ends with the same bits as one that was not. Images come from a stream of seeded permutations,
+one per epoch, cut into batches; workers take equal, consecutive shares of each batch and nothing else depends on their
+number.
 """
 
 import copy
@@ -43,8 +38,8 @@ Wrap = Callable[[nn.Module], nn.Module]
 class Machine:
     """How a run is executed; none of it decides what is computed beyond the last bits and the dropout masks.
 
-    Masks are drawn in the order of memory, so the layout changes which activations are dropped. `prefetch` is
-    in batches; `loader_threads` decode and augment.
+    Masks are drawn in the order of memory, so the layout changes which activations are dropped. `prefetch` is in
+    batches; `loader_threads` decode and augment.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -56,9 +51,8 @@ class Machine:
 class Objective(nn.Module, ABC):
     """A network with its loss, and how its inputs are made.
 
-    `forward` maps a batch to a loss whose mean over workers is the loss of the whole batch, and leaves
-    detached scalars for the log in `shown`. Parameters named `segmentor.backbone.*` get the learning rate
-    of the backbone.
+    `forward` maps a batch to a loss whose mean over workers is the loss of the whole batch, and leaves detached scalars
+    for the log in `shown`. Parameters named `segmentor.backbone.*` get the learning rate of the backbone.
     """
 
     segmentor: Segmentor
@@ -73,8 +67,7 @@ class Objective(nn.Module, ABC):
         """The tensors of one slot, without the batch dimension; called in a background thread."""
 
     def after_step(self, progress: float) -> None:
-        """Called after each optimiser step; `progress` is the share of the run done, for momentum
-        networks."""
+        """Called after each optimiser step; `progress` is the share of the run done, for momentum networks."""
 
 
 class LossNotFiniteError(InputError):
@@ -110,8 +103,8 @@ class StepReport:
 class Loop:
     """One worker's part of a training run.
 
-    `wrap` turns the objective into what is called (DistributedDataParallel); the objective itself keeps the
-    state. The images, the configuration and the initial weights must be equal on all workers.
+    `wrap` turns the objective into what is called (DistributedDataParallel); the objective itself keeps the state. The
+    images, the configuration and the initial weights must be equal on all workers.
     """
 
     def __init__(
@@ -148,8 +141,7 @@ class Loop:
         self.optimiser = build_optimiser(config.optimiser, self.objective)
         if config.compile:
             _require_compiler(self.machine.device)
-            # In place: names in the state stay. The loss stays outside, since its collectives would break
-            # the graph.
+            # In place: names in the state stay. The loss stays outside, since its collectives would break the graph.
             self.objective.segmentor.backbone.compile()
         self._forward: nn.Module = wrap(self.objective) if wrap else self.objective
         self._unchecked: tuple[int, Tensor] | None = None
@@ -157,8 +149,7 @@ class Loop:
     # State
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a run needs to continue with the same bits, as a copy on the CPU; loadable with
-        `weights_only`."""
+        """Everything a run needs to continue with the same bits, as a copy on the CPU; loadable with `weights_only`."""
         self._check()
         return {
             "format": "lookbeyond training 1",
@@ -169,7 +160,7 @@ class Loop:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`. Raises `InputError` for the state of another run or architecture."""
+        """Continue from `state_dict()`; an `InputError` refuses the state of another run or architecture."""
         if state.get("format") != "lookbeyond training 1":
             raise InputError(f"not a training state: format is {state.get('format')!r}")
         if state["config"] != self.config.model_dump_json():
@@ -206,8 +197,8 @@ class Loop:
     def run(self, until: int | None = None, report_every: int = 1) -> Iterator[StepReport]:
         """Train up to step `until` (the end by default), reporting every few steps and at the last.
 
-        Between two reports the caller may take `state_dict()`. Raises `LossNotFiniteError`, and whatever the
-        source raises.
+        Between two reports the caller may take `state_dict()`. Raises `LossNotFiniteError`, and whatever the source
+        raises.
         """
         stop = min(until if until is not None else self.total_steps, self.total_steps)
         if self.step >= stop:
@@ -267,8 +258,7 @@ class Loop:
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         whole = self.workers.sum(loss.detach()) / self.workers.size
-        # On a GPU the check waits one step, so that the host need not wait for the device; states are
-        # always checked.
+        # On a GPU the check waits one step, so that the host need not wait for the device; states are always checked.
         self._check()
         self._unchecked = (self.step, whole)
         if not self._on_gpu:
@@ -304,8 +294,8 @@ def _require_compiler(device: torch.device) -> None:
 def _use_one_thread() -> None:
     """Have torch split none of the calling thread's operations; the first thing that a loading thread does.
 
-    Each thread has its own team of OpenMP workers. With a second team there are more of these than cores, and
-    those of the training then sleep after every operation instead of waiting for the next.
+    Each thread has its own team of OpenMP workers. With a second team there are more of these than cores, and those of
+    the training then sleep after every operation instead of waiting for the next.
     """
     torch.set_num_threads(1)
 

@@ -1,15 +1,11 @@
-"""Momentum contrast (MoCo v2), the image-level baseline, as a pre-training objective on the user's own
-images.
+"""Momentum contrast (MoCo v2), the image-level baseline, as a pre-training objective on the user's own images.
 
-The model: the backbone's pooled features pass a two-layer head; a slowly moving copy of both embeds the
-other view as key; the query must find its key among a queue of earlier keys (cross-entropy over cosines /
-T, the key first).
+The backbone's pooled features pass a two-layer head; a slowly moving copy of both embeds the other view as key; the
+query must find its key among a queue of earlier keys (cross-entropy over cosines / T, the key first).
 
-The failure this guards against: a queue that takes a worker's keys only, or whose entries carry gradients.
-
-Source: He et al. 2020 and Chen et al. 2020 (arXiv:2003.04297): K 65 536, m 0.999, T 0.2, 128 dimensions,
-MLP head. Departures, ours: views are those of the configuration (Table 8 by default) rather than MoCo's
-resized crops; the order of keys is not shuffled between workers before batch normalisation.
+Source: He et al. 2020 and Chen et al. 2020 (arXiv:2003.04297): K 65 536, m 0.999, T 0.2, 128 dimensions, MLP head.
+Departures, ours: views are those of the configuration (Table 8 by default) rather than MoCo's resized crops; the order
+of keys is not shuffled between workers before batch normalisation.
 """
 
 import copy
@@ -111,8 +107,7 @@ class MomentumContrast(Objective):
 
 
 def queue_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """InfoNCE of queries (B, D) with their keys (B, D) against a queue (K, D), all of norm 1; and the share
-    found."""
+    """InfoNCE of queries (B, D) with their keys (B, D) against a queue (K, D), all of norm 1; and the share found."""
     with torch.autocast(queries.device.type, enabled=False):
         own = (queries * keys).sum(dim=1, keepdim=True)
         logits = torch.cat([own, queries @ queue.T], dim=1) / temperature

@@ -1,8 +1,7 @@
 """Optimisers and learning rates of training runs, as functions of the step.
 
-The model: two groups of parameters, the backbone and all else, each at its own multiple of one learning
-rate, which is a closed formula of the step. The failure this guards against: a schedule object whose state
-is lost or counted twice when a run is resumed.
+Two groups of parameters, the backbone and all else, each at its own multiple of one learning rate, which is a closed
+formula of the step. A schedule object would have a state to lose or to count twice when a run is resumed.
 """
 
 import numpy as np

@@ -1,17 +1,14 @@
 """Pixel-to-propagation consistency (PixPro), the pixel-level baseline, as a pre-training objective.
 
-The model: the features of one view, smoothed over similar places of the view (propagation), must agree with
-the plain features that a slowly moving copy of the network gives for the same places of the other view.
-There are no negatives. Places are the same when their distance in the image, over the longer diagonal of a
-cell of the two views, is below 0.7.
+The features of one view, smoothed over similar places of the view (propagation), must agree with the plain features
+that a slowly moving copy of the network gives for the same places of the other view. There are no negatives. Places are
+the same when their distance in the image, over the longer diagonal of a cell of the two views, is below 0.7.
 
-The failure this guards against: pairs formed from places outside the image, and views without common
-ground, which must give no loss rather than a division by zero.
+Places outside the image pair with nothing, and views without common ground give no loss.
 
-Source: Xie et al. 2021: projection 1x1 to 4096, batch normalisation, ReLU, 1x1 to 256; propagation with
-gamma 2 and one 1x1 convolution; loss -2 x the mean cosine of pairs, per image and in both directions;
-momentum 0.99 rising to 1 by a cosine. Departures, ours: views are those of the configuration, and there is
-no LARS; use sgd or adamw.
+Source: Xie et al. 2021: projection 1x1 to 4096, batch normalisation, ReLU, 1x1 to 256; propagation with gamma 2 and one
+1x1 convolution; loss -2 x the mean cosine of pairs, per image and in both directions; momentum 0.99 rising to 1 by a
+cosine. Departures, ours: views are those of the configuration, and there is no LARS; use sgd or adamw.
 """
 
 import math
@@ -54,8 +51,8 @@ def propagate(embedded: Tensor, transform: nn.Module, gamma: float) -> Tensor:
 def same_place(first: Tensor, second: Tensor, diagonals: Tensor, distance: float) -> Tensor:
     """Which cells of two views show the same place: bool (N, cells, cells).
 
-    `first` and `second` hold (row, column) in the image, float (N, cells, 2), not a number outside it;
-    `diagonals` (N, 2) are the diagonals of a cell of each view, in pixels of the image.
+    `first` and `second` hold (row, column) in the image, float (N, cells, 2), not a number outside it; `diagonals` (N,
+    2) are the diagonals of a cell of each view, in pixels of the image.
     """
     apart = (first[:, :, None] - second[:, None, :]).square().sum(dim=-1).sqrt()
     # A comparison with what is not a number is false: places outside the image pair with nothing.

@@ -1,17 +1,14 @@
 """Contrastive pre-training of a segmentation network.
 
-The model: two augmented views of every image pass through the network below its last 1x1 convolution and a
-projection head; a seeded, label-balanced sample of their cells are the anchors of `workloads.training.contrast`. The
-anchors of an image are drawn by the image's own random numbers and the loss is a mean over the anchors of
-all workers, so workers only split the batch. `pretrain.objective` may also be MoCo v2 or PixPro, the
-baselines of the paper's tables.
+Two augmented views of every image pass through the network below its last 1x1 convolution and a projection head; a
+seeded, label-balanced sample of their cells are the anchors of `workloads.training.contrast`. The anchors of an image
+are drawn by the image's own random numbers and the loss is a mean over the anchors of all workers, so workers only
+split the batch. `pretrain.objective` may also be MoCo v2 or PixPro, the baselines of the paper's tables.
 
-The failure this guards against: networks that were to be compared but were trained by different loops,
-orders or augmentations. Only the objective differs between rows.
+Only the objective differs between rows that are compared: loop, order and augmentation are the same.
 
-Not in the supplement, hence options: which part is pre-trained (`scope`), the loss, the optimiser and the
-epochs. Dropout is off during pre-training: it would be noise in the keys, and the one thing that depends on
-the split.
+Not in the supplement, hence options: which part is pre-trained (`scope`), the loss, the optimiser and the epochs.
+Dropout is off during pre-training: it would be noise in the keys, and the one thing that depends on the split.
 """
 
 from typing import Literal
@@ -42,8 +39,7 @@ from workloads.training.views import View, check_crop, crop_of_batch, image_view
 
 
 class PixelContrast(Objective):
-    """Pixel-level supervised contrast; the map of a sample holds auxiliary labels or superpixels, uint16,
-    65535 ignored.
+    """Pixel-level supervised contrast; a sample's map holds auxiliary labels or superpixels, uint16, 65535 ignored.
 
     `num_labels` is the number of auxiliary labels, needed for the memory and checked where given.
     """
@@ -116,8 +112,7 @@ class PixelContrast(Objective):
     def _cells(self, view: View, labels: np.ndarray | None, image_width: int) -> Tensor:
         stride, contrast = self.segmentor.config.output_stride, self.config.contrast
         if labels is None:
-            # Many places share a cell where the view is shrunk, so none has a majority: take the one at its
-            # centre.
+            # Many places share a cell where the view is shrunk, so none has a majority: take the one at its centre.
             return cell_labels(places(view.pixels, image_width, contrast.pixel_cell), stride, "nearest")
         return cell_labels(view.look_up(labels, IGNORE_LABEL), stride, contrast.cell_label)
 

@@ -1,23 +1,22 @@
 """Augmented views of an image that know, for each of their pixels, which pixel of the image it came from.
 
-The model: a view is a function of the image and of one `Draw`, the explicit list of its random numbers,
-which depends on (seed, epoch, image id, view) alone. Geometry comes first (scale, crop window, rotation,
-flip), photometric changes after, CutOut last. The geometry of a view is one affine map from the crop to the
-image: colours are sampled through it bilinearly and pixel ids (`y * W + x` of the image, -1 where the
-picture was padded, rotated in or cut out) by rounding to the nearest pixel, in integers. Label maps are
-then looked up by id, so labels and pixels cannot drift apart whatever the transforms do.
+A view is a function of the image and of one `Draw`, the explicit list of its random numbers, which depends on (seed,
+epoch, image id, view) alone. Geometry comes first (scale, crop window, rotation, flip), photometric changes after,
+CutOut last. The geometry of a view is one affine map from the crop to the image: colours are sampled through it
+bilinearly and pixel ids (`y * W + x` of the image, -1 where the picture was padded, rotated in or cut out) by rounding
+to the nearest pixel, in integers. Label maps are then looked up by id, so labels and pixels cannot drift apart whatever
+the transforms do.
 
-The colour functions and the anti-aliased resizing are those of `torchvision.transforms.v2`. Its geometric
-transforms are not used one after another on a `tv_tensors.Mask`: each of them rounds, rotation takes ids
-through float32 (2^24 + 1 comes back as 2^24), and the scaled image is built whole only to be cropped.
+The colour functions and the anti-aliased resizing are those of `torchvision.transforms.v2`. Its geometric transforms
+are not used one after another on a `tv_tensors.Mask`: each of them rounds, rotation takes ids through float32 (2^24 + 1
+comes back as 2^24), and the scaled image is built whole only to be cropped.
 
-The failure this guards against: label maps that are warped beside the image with the default fill, which
-writes class 0 into every corner; and augmentation that depends on the worker that happened to draw it.
+The failure this guards against: label maps that are warped beside the image with the default fill, which writes class 0
+into every corner; and augmentation that depends on the worker that happened to draw it.
 
-Source: Table 8 of the paper's supplement. Not given there, hence options: the probabilities of jitter,
-scaling and rotation (1), the distribution of the scale (uniform), whether [321, 361] is a range of sides or
-a height and width (range, one square side per batch in steps of 8), and whether CutOut keeps the label
-(no).
+Source: Table 8 of the paper's supplement. Not given there, hence options: the probabilities of jitter, scaling and
+rotation (1), the distribution of the scale (uniform), whether [321, 361] is a range of sides or a height and width
+(range, one square side per batch in steps of 8), and whether CutOut keeps the label (no).
 """
 
 import math
@@ -60,10 +59,14 @@ class Draw:
 class View:
     """One augmented view.
 
-    Attributes:
-        image: float32 (3, h, w), normalised with ImageNet's mean and standard deviation.
-        pixels: int64 (h, w), the id `y * W + x` of the image's pixel seen there, or -1.
-        scale: pixels of the view per pixel of the image.
+    Attributes
+    ----------
+    image : Tensor of float32, shape (3, h, w)
+        Normalised with ImageNet's mean and standard deviation.
+    pixels : Tensor of int64, shape (h, w)
+        The id `y * W + x` of the image's pixel seen there, or -1.
+    scale : float
+        Pixels of the view per pixel of the image.
     """
 
     image: Tensor
@@ -131,8 +134,7 @@ def draw(config: ViewsConfig, crop: tuple[int, int], rng: np.random.Generator) -
 
 
 def resize_image(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
-    """An image uint8 (H, W, 3) at (height, width), bilinear with anti-aliasing; itself when it already has
-    the size."""
+    """An image uint8 (H, W, 3) at (height, width), bilinear with anti-aliasing; itself when it already has the size."""
     if size is None or image.shape[:2] == tuple(size):
         return image
     # A copy: decoded images are read-only, which torch warns about.
@@ -172,19 +174,17 @@ def render(image: np.ndarray, drawn: Draw, cutout_labels: Literal["ignore", "kee
 def image_views(
     image: np.ndarray, config: ViewsConfig, crop: tuple[int, int], seed: int, name: tuple[str, int]
 ) -> list[View]:
-    """Both views of an image uint8 (H, W, 3) in an epoch; `name` is (image id, epoch). The image has its
-    final size."""
+    """Both views of an image uint8 (H, W, 3) in an epoch; `name` is (image id, epoch). The image has its final size."""
     image_id, epoch = name
     draws = [draw(config, crop, generator(seed, "view", epoch, image_id, view)) for view in range(2)]
     return [render(image, drawn, config.cutout_labels) for drawn in draws]
 
 
 def _source_coordinates(drawn: Draw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Row and column of the image, float64 (h, w), that each pixel of the crop looks at; pixel centres are
-    integers.
+    """Row and column of the image, float64 (h, w), that each pixel of the crop looks at; pixel centres are integers.
 
-    The crop window lies inside the scaled image where it fits and holds all of it where it does not; it is
-    rotated counter-clockwise about its own centre, as `rotate` of torchvision does.
+    The crop window lies inside the scaled image where it fits and holds all of it where it does not; it is rotated
+    counter-clockwise about its own centre, as `rotate` of torchvision does.
     """
     centre = []
     for extent, crop, at in zip(image_size, drawn.crop, drawn.centre, strict=True):
@@ -201,8 +201,7 @@ def _source_coordinates(drawn: Draw, image_size: tuple[int, int]) -> tuple[Tenso
 
 
 def _nearest_ids(rows: Tensor, columns: Tensor, image_size: tuple[int, int]) -> Tensor:
-    """Ids of the pixels nearest to the coordinates, int64 (h, w), -1 outside the image; integers all the
-    way."""
+    """Ids of the pixels nearest to the coordinates, int64 (h, w), -1 outside the image; integers all the way."""
     height, width = image_size
     y, x = (rows + 0.5).floor().to(torch.int64), (columns + 0.5).floor().to(torch.int64)
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
@@ -212,8 +211,8 @@ def _nearest_ids(rows: Tensor, columns: Tensor, image_size: tuple[int, int]) -> 
 def _sample_colours(image: np.ndarray, rows: Tensor, columns: Tensor, shrink: float) -> Tensor:
     """Colours at the coordinates, float32 (3, h, w) in [0, 1]: bilinear, the mean colour outside the image.
 
-    Only the window that the crop sees is touched: a Cityscapes image at scale 2.5 has 13 million pixels, a
-    crop of 361 sees 0.26. A window that is shown smaller is first shrunk with anti-aliasing.
+    Only the window that the crop sees is touched: a Cityscapes image at scale 2.5 has 13 million pixels, a crop of 361
+    sees 0.26. A window that is shown smaller is first shrunk with anti-aliasing.
     """
     mean = torch.tensor(IMAGENET_MEAN).view(3, 1, 1)
     bounds = []
@@ -264,8 +263,8 @@ def to_picture(view: View) -> np.ndarray:
 def sheet(views: list[View], labels: list[Tensor], palette: np.ndarray) -> np.ndarray:
     """Views in the upper row, what they are labelled below, for looking at: uint8 (2 h, V w, 3).
 
-    `labels` are int64 (h, w) as `View.look_up` gives them, coloured by `palette` uint8 (P, 3), used
-    cyclically; ignored pixels are black. All views have one size.
+    `labels` are int64 (h, w) as `View.look_up` gives them, coloured by `palette` uint8 (P, 3), used cyclically; ignored
+    pixels are black. All views have one size.
     """
     maps = [label_map.numpy() for label_map in labels]
     coloured = [np.where((shown >= 0)[..., None], palette[shown % len(palette)], 0).astype(np.uint8) for shown in maps]
