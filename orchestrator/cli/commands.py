@@ -4,6 +4,8 @@ import json
 import sys
 import time
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -33,6 +35,7 @@ from orchestrator.spec.grid import expand
 from orchestrator.spec.loading import load_document
 from orchestrator.spec.merging import set_key
 from orchestrator.storage.store import Storage
+from workloads.datasets import open_dataset
 from workloads.errors import InputError
 
 _DEMO = Path(__file__).with_name("demo.yaml")
@@ -210,7 +213,7 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
         select_best(made, options.select_best)
     with Progress() as progress:
         progress.say(f"{made.name}: {_count(made)}, {len(made.pending)} to run")
-        for line in (*_short_pools(made), *_unscored(made)):
+        for line in (*_short_pools(made), *_unscored(made), *_passed_over(made)):
             progress.note(line)
         if made.pending:
             # Ray is imported only where something is run: an all-cached run answers at once.
@@ -226,13 +229,12 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
     cells = collect(made, cached, failed)
     agreed = agreement(cells)
     results = write_results(made, cells, storage, started=started, machines=machines, agreement=agreed)
-    sheets = write_sheets(made, storage) + write_predictions(made, storage)
-    if trials is not None:
-        show_sheets(sheets, trials)
+    sheets = _draw(made, storage, trials)
     if options.json:
         print(storage.read(results_path(made.name)).decode())
     else:
-        print_cells(made.name, cells, Console(highlight=False))
+        with _only_for_show("the table"):
+            print_cells(made.name, cells, Console(highlight=False))
         places = [("results", results), *(("picture", sheet) for sheet in sheets)]
         if trials is not None:
             places.append(("watch", f"tensorboard --logdir {trials}"))
@@ -244,6 +246,28 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
     for cell in bad:
         print(f"lookbeyond: failed {describe(cell, cells)}: {cell['error']}", file=sys.stderr)
     return _exit_code(made, bool(bad), failed, input_errors)
+
+
+def _draw(made: Plan, storage: Storage, trials: str | None) -> list[str]:
+    """Draw the sheets, and show them on TensorBoard where there were trainings; the places of the files."""
+    sheets: list[str] = []
+    for draw in (write_sheets, write_predictions):
+        with _only_for_show("a picture"):
+            sheets += draw(made, storage)
+    if trials is not None:
+        with _only_for_show("a picture on TensorBoard"):
+            show_sheets(sheets, trials)
+    return sheets
+
+
+@contextmanager
+def _only_for_show(what: str) -> Iterator[None]:
+    """What is done is done: what cannot be drawn or shown of it is said, and changes neither that nor the exit code."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {error}"
+        print(f"lookbeyond: {what} could not be made: {reason}", file=sys.stderr)
 
 
 def _exit_code(made: Plan, any_failed: bool, failed: dict[str, str], input_errors: set[str]) -> int:
@@ -269,6 +293,12 @@ def _short_pools(made: Plan) -> list[str]:
         f"labels.images: {requested} requested, {available} available in pool {pool}; using {available}"
         for requested, available, pool in sorted(short)
     ]
+
+
+def _passed_over(made: Plan) -> list[str]:
+    """A line for every pool in whose folder there are files that are not read."""
+    pools = {(cell.cell.entry.dataset.root, cell.cell.entry.dataset.config) for cell in made.cells if cell.roles}
+    return sorted({line for root, config in pools for line in open_dataset(config, root).passed_over(config.pool)})
 
 
 def _unscored(made: Plan) -> list[str]:

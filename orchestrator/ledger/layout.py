@@ -20,6 +20,8 @@ KEY in a file's name is the first digits of the step's key; manifests and leases
 import secrets
 from pathlib import PurePosixPath
 
+from workloads.own_output import MARK
+
 STEPS, SHARDS, MODELS, IMAGES, LISTS = "steps", "shards", "models", "images", "lists"
 LEASES, CHECKPOINTS, HISTORY = "leases", "checkpoints", "history"
 RESULTS, FIGURES, REPORT = "results", "figures", "report"
@@ -129,6 +131,11 @@ def results_path(name: str) -> str:
 def figure_path(name: str, part: str = "") -> str:
     """A sheet of pictures of an experiment: the first, or the one of a page or subject."""
     return f"{FIGURES}/{name}{f'-{part}' if part else ''}.png"
+
+
+def figures_mark() -> str:
+    """What keeps the sheets from being taken for images, where the storage is a folder of somebody's pictures."""
+    return f"{FIGURES}/{MARK}"
 
 
 def stem(path: str) -> str:

@@ -48,18 +48,29 @@ def export_backbone(plan: Plan, planned: PlannedCell, stage: str, storage: Stora
         raise InputError(f"the {stage} step of this cell is not done on {storage.uri}; `lookbeyond run` does it")
     if output.is_dir():
         raise InputError(f"{output} is a folder; give the name of a file, for example {output / 'backbone.pth'}")
+    place = output.with_suffix(".json")
+    if place == output:
+        raise InputError(f"{output} is where the card would be; give another suffix, for example .pth")
+    if place.exists() and not _is_card(place):
+        raise InputError(f"{place}, where the card would be, is a file of somebody else; give another name")
     assert isinstance(step.work, PretrainStep | FinetuneStep)
     network = _network(step.work, read_tensors(storage, manifest.shards[0].path))
     taken = torchvision_backbone(network)
     buffer = io.BytesIO()
     torch.save(taken.state, buffer)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_bytes(buffer.getvalue())
+    folder = Storage(str(output.parent))
+    folder.replace(output.name, buffer.getvalue())
     card = _card(plan, planned, manifest, network, taken.untrained)
     card["sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
-    place = output.with_suffix(".json")
-    place.write_text(json.dumps(card, indent=1))
+    folder.replace(place.name, json.dumps(card, indent=1).encode())
     return place
+
+
+def _is_card(place: Path) -> bool:
+    try:
+        return "computed_from" in json.loads(place.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def _network(work: PretrainStep | FinetuneStep, state: dict[str, torch.Tensor]) -> Segmentor:

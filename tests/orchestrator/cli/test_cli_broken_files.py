@@ -80,7 +80,7 @@ def spoil_images(train: Path) -> None:
 
 BROKEN = {
     "0": "cannot be decoded",
-    "1": "is not an image (PNG, JPEG, BMP, WEBP, TIFF, PPM are read)",
+    "1": "is not an image (PNG, JPEG, BMP, WEBP, TIFF, PPM, GIF, JPEG2000 are read)",
     "2": "1x1 pixels; the extractor needs 32 on each side",
 }
 

@@ -138,6 +138,11 @@ def test_a_backbone_loads_strictly_into_torchvision(ended: tuple[Ended, Storage]
     done, storage = ended
     cell = done.plan.cells[0]
     for stage in ("pretrain", "finetune"):
+        with pytest.raises(InputError, match="is where the card would be"):
+            export_backbone(done.plan, cell, stage, storage, tmp_path / f"{stage}.json")
+        (tmp_path / "theirs.json").write_text("{}")
+        with pytest.raises(InputError, match=r"theirs\.json, where the card would be, is a file of somebody else"):
+            export_backbone(done.plan, cell, stage, storage, tmp_path / "theirs.pth")
         card_place = export_backbone(done.plan, cell, stage, storage, tmp_path / f"{stage}.pth")
         state = torch.load(tmp_path / f"{stage}.pth", weights_only=True)
         torchvision.models.mobilenet_v2().load_state_dict(state, strict=True)
