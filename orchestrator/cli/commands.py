@@ -23,10 +23,11 @@ from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.planning.estimate import estimate, read_assumptions
 from orchestrator.planning.explain import explain as explain_plan
 from orchestrator.planning.plan import Plan, PlannedCell, make_plan
-from orchestrator.planning.selection import agreement, select_best
+from orchestrator.planning.selection import select_best
 from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
-from orchestrator.results.console_tables import describe, print_cells
+from orchestrator.results.cells import Status
+from orchestrator.results.console_tables import print_cells
 from orchestrator.results.figures import write_predictions, write_sheets
 from orchestrator.results.label_export import export_label_maps
 from orchestrator.results.results import collect, write_results
@@ -34,9 +35,11 @@ from orchestrator.results.tensorboard import show_sheets
 from orchestrator.spec.grid import expand
 from orchestrator.spec.loading import load_document
 from orchestrator.spec.merging import set_key
+from orchestrator.spec.naming import describe
 from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
 from workloads.errors import InputError
+from workloads.formats import counted, duration, size
 
 _DEMO = Path(__file__).with_name("demo.yaml")
 
@@ -103,16 +106,16 @@ def plan(options: Namespace) -> int:
         table.add_row(
             kind,
             *(str(counts[name]) for name in ("named", "distinct", "cached", "to_run")),
-            _duration(costs.seconds_by_kind.get(kind, 0.0)),
+            duration(costs.seconds_by_kind.get(kind, 0.0)),
         )
     console.print(table)
     gpus = f", {costs.gpu_seconds / 3600:.1f} GPU-hours" if costs.gpu_seconds else ""
     console.print(
-        f"to run: {_duration(costs.core_seconds)} of one core{gpus}, {_size(costs.bytes)} to write, "
-        f"{_size(costs.sample_matrix_bytes)} of memory for the largest sample matrix ({costs.basis})"
+        f"to run: {duration(costs.core_seconds)} of one core{gpus}, {size(costs.bytes)} to write, "
+        f"{size(costs.sample_matrix_bytes)} of memory for the largest sample matrix ({costs.basis})"
     )
     if costs.wall_seconds is not None:
-        console.print(f"on all machines of {cluster}: {_duration(costs.wall_seconds)} at least")
+        console.print(f"on all machines of {cluster}: {duration(costs.wall_seconds)} at least")
     if costs.money is not None:
         console.print(f"cost of the work by the prices given: {costs.money:.2f} {costs.currency}")
     if len(made.cells) > 1:
@@ -180,7 +183,7 @@ def verify(options: Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(found), indent=1))
     else:
-        print(f"{found.steps} steps, {found.shards} shards, {_size(found.bytes)} read")
+        print(f"{found.steps} steps, {found.shards} shards, {size(found.bytes)} read")
         for path, problem in found.damaged.items():
             print(f"damaged: {path} {problem}")
         if found.leftovers:
@@ -227,24 +230,23 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
         else:
             failed, input_errors, machines, trials = {}, set(), [], None
     cells = collect(made, cached, failed)
-    agreed = agreement(cells)
-    results = write_results(made, cells, storage, started=started, machines=machines, agreement=agreed)
+    results = write_results(made, cells, storage, started=started, machines=machines)
     sheets = _draw(made, storage, trials)
     if options.json:
-        print(storage.read(results_path(made.name)).decode())
+        print(results.to_bytes().decode())
     else:
         with _only_for_show("the table"):
             print_cells(made.name, cells, Console(highlight=False))
-        places = [("results", results), *(("picture", sheet) for sheet in sheets)]
+        places = [("results", storage.locate(results_path(made.name))), *(("picture", sheet) for sheet in sheets)]
         if trials is not None:
             places.append(("watch", f"tensorboard --logdir {trials}"))
-        if agreed is not None:
-            places.append(("ranking", str(agreed)))
-        for title, text in (*places, ("took", _duration(time.time() - started))):
+        if results.agreement is not None:
+            places.append(("ranking", str(results.agreement)))
+        for title, text in (*places, ("took", duration(time.time() - started))):
             print(f"{title:<8} {text}")
-    bad = [cell for cell in cells if cell["status"] == "failed"]
+    bad = [cell for cell in cells if cell.status is Status.FAILED]
     for cell in bad:
-        print(f"lookbeyond: failed {describe(cell, cells)}: {cell['error']}", file=sys.stderr)
+        print(f"lookbeyond: failed {describe(cell, cells)}: {cell.error}", file=sys.stderr)
     return _exit_code(made, bool(bad), failed, input_errors)
 
 
@@ -310,10 +312,10 @@ def _unscored(made: Plan) -> list[str]:
 
 
 def _print_errors(made: Plan, console: Console) -> None:
-    cells = [{"cell": one.cell.values, "row": one.cell.row, "column": one.cell.column} for one in made.cells]
-    for planned, cell in zip(made.cells, cells, strict=True):
+    cells = [planned.cell for planned in made.cells]
+    for planned in made.cells:
         if planned.error:
-            what = describe(cell, cells)
+            what = describe(planned.cell, cells)
             console.print(f"cannot run {what}: {planned.error}", style="red", markup=False, soft_wrap=True)
 
 
@@ -322,19 +324,4 @@ def _keys(roles: dict[str, Any]) -> dict[str, str]:
 
 
 def _count(made: Plan) -> str:
-    cells = "1 cell" if len(made.cells) == 1 else f"{len(made.cells)} cells"
-    return f"{cells}, {len(made.steps)} distinct steps"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    return f"{counted(len(made.cells), 'cell')}, {counted(len(made.steps), 'distinct step')}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.planning.plan import Plan
+from orchestrator.spec.naming import short_keys, shown
 from orchestrator.steps.steps import Step
 
 _LONGEST_NAME = 100
@@ -32,7 +33,7 @@ def trial_info(plan: Plan, step: Step) -> TrialInfo:
         for key, value in cells[0].cell.values.items()
         if all(key in other.cell.values and other.cell.values[key] == value for other in cells)
     }
-    told = [f"{key.rsplit('.', 1)[-1]}={_short(value)}" for key, value in shared.items()]
+    told = [f"{name}={shown(shared[key])}" for key, name in short_keys(shared).items()]
     name = "-".join([step.kind.value, step.key[:8], *told])
     values: dict[str, Value] = {"kind": step.kind.value, "key": step.key}
     values |= _flat(step.meaning.get("config", {}), "") | _flat(shared, "cell.")
@@ -44,12 +45,6 @@ def trial_info(plan: Plan, step: Step) -> TrialInfo:
 
 def _scores(plan: Plan, step: Step) -> list[Step]:
     return [cell.roles["score"] for cell in plan.users(step.key) if "score" in cell.roles]
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return ",".join(_short(inner) for inner in value.values())
-    return "none" if value is None else str(value).rsplit("/", 1)[-1]
 
 
 def _flat(value: Any, prefix: str) -> dict[str, Value]:

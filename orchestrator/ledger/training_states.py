@@ -24,6 +24,11 @@ def read_history(storage: Storage, key: str) -> list[dict[str, float]]:
     return rows
 
 
+def write_history(storage: Storage, key: str, rows: list[dict[str, float]]) -> None:
+    """Keep what a training has reported so far; a crash may lose it."""
+    storage.write_nondurable(history_path(key), json.dumps(rows).encode())
+
+
 def last_loss(storage: Storage, key: str) -> float | None:
     """The last reported loss."""
     rows = read_history(storage, key)

@@ -1,4 +1,4 @@
-"""Training only the best labellings by PmIoU, and whether PmIoU was right.
+"""Training only the best labellings by PmIoU.
 
 A labelling is scored by its score step, which several cells may share (fractions and seeds of fine-tuning); all cells
 of the N best labellings are trained, the trainings of the others are skipped. A cell without a score is no candidate
@@ -7,28 +7,12 @@ that takes a week, most of it spent on labels that were known to be poor.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.planning.plan import Plan, PlannedCell, Skipped
 from orchestrator.steps.steps import StepKind
 from workloads.errors import InputError
 
 _TRAININGS = (StepKind.PRETRAIN, StepKind.FINETUNE)
-# Below this many pairs every order is likely enough to come out by chance.
-_FEWEST = 3
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """Spearman's rank correlation of PmIoU with mIoU, over so many trained cells."""
-
-    spearman: float
-    cells: int
-
-    def __str__(self) -> str:
-        return f"PmIoU against mIoU over {self.cells} trained cells: Spearman rank correlation {self.spearman:.2f}"
 
 
 def select_best(plan: Plan, number: int) -> bool:
@@ -63,21 +47,6 @@ def select_best(plan: Plan, number: int) -> bool:
         for key in _trainings(cell, plan) - chosen:
             plan.skipped.setdefault(key, Skipped("not trained", reason))
     return scored
-
-
-def agreement(cells: Sequence[dict[str, Any]]) -> Agreement | None:
-    """How well the order by PmIoU is the order by mIoU, over the cells that have both; None where there is no order."""
-    pairs = [
-        (cell["metrics"]["pmiou"], cell["metrics"]["miou"])
-        for cell in cells
-        if cell["metrics"].get("pmiou") is not None and cell["metrics"].get("miou") is not None
-    ]
-    if len(pairs) < _FEWEST or any(len(set(values)) == 1 for values in zip(*pairs, strict=True)):
-        return None
-    # Imported where it is used: few runs do, and every command would wait for it.
-    from scipy.stats import spearmanr
-
-    return Agreement(float(spearmanr(pairs).statistic), len(pairs))
 
 
 def _trainings(cell: PlannedCell, plan: Plan) -> set[str]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from orchestrator.report.comparing import Result, described, is_seed, results_of, warning_of
+from orchestrator.report.comparing import Result, results_of, warning_of
 from orchestrator.report.costs import Costs, cost_table, costs_of
 from orchestrator.report.layouts import laid_out
 from orchestrator.report.plots import Chart, predictions, sweeps, training_curves
@@ -16,6 +16,7 @@ from orchestrator.report.provenance import Provenance, machines_of, provenance_o
 from orchestrator.report.reading import Experiment
 from orchestrator.report.sheets import Sheet, sheets_of
 from orchestrator.report.tables import Table, metrics_of, plain_table
+from orchestrator.spec.naming import describe
 from orchestrator.storage.store import Storage
 
 
@@ -50,10 +51,9 @@ class Report:
         found: dict[str, list[tuple[int, Shortfall]]] = {}
         for result in self.results:
             for number, cell in result.cells:
-                if cell.status not in ("done", "cached"):
-                    why = cell.error or cell.reason or cell.status
-                    shortfall = Shortfall(_name(number, result, cell.cell), result.anchor, why)
-                    found.setdefault(cell.status, []).append((number, shortfall))
+                if (why := cell.why) is not None:
+                    name = f"cell {number}: {describe(cell, self.experiment.cells)}"
+                    found.setdefault(cell.status.value, []).append((number, Shortfall(name, result.anchor, why)))
         return {
             status: [shortfall for _, shortfall in sorted(cells, key=lambda pair: pair[0])]
             for status, cells in sorted(found.items())
@@ -114,9 +114,3 @@ def assemble(experiment: Experiment, storage: Storage) -> Report:
         costs=cost_table(experiment, costs),
         provenance=provenance_of(experiment, results),
     )
-
-
-def _name(number: int, result: Result, values: dict[str, object]) -> str:
-    keys = [key for key in values if is_seed(key)] if result.row is not None else list(values)
-    parts = [result.row, result.column, described(values, keys)]
-    return f"cell {number}: {', '.join(filter(None, parts))}".removesuffix(": ")

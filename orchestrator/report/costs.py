@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 
 from orchestrator.ledger.layout import is_model
 from orchestrator.ledger.manifests import Manifest
-from orchestrator.report.comparing import described, is_seed, results_of
-from orchestrator.report.reading import Experiment, ResultCell
-from orchestrator.report.tables import Entry, Heading, Table, figure
+from orchestrator.report.comparing import results_of
+from orchestrator.report.reading import Experiment
+from orchestrator.report.tables import Entry, Heading, Table
+from orchestrator.results.cells import CellResult
+from orchestrator.spec.naming import describe
+from workloads.formats import duration, figure, size
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,11 @@ class Cost:
         """Count a share of a unit."""
         self.seconds += unit.seconds * share
         self.gpu_seconds += unit.seconds * share * unit.on_gpu
-        for path, size in unit.files:
+        for path, count in unit.files:
             if is_model(path):
-                self.model_bytes += size * share
+                self.model_bytes += count * share
             else:
-                self.shard_bytes += size * share
+                self.shard_bytes += count * share
 
 
 @dataclass
@@ -91,7 +94,7 @@ def costs_of(experiment: Experiment) -> Costs:
     return Costs(cells, paid, separately, roles, devices)
 
 
-def _units(experiment: Experiment, cell: ResultCell) -> dict[str, _Unit]:
+def _units(experiment: Experiment, cell: CellResult) -> dict[str, _Unit]:
     """What the steps of a cell are made of, by the name of the unit."""
     found: dict[str, _Unit] = {}
     for key in dict.fromkeys(cell.steps.values()):
@@ -129,12 +132,11 @@ def cost_table(experiment: Experiment, costs: Costs) -> Table:
     rows = []
     for number, (cell, cost) in enumerate(zip(experiment.cells, costs.cells, strict=True)):
         result = of_cell[number]
-        values = dict(cell.cell) if result.row is None else {key: v for key, v in cell.cell.items() if is_seed(key)}
-        setting = ", ".join(filter(None, [result.row, result.column, described(values, values)]))
+        setting = describe(cell, experiment.cells)
         rows.append(
             [
                 Entry(str(number), "count", float(number), result.anchor),
-                Entry(setting or "the only cell"),
+                Entry(setting),
                 *(_seconds(cost.by_role.get(role)) for role in costs.roles),
                 Entry(duration(cost.alone.seconds), "count", cost.alone.seconds),
                 Entry(duration(cost.share.seconds), "count", cost.share.seconds),
@@ -159,19 +161,3 @@ def cost_table(experiment: Experiment, costs: Costs) -> Table:
 
 def _seconds(seconds: float | None) -> Entry:
     return Entry("") if seconds is None else Entry(figure(seconds), "count", seconds)
-
-
-def duration(seconds: float) -> str:
-    """Seconds for a reader."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def size(count: float) -> str:
-    """Bytes for a reader."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 999.5:
-            return f"{count:.0f} {unit}" if unit == "B" or count >= 9.95 else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

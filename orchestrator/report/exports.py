@@ -11,8 +11,9 @@ import json
 from typing import Any
 
 from orchestrator.report.assembling import Report
-from orchestrator.report.comparing import dataset_of, number_of
+from orchestrator.report.comparing import dataset_of
 from orchestrator.report.tables import Entry, Table, letter
+from orchestrator.results.cells import finite
 
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]|#~"} | {"<": "&lt;", ">": "&gt;"})
 
@@ -34,14 +35,14 @@ def render_csv(report: Report) -> bytes:
                 "column": cell.column,
                 "dataset": dataset_of(experiment, cell),
                 "size": experiment.size,
-                "status": cell.status,
+                "status": cell.status.value,
                 "error": cell.error,
                 "reason": cell.reason,
             }
-            | {f"cell.{key}": _scalar(value) for key, value in cell.cell.items()}
-            | _flat("metrics", cell.metrics)
+            | {f"cell.{key}": _scalar(value) for key, value in cell.values.items()}
+            | _flat("metrics", cell.metrics.model_dump(exclude_unset=True))
             | {f"paper.{name}": value for name, value in paper.items()}
-            | _flat("images", cell.images)
+            | _flat("images", {role: counts.model_dump() for role, counts in cell.images.items()})
             | {f"seconds.{role}": seconds for role, seconds in cell.seconds.items()}
             | {
                 "seconds_alone": cost.alone.seconds,
@@ -70,7 +71,7 @@ def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
     for name, value in values.items():
         if isinstance(value, dict) and name != "matching":
             found |= _flat(f"{prefix}.{name}", value)
-        elif value is None or isinstance(value, str | bool) or number_of(value) is not None:
+        elif value is None or isinstance(value, str | bool) or finite(value) is not None:
             found[f"{prefix}.{name}"] = value
     return found
 

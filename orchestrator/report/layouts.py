@@ -14,10 +14,7 @@ from orchestrator.report.comparing import (
     Result,
     comparable,
     dataset_title,
-    described,
-    is_seed,
     published,
-    varying,
     warning_of,
 )
 from orchestrator.report.reading import Experiment
@@ -27,7 +24,6 @@ from orchestrator.report.tables import (
     PAPER,
     Entry,
     Heading,
-    Metric,
     Notes,
     Table,
     difference,
@@ -37,6 +33,8 @@ from orchestrator.report.tables import (
     papers,
     protocol_line,
 )
+from orchestrator.results.metrics import Metric
+from orchestrator.spec.naming import described, differing
 
 # The descriptions of Table 1's rows, as the paper prints them: feature extractor, clustering, superpixel.
 _TABLE_1 = {
@@ -124,15 +122,15 @@ def laid_out(experiment: Experiment, results: list[Result]) -> Table | None:
 
 def _places(results: Sequence[Result]) -> dict[_Place, Result]:
     """Each result at its row, data set and column."""
-    differing: dict[str | None, list[str]] = {}
+    keys_of: dict[str | None, list[str]] = {}
     buckets: dict[tuple[str | None, str, str | None], list[Result]] = {}
     for result in results:
         buckets.setdefault((result.row, result.dataset, result.column), []).append(result)
     for (row, _, _), bucket in buckets.items():
-        keys = differing.setdefault(row, [])
-        keys += [key for key in varying(bucket) if key not in keys and not is_seed(key)]
+        keys = keys_of.setdefault(row, [])
+        keys += [key for key in differing(bucket) if key not in keys]
     return {
-        (_Row(result.row, described(result.values, differing[result.row])), result.dataset, result.column): result
+        (_Row(result.row, described(result.values, keys_of[result.row])), result.dataset, result.column): result
         for result in results
     }
 

@@ -6,23 +6,24 @@ both look flat. PmIoU is there to choose labels before anything is trained, so i
 trained cells says whether it did its work.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from orchestrator.ledger.training_states import VAL_MIOU_SUBSET
 from orchestrator.report.comparing import (
     Result,
     comparable,
     dataset_title,
-    described,
-    number_of,
     published,
-    shown,
-    varying,
 )
 from orchestrator.report.drawing import Point, Series, category_chart, scatter_chart, step_chart
 from orchestrator.report.reading import Experiment
-from orchestrator.report.tables import Metric, figure, metrics_of, signed
+from orchestrator.report.tables import metrics_of
+from orchestrator.results.cells import finite
+from orchestrator.results.metrics import Metric
+from orchestrator.results.statistics import RankCorrelation
+from orchestrator.spec.naming import described, differing, shown
+from workloads.formats import counted, figure
 
 _AXES = {
     "table2": "number of clusters K (M: number of classes)",
@@ -58,11 +59,11 @@ def sweeps(experiment: Experiment, results: list[Result]) -> list[Chart]:
     for dataset in dict.fromkeys(result.dataset for result in results):
         here = [result for result in results if result.dataset == dataset]
         if layout in _AXES:
-            categories = list(dict.fromkeys(result.row or described(result.values, varying(here)) for result in here))
-            places = [result.row or described(result.values, varying(here)) for result in here]
+            categories = list(dict.fromkeys(result.row or described(result.values, differing(here)) for result in here))
+            places = [result.row or described(result.values, differing(here)) for result in here]
             axis = _AXES[layout]
         else:
-            keys = [key for key in varying(here) if key in _KEY_AXES]
+            keys = [key for key in differing(here) if key in _KEY_AXES]
             if layout or len(keys) != 1 or any(result.row for result in here):
                 continue
             places = [shown(result.values.get(keys[0])) for result in here]
@@ -86,7 +87,7 @@ def _sweep(
     lines: dict[str, list[Result | None]] = {}
     for result, place in zip(results, places, strict=True):
         alike = [other for other, where in zip(results, places, strict=True) if where == place]
-        name = ", ".join(filter(None, [result.column, described(result.values, varying(alike))])) or "ours"
+        name = ", ".join(filter(None, [result.column, described(result.values, differing(alike))])) or "ours"
         lines.setdefault(name, [None] * len(categories))[categories.index(place)] = result
     drawn = [(name, line) for name, line in lines.items() if any(r and r.spread(metric.name) for r in line)]
     charts = []
@@ -94,7 +95,7 @@ def _sweep(
         _own_series(name, "ours" if number == 0 else f"line-{number}", line, metric)
         for number, (name, line) in enumerate(drawn[:_LINES])
     ]
-    left_out = f"{len(drawn) - _LINES} more lines are in the table." if len(drawn) > _LINES else ""
+    left_out = f"{counted(len(drawn) - _LINES, 'more line')} in the table." if len(drawn) > _LINES else ""
     dataset = results[0].dataset
     unit = f"{metric.title}, %"
     papers = _paper_series(experiment, results, places, categories, metric) if metric.paper else {}
@@ -141,7 +142,7 @@ def _paper_series(
         own = result.paper(str(metric.paper))
         for dataset, value in (figures if own is None else figures | {result.dataset: own}).items():
             line = found.setdefault(dataset, [None] * len(categories))
-            line[categories.index(place)] = number_of(value)
+            line[categories.index(place)] = finite(value)
     return {
         dataset: Series(
             "paper", "paper", values, hints=[f"paper, {dataset}: {value:g}" if value else "" for value in values]
@@ -160,9 +161,9 @@ def training_curves(experiment: Experiment) -> dict[str, list[Chart]]:
     charts: dict[str, list[Chart]] = {}
     for kind, title in (("pretrain", "Pre-training"), ("finetune", "Fine-tuning")):
         histories = {key: rows for key, rows in experiment.histories.items() if experiment.manifests[key].kind == kind}
-        for metric, label in (("loss", "loss"), ("miou", "mIoU, %")):
+        for metric, label in (("loss", "loss"), (VAL_MIOU_SUBSET, "val mIoU, %")):
             curves = {
-                key: [(row["step"], row[metric]) for row in rows if number_of(row.get(metric)) is not None]
+                key: [(row["step"], row[metric]) for row in rows if finite(row.get(metric)) is not None]
                 for key, rows in histories.items()
             }
             curves = {key: curve for key, curve in curves.items() if curve}
@@ -180,31 +181,6 @@ def _plural(numbers: list[int]) -> str:
     return f"s {text}" if len(numbers) > 1 else f" {text}"
 
 
-@dataclass(frozen=True)
-class RankCorrelation:
-    """Spearman's rank correlation over `count` cells; None where it is not defined."""
-
-    value: float | None
-    count: int
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return f"Rank correlation (Spearman): not defined over these {self.count} trained cells."
-        return f"Rank correlation (Spearman): {signed(self.value, 2)} over {self.count} trained cells."
-
-
-def rank_correlation(pairs: Sequence[tuple[float, float]]) -> RankCorrelation:
-    """How well the order of the first values is that of the second."""
-    first, second = ({pair[place] for pair in pairs} for place in (0, 1))
-    if len(pairs) < 3 or len(first) < 2 or len(second) < 2:
-        return RankCorrelation(None, len(pairs))
-    # Imported where it is used: few commands do, and every one would wait for it.
-    from scipy.stats import spearmanr
-
-    value = float(spearmanr([a for a, _ in pairs], [b for _, b in pairs]).statistic)
-    return RankCorrelation(value if math.isfinite(value) else None, len(pairs))
-
-
 def predictions(results: Iterable[Result]) -> list[Chart]:
     """PmIoU against mIoU over the trained cells, for every data set and column of its own."""
     results = list(results)
@@ -215,15 +191,15 @@ def predictions(results: Iterable[Result]) -> list[Chart]:
         points = []
         for result in here:
             for number, cell in result.cells:
-                pmiou, miou = number_of(cell.metrics.get("pmiou")), number_of(cell.metrics.get(metric.name))
+                pmiou, miou = cell.metrics.number("pmiou"), cell.metrics.number(metric.name)
                 if pmiou is not None and miou is not None:
-                    name = result.row or described(result.values, varying(here)) or "the only setting"
+                    name = result.row or described(result.values, differing(here)) or "the only setting"
                     hint = f"cell {number}, {name}: PmIoU {figure(pmiou)}, mIoU {figure(miou)}"
                     points.append(Point(pmiou, miou, str(number), hint))
         if len(points) < 2:
             continue
         title = f"PmIoU and {metric.heading} on {', '.join(filter(None, [dataset_title(dataset), column]))}"
         svg = scatter_chart(title, "PmIoU of the labels, %", "mIoU, %", points)
-        remark = f"{rank_correlation([(p.x, p.y) for p in points])} The numbers are those of the cells."
+        remark = f"{RankCorrelation.of([(p.x, p.y) for p in points])} The numbers are those of the cells."
         charts.append(Chart(title, svg, remark=remark))
     return charts

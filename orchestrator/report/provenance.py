@@ -9,14 +9,14 @@ import json
 import shlex
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from orchestrator.ledger.layout import manifest_path
 from orchestrator.ledger.manifests import Manifest
-from orchestrator.report.comparing import Result, dataset_of, is_seed, number_of, shown
-from orchestrator.report.costs import duration, size
-from orchestrator.report.reading import Experiment, ResultCell
-from orchestrator.report.tables import figure
+from orchestrator.report.comparing import Result, dataset_of
+from orchestrator.report.reading import Experiment
+from orchestrator.results.cells import CellResult, Machine, finite
+from orchestrator.spec.naming import is_seed, shown
+from workloads.formats import counted, duration, size
 
 Facts = list[tuple[str, str]]
 _LISTED_FILES = 24
@@ -83,10 +83,9 @@ def provenance_of(experiment: Experiment, results: list[Result]) -> Provenance:
     for cell in experiment.cells:
         for role, key in cell.steps.items():
             roles.setdefault(key, role)
-    versions = experiment.provenance.get("versions")
     return Provenance(
         run=run_facts(experiment),
-        versions=[(str(name), str(text)) for name, text in versions.items()] if isinstance(versions, dict) else [],
+        versions=list(experiment.run.versions.items()),
         results=[_result(experiment, result) for result in results],
         steps=[_step(key, role, experiment) for key, role in roles.items()],
     )
@@ -94,71 +93,57 @@ def provenance_of(experiment: Experiment, results: list[Result]) -> Provenance:
 
 def run_facts(experiment: Experiment) -> Facts:
     """When, where, by which code and command the results file was written."""
-    run = experiment.provenance
+    run = experiment.run
     facts: Facts = [("storage", experiment.storage)]
-    if run.get("started"):
-        facts.append(("started", str(run["started"])))
-    if (seconds := number_of(run.get("seconds"))) is not None:
-        facts.append(("took", duration(seconds)))
-    if isinstance(command := run.get("command"), list):
-        facts.append(("command", shlex.join(str(word) for word in command)))
-    git = run.get("git")
-    if isinstance(git, dict):
-        changed = ", with uncommitted changes" if git.get("changed") else ""
-        facts.append(("code", f"commit {git.get('commit')}{changed}"))
+    if run.started:
+        facts.append(("started", run.started))
+    if run.seconds is not None:
+        facts.append(("took", duration(run.seconds)))
+    if run.command:
+        facts.append(("command", shlex.join(run.command)))
+    if run.git is not None:
+        facts.append(("code", f"commit {run.git.commit}{', with uncommitted changes' if run.git.changed else ''}"))
     else:
         facts.append(("code", "commit not known: it did not run from a checkout"))
     facts.append(("seeds", ", ".join(_seeds(experiment))))
-    if machines := machines_of(experiment):
-        facts.append(("machines", "; ".join(machines)))
+    if run.machines:
+        facts.append(("machines", "; ".join(machines_of(experiment))))
     return facts
 
 
 def machines_of(experiment: Experiment) -> list[str]:
     """The machines of the run, each in one phrase."""
-    machines = experiment.provenance.get("machines")
-    return [
-        _machine(machine) for machine in (machines if isinstance(machines, list) else []) if isinstance(machine, dict)
-    ]
+    return [_machine(machine) for machine in experiment.run.machines]
 
 
-def _machine(machine: dict[str, Any]) -> str:
-    parts = [str(machine.get("host", "a machine"))]
-    for name in ("cores", "gpus"):
-        if (count := number_of(machine.get(name))) is not None:
-            one = name.removesuffix("s").replace("gpu", "GPU")
-            parts.append(f"{count:g} {one}{'' if count == 1 else 's'}")
-    if (memory := number_of(machine.get("memory"))) is not None:
-        parts.append(f"{size(memory)} of memory")
-    return ", ".join(parts)
+def _machine(machine: Machine) -> str:
+    counts = ((machine.cores, "core"), (machine.gpus, "GPU"))
+    parts = [machine.host, *(counted(count, name) for count, name in counts if count is not None)]
+    return ", ".join(parts if machine.memory is None else [*parts, f"{size(machine.memory)} of memory"])
 
 
 def _seeds(experiment: Experiment) -> list[str]:
-    own = [f"{key} {shown(value)}" for cell in experiment.cells for key, value in cell.cell.items() if is_seed(key)]
-    return list(dict.fromkeys(own)) or [str(experiment.provenance.get("seed", 0))]
+    own = [f"{key} {shown(value)}" for cell in experiment.cells for key, value in cell.values.items() if is_seed(key)]
+    return list(dict.fromkeys(own)) or [str(experiment.run.seed or 0)]
 
 
 def _result(experiment: Experiment, result: Result) -> ResultEntry:
     values = [f"{key.removeprefix('labels.')} = {shown(value)}" for key, value in result.values.items()]
     name = ", ".join(filter(None, [result.row, result.column]))
     title = name or ", ".join(values) or "the only setting"
-    states = ", ".join(dict.fromkeys(cell.status for _, cell in result.cells))
+    states = ", ".join(dict.fromkeys(cell.status.value for _, cell in result.cells))
     cells = [_cell(experiment, number, cell) for number, cell in result.cells]
     return ResultEntry(result.anchor, title, states, result.notes, cells)
 
 
-def _cell(experiment: Experiment, number: int, cell: ResultCell) -> CellEntry:
-    facts: Facts = [(key, json.dumps(value)) for key, value in cell.cell.items()]
+def _cell(experiment: Experiment, number: int, cell: CellResult) -> CellEntry:
+    facts: Facts = [(key, json.dumps(value)) for key, value in cell.values.items()]
     facts.append(("data set", dataset_of(experiment, cell)))
-    if isinstance(protocol := cell.metrics.get("protocol"), dict):
-        facts.append(("protocol", ", ".join(f"{key} {value}" for key, value in protocol.items())))
-    facts += [
-        (name, figure(value, 4) if isinstance(cell.metrics[name], float) else f"{value:g}")
-        for name in cell.metrics
-        if (value := number_of(cell.metrics[name])) is not None
-    ]
+    if (protocol := cell.metrics.protocol) is not None:
+        facts.append(("protocol", ", ".join(f"{key} {value}" for key, value in protocol if value is not None)))
+    facts += [(name, f"{value:.6g}") for name, value in cell.metrics.numbers.items()]
     facts += [(name, text) for name, text in (("error", cell.error), ("reason", cell.reason)) if text]
-    return CellEntry(number, cell.status, facts, list(cell.steps.items()), cell.quarantined)
+    return CellEntry(number, cell.status.value, facts, list(cell.steps.items()), cell.quarantined)
 
 
 def _step(key: str, role: str, experiment: Experiment) -> StepEntry:
@@ -188,10 +173,10 @@ def _step_facts(manifest: Manifest, experiment: Experiment) -> Facts:
         facts.append(
             ("images", f"{images.get('used')} of pool {images.get('pool')} ({wanted}, {images.get('available')} there)")
         )
-    if (started := number_of(provenance.get("started"))) is not None:
+    if (started := finite(provenance.get("started"))) is not None:
         facts.append(("started", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))))
     for name, title in (("wall_seconds", "on the clock"), ("work_seconds", "work of all workers")):
-        if value := number_of(provenance.get(name)):
+        if value := finite(provenance.get(name)):
             facts.append((title, duration(value)))
     where = ", ".join(str(provenance[name]) for name in ("host", "device") if provenance.get(name))
     if where:
@@ -204,6 +189,6 @@ def _step_facts(manifest: Manifest, experiment: Experiment) -> Facts:
     if quarantined:
         facts.append(("quarantined images", "; ".join(f"{item.image}: {item.reason}" for item in quarantined)))
     versions = provenance.get("versions")
-    if isinstance(versions, dict) and versions != experiment.provenance.get("versions"):
+    if isinstance(versions, dict) and versions != experiment.run.versions:
         facts.append(("versions", ", ".join(f"{name} {text}" for name, text in versions.items())))
     return facts

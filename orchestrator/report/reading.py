@@ -5,55 +5,15 @@ computed, where and at what cost. A manifest that is gone or damaged takes its p
 the report says so. The failure this guards against: a report that can only be made while the cluster still stands.
 """
 
-import json
+from collections import Counter
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
-
-from orchestrator.ledger.layout import RESULTS, STEPS, results_path, stem
+from orchestrator.ledger.layout import STEPS, stem
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.training_states import read_history
+from orchestrator.results.cells import CellResult, Run, Status, read_results
 from orchestrator.storage.store import Storage
-from workloads.errors import InputError
-
-# A row may be named by a number in YAML: 200 superpixels.
-_Name = Annotated[str | None, BeforeValidator(lambda value: value if value is None else str(value))]
-
-
-# Cells that ended so have all their steps on the storage.
-_WHOLE = ("done", "cached")
-
-
-class ResultCell(BaseModel):
-    """One cell of the grid as the results file has it. What is not named here is left alone.
-
-    `status` is done, cached, failed, or why a cell was skipped (not trained, stopped), with its `reason`.
-    """
-
-    model_config = ConfigDict(extra="ignore", frozen=True)
-
-    cell: dict[str, Any]
-    status: str
-    error: str | None = None
-    reason: str | None = None
-    metrics: dict[str, Any] = Field(default_factory=dict)
-    steps: dict[str, str] = Field(default_factory=dict)
-    seconds: dict[str, float] = Field(default_factory=dict)
-    images: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    quarantined: list[str] = Field(default_factory=list)
-    row: _Name = None
-    column: _Name = None
-    paper: dict[str, float | str | None] | None = None
-    substitutes: list[str] = Field(default_factory=list)
-
-
-class _Results(BaseModel):
-    model_config = ConfigDict(extra="ignore")
-
-    experiment: dict[str, Any]
-    cells: list[ResultCell]
-    provenance: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -66,8 +26,8 @@ class Experiment:
     name: str
     storage: str
     document: dict[str, Any]
-    cells: list[ResultCell]
-    provenance: dict[str, Any]
+    cells: list[CellResult]
+    run: Run
     manifests: dict[str, Manifest]
     histories: dict[str, list[dict[str, float]]]
     problems: list[str]
@@ -92,15 +52,9 @@ class Experiment:
     @property
     def counts(self) -> dict[str, int]:
         """How many cells ended how; done, cached and failed are always named."""
-        counts = dict.fromkeys(("done", "cached", "failed"), 0)
-        for cell in self.cells:
-            counts[cell.status] = counts.get(cell.status, 0) + 1
-        return counts
-
-
-def experiment_names(storage: Storage) -> list[str]:
-    """The experiments that have results on a storage, sorted."""
-    return sorted(stem(file.path) for file in storage.files(RESULTS) if file.path.endswith(".json"))
+        always = (Status.DONE, Status.CACHED, Status.FAILED)
+        found = Counter(cell.status for cell in self.cells)
+        return {status.value: found[status] for status in Status if status in always or found[status]}
 
 
 def read_experiment(storage: Storage, name: str) -> Experiment:
@@ -109,22 +63,9 @@ def read_experiment(storage: Storage, name: str) -> Experiment:
     Raises:
         InputError: there are no such results, or the file does not hold results.
     """
-    path = results_path(name)
-    try:
-        results = _Results.model_validate(json.loads(storage.read(path)))
-    except FileNotFoundError:
-        there = ", ".join(experiment_names(storage)) or "none at all"
-        raise InputError(f"no results of {name!r} on storage {storage.uri}; there are: {there}") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise InputError(
-            f"{storage.locate(path)} does not hold results: {place}: {first['msg']}; `lookbeyond run` writes it again"
-        ) from None
-    except ValueError as error:
-        raise InputError(f"{storage.locate(path)} cannot be read ({error}); `lookbeyond run` writes it again") from None
+    results = read_results(storage, name)
     keys = list(dict.fromkeys(key for cell in results.cells for key in cell.steps.values()))
-    finished = {key for cell in results.cells if cell.status in _WHOLE for key in cell.steps.values()}
+    finished = {key for cell in results.cells if cell.status.whole for key in cell.steps.values()}
     manifests, problems = _read_manifests(storage, keys, finished)
     trained = [key for key, manifest in manifests.items() if manifest.kind in ("pretrain", "finetune")]
     histories = {key: history for key in trained if (history := _history(storage, key))}
@@ -133,7 +74,7 @@ def read_experiment(storage: Storage, name: str) -> Experiment:
         storage=storage.uri,
         document=results.experiment,
         cells=results.cells,
-        provenance=results.provenance,
+        run=results.provenance,
         manifests=manifests,
         histories=histories,
         problems=problems,

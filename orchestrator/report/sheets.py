@@ -18,8 +18,10 @@ from PIL import Image
 from orchestrator.ledger.layout import FIGURES
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.shards import read_maps
-from orchestrator.report.comparing import Result, described, varying
-from orchestrator.report.reading import Experiment, experiment_names
+from orchestrator.report.comparing import Result
+from orchestrator.report.reading import Experiment
+from orchestrator.results.cells import experiment_names
+from orchestrator.spec.naming import described, differing
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 from workloads.figures import colourise, distinct_colours, sheet
@@ -93,9 +95,9 @@ def _drawn(experiment: Experiment, results: list[Result], storage: Storage) -> S
     for result in results:
         _, cell = result.cells[0]
         labels = experiment.manifests.get(cell.steps.get("label_val") or cell.steps.get("label") or "")
-        clusters = cell.metrics.get("clusters")
-        if labels is not None and isinstance(clusters, int) and len(columns) < _COLUMNS:
-            title = result.row or described(result.values, varying(results)) or "labels"
+        clusters = cell.metrics.clusters
+        if labels is not None and clusters is not None and len(columns) < _COLUMNS:
+            title = result.row or described(result.values, differing(results)) or "labels"
             columns.append((title, _first_maps(labels, storage), clusters))
     names = list(dict.fromkeys(name for _, maps, _ in columns for name in maps))[:_IMAGES]
     if not names:

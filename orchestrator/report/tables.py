@@ -9,27 +9,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from orchestrator.report.comparing import Published, Result, Spread, dataset_title, number_of, shown, varying
+from orchestrator.report.comparing import Published, Result, dataset_title
+from orchestrator.results.cells import finite
+from orchestrator.results.metrics import CLUSTERS, COVERAGE, MIOU, MIOU_MULTI_SCALE, PMIOU, Metric
+from orchestrator.spec.naming import differing, short_keys, shown
+from workloads.formats import counted, signed
 
 OURS, PAPER, DIFFERENCE = "ours", "paper", "difference"
-MINUS = "\N{MINUS SIGN}"
 NOTHING = "\N{EN DASH}"
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A figure of merit: its name in the results, its title, how it was measured, and the paper's name for it."""
-
-    name: str
-    title: str
-    detail: str = ""
-    paper: str | None = None
-    digits: int = 2
-
-    @property
-    def heading(self) -> str:
-        """Title and way of measuring in one line."""
-        return f"{self.title}, {self.detail}" if self.detail else self.title
 
 
 @dataclass(frozen=True)
@@ -99,21 +86,6 @@ def letter(index: int) -> str:
     return name if index < 26 else letter(index // 26 - 1) + name
 
 
-def figure(value: float, digits: int = 2) -> str:
-    """A number for a reader: so many decimals, and for a small one two significant digits; whole ones stay whole."""
-    if value and abs(value) < 10.0**-digits:
-        return f"{value:.2g}"
-    return f"{value:.{digits}f}"
-
-
-def signed(value: float, digits: int = 1) -> str:
-    """A difference: with its sign, zero without."""
-    text = f"{abs(value):.{digits}f}"
-    if float(text) == 0:
-        return text
-    return f"{'+' if value > 0 else MINUS}{text}"
-
-
 def ours(result: Result | None, metric: Metric, notes: tuple[str, ...] = ()) -> Entry:
     """Our figure of a result: mean and deviation, or what kept it from being there."""
     if result is None:
@@ -124,20 +96,12 @@ def ours(result: Result | None, metric: Metric, notes: tuple[str, ...] = ()) -> 
     if spread is None:
         text = "failed" if len(result.failed) == len(result.cells) else NOTHING
         return Entry(text, "failed" if text == "failed" else OURS, None, result.anchor, "; ".join(hints), notes=notes)
-    text = _spread(spread, metric)
-    values = [number_of(cell.metrics.get(metric.name)) for _, cell in result.cells]
+    text = spread.text(metric.digits)
+    values = [cell.metrics.number(metric.name) for _, cell in result.cells]
     exact = ", ".join(f"{value:.6g}" for value in values if value is not None)
     detail = f"{len(result.failed)} of {len(result.cells)} repeats failed" if result.failed else ""
     hint = "; ".join([f"{metric.title} {exact}", *hints])
     return Entry(text, OURS, spread.mean, result.anchor, hint, detail, notes)
-
-
-def _spread(spread: Spread, metric: Metric) -> str:
-    text = figure(spread.mean, metric.digits)
-    # A count that is the same in every repeat has no spread to speak of.
-    if spread.deviation is None or (not metric.digits and not spread.deviation):
-        return text
-    return f"{text} ± {spread.deviation:.{metric.digits}f}"
 
 
 def papers(value: Published | None) -> Entry:
@@ -170,14 +134,11 @@ def metrics_of(results: Sequence[Result]) -> list[Metric]:
         return any(result.spread(name) is not None for result in results)
 
     several = measured("miou_multi_scale")
-    chosen = [Metric("pmiou", "PmIoU", paper="pmiou")]
+    chosen = [PMIOU]
     if measured("miou") or not several:
-        chosen.append(
-            Metric("miou", "mIoU", "single scale" if measured("miou") else "", paper=None if several else "miou")
-        )
-    if several:
-        chosen.append(Metric("miou_multi_scale", "mIoU", "multi-scale + flip", paper="miou"))
-    return chosen
+        detail = "single scale" if measured("miou") else ""
+        chosen.append(replace(MIOU, detail=detail, paper=None if several else MIOU.paper))
+    return [*chosen, MIOU_MULTI_SCALE] if several else chosen
 
 
 def has_paper(results: Iterable[Result], metric: Metric) -> bool:
@@ -188,23 +149,17 @@ def has_paper(results: Iterable[Result], metric: Metric) -> bool:
 def protocol_line(results: Iterable[Result]) -> str:
     """Split, classes and number of scored images, as far as the results agree on them."""
     protocols = [result.protocol for result in results if result.protocol]
-    parts = []
-    for name, pattern in (("split", "{}"), ("classes", "{} classes"), ("scored_images", "{} images")):
-        values = {str(protocol[name]) for protocol in protocols if protocol.get(name) is not None}
-        if len(values) == 1:
-            parts.append(pattern.format(values.pop()))
-    return ", ".join(parts)
-
-
-_ALSO = (
-    Metric("coverage", "coverage", digits=3),
-    Metric("clusters", "clusters", digits=0),
-)
+    parts = [
+        {protocol.split for protocol in protocols if protocol.split is not None},
+        {counted(protocol.classes, "class", "classes") for protocol in protocols if protocol.classes is not None},
+        {counted(each.scored_images, "image") for each in protocols if each.scored_images is not None},
+    ]
+    return ", ".join(values.pop() for values in parts if len(values) == 1)
 
 
 def plain_table(results: list[Result], compared: list[Metric], caption: str) -> Table:
     """Every result with the keys of the grid that tell it from the others, the metrics, and how it ended."""
-    keys = varying(results)
+    keys = differing(results)
     labels: list[tuple[str, Any]] = []
     if any(result.row is not None for result in results):
         labels.append(("row", lambda result: result.row or ""))
@@ -214,12 +169,12 @@ def plain_table(results: list[Result], compared: list[Metric], caption: str) -> 
         labels.append(("data set", lambda result: dataset_title(result.dataset)))
     # Rows and columns have names, so the keys that make them up would say the same again.
     if not labels or len({(r.row, r.column, r.dataset) for r in results}) < len(results):
-        labels += [(key.removeprefix("labels."), _value_of(key)) for key in keys if key != "dataset.name"]
+        labels += [(name, _value_of(key)) for key, name in short_keys(keys).items() if key != "dataset.name"]
     if not labels:
         labels = [("result", lambda result: "the only cell")]
     metrics = [
         metric
-        for metric in (*compared, *_ALSO)
+        for metric in (*compared, COVERAGE, CLUSTERS)
         if any(result.spread(metric.name) is not None for result in results) or has_paper(results, metric)
     ]
     repeated = any(len(result.cells) > 1 for result in results)
@@ -269,7 +224,7 @@ def _labels(result: Result, labels: list[tuple[str, Any]], notes: Notes) -> list
 
 def _as_number(text: str) -> float | None:
     try:
-        return number_of(float(text))
+        return finite(float(text))
     except ValueError:
         return None
 
@@ -287,7 +242,7 @@ def _measures(result: Result, metrics: list[Metric], results: list[Result]) -> l
 
 def _status(result: Result) -> Entry:
     states = dict.fromkeys(cell.status for _, cell in result.cells)
-    text = ", ".join(states)
+    text = ", ".join(state.value for state in states)
     whys = [(number, cell.error or cell.reason) for number, cell in result.cells]
     hint = "; ".join(f"cell {number}: {why}" for number, why in whys if why)
     return Entry(text, "status failed" if result.failed else "status", anchor=result.anchor, hint=hint)

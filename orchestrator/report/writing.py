@@ -11,7 +11,8 @@ from orchestrator.ledger.layout import REPORT
 from orchestrator.report.assembling import Report, assemble
 from orchestrator.report.exports import render_csv, render_markdown
 from orchestrator.report.page import IndexLine, render_index, render_report
-from orchestrator.report.reading import experiment_names, read_experiment
+from orchestrator.report.reading import read_experiment
+from orchestrator.results.cells import experiment_names
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -88,5 +89,5 @@ def _write(report: Report, target: Storage, written: Written) -> None:
 
 def _index_line(report: Report) -> IndexLine:
     experiment = report.experiment
-    started = str(experiment.provenance.get("started", ""))
+    started = experiment.run.started or ""
     return IndexLine(experiment.name, experiment.title, started, len(experiment.cells), experiment.counts["failed"])

@@ -8,8 +8,7 @@ the run.
 
 import io
 import itertools
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -18,6 +17,7 @@ from orchestrator.ledger.layout import figure_path, figures_mark
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.shards import read_maps
 from orchestrator.planning.plan import Plan, PlannedCell
+from orchestrator.spec.naming import describe, repeats
 from orchestrator.storage.store import Storage
 from workloads.datasets import Dataset, open_dataset
 from workloads.errors import InputError
@@ -46,11 +46,9 @@ def write_predictions(plan: Plan, storage: Storage) -> list[str]:
 
     Cells that differ only in seeds show the first of them.
     """
-    first: dict[str, PlannedCell] = {}
-    for cell in plan.cells:
-        if _network_manifest(cell, plan) is not None:
-            first.setdefault(_without_seeds(cell), cell)
-    cells = list(first.values())[:_NETWORKS_PER_SHEET]
+    trained = {id(planned.cell): planned for planned in plan.cells if _network_manifest(planned, plan) is not None}
+    groups = repeats(planned.cell for planned in trained.values())
+    cells = [trained[id(group[0])] for group in groups[:_NETWORKS_PER_SHEET]]
     if not cells:
         return []
     entry = cells[0].cell.entry.dataset
@@ -65,7 +63,7 @@ def write_predictions(plan: Plan, storage: Storage) -> list[str]:
     ]
     figures = [f"mIoU {manifest.results['miou']:.1f}" for manifest in manifests]
     titles = ["image", "ground truth"]
-    titles += [f"{_values(cell)}, {figure}".lstrip(", ") for cell, figure in zip(cells, figures, strict=True)]
+    titles += [f"{_name(cell, cells)}, {figure}".lstrip(", ") for cell, figure in zip(cells, figures, strict=True)]
     captions = [name.rsplit("/", 1)[-1] for name in maps[0]]
     picture = sheet(rows, titles, captions, _legend(dataset), cell_width=_CELL_WIDTH)
     return [_save(picture, figure_path(plan.name, "predictions"), storage)]
@@ -77,10 +75,6 @@ def _save(picture: np.ndarray, path: str, storage: Storage) -> str:
     storage.replace(path, buffer.getvalue())
     storage.write_nondurable(figures_mark(), b"the pictures of runs\n")
     return storage.locate(path)
-
-
-def _without_seeds(cell: PlannedCell) -> str:
-    return repr({key: value for key, value in cell.cell.values.items() if key.rsplit(".", 1)[-1] != "seed"})
 
 
 def _network_manifest(cell: PlannedCell, plan: Plan) -> Manifest | None:
@@ -141,19 +135,11 @@ def _captions(name: str, lines: int) -> list[str]:
 def _title(cell: PlannedCell, plan: Plan) -> str:
     score = plan.done.get(cell.roles["score"].key) if "score" in cell.roles else None
     result = f"PmIoU {score.results['pmiou']:.1f}" if score else ""
-    return ", ".join(filter(None, [_values(cell), result])) or "labels"
+    return ", ".join(filter(None, [_name(cell, plan.cells), result])) or "labels"
 
 
-def _values(cell: PlannedCell) -> str:
-    if named := [name for name in (cell.cell.row, cell.cell.column) if name]:
-        return ", ".join(named)
-    return ", ".join(f"{key.rsplit('.', 1)[-1]} {_short(value)}" for key, value in cell.cell.values.items())
-
-
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return " ".join(_short(inner) for inner in value.values())
-    return "none" if value is None else str(value).rsplit("/", 1)[-1]
+def _name(cell: PlannedCell, cells: Sequence[PlannedCell]) -> str:
+    return describe(cell.cell, [planned.cell for planned in cells]) if len(cells) > 1 else ""
 
 
 def _labels(cell: PlannedCell, plan: Plan, labels: np.ndarray | None) -> np.ndarray | None:

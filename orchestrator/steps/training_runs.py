@@ -6,7 +6,6 @@ step next (after a worker, a node or the driver died) continues from it.
 """
 
 import io
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,7 +17,7 @@ import pyarrow as pa
 import torch
 
 from orchestrator.ledger.image_sets import read_listing
-from orchestrator.ledger.layout import history_path, model_path, state_path
+from orchestrator.ledger.layout import model_path, state_path
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch, map_of
@@ -27,6 +26,7 @@ from orchestrator.ledger.training_states import (
     last_loss,
     read_history,
     training_seconds,
+    write_history,
 )
 from orchestrator.steps.jobs import MAP_COMPRESSION, Source
 from orchestrator.steps.training import FinetuneJob, PretrainJob, TrainingJob
@@ -244,8 +244,8 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
             if told.step * _SUBSET_EVALUATIONS // loop.total_steps > evaluations:
                 evaluations = told.step * _SUBSET_EVALUATIONS // loop.total_steps
                 report = replace(told, shown=told.shown | run.evaluate_subset(loop))
-            history.append(_row(report))
-            storage.write_nondurable(history_path(key), json.dumps(history).encode())
+            history.append(history_row(report))
+            write_history(storage, key, history)
             if time.monotonic() - written >= checkpoint_seconds:
                 _keep_state(storage, key, loop)
                 written = time.monotonic()
@@ -300,7 +300,8 @@ def _score(loop: Loop, images: TrueLabels, config: EvaluationConfig, name: str) 
     return {name: score.miou, f"{name}_per_class": per_class, f"{name}_classes_present": score.present}
 
 
-def _row(report: StepReport) -> dict[str, float]:
+def history_row(report: StepReport) -> dict[str, float]:
+    """What a history holds of a report."""
     return {
         "step": report.step,
         "total_steps": report.total_steps,

@@ -1,9 +1,11 @@
-"""Storages made by hand for the report: results files, manifests and histories as a run leaves them, without a run."""
+"""Storages made by hand for the report: results files, manifests and histories as a run leaves them, without a run.
+
+They are written by the code that writes them in a run, so that a report never reads what only a test writes.
+"""
 
 import hashlib
 import io
 import itertools
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,11 +13,26 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from orchestrator.ledger.layout import attempt_path, figure_path, history_path, model_path, results_path
+from orchestrator.execution.provenance import Code
+from orchestrator.ledger.layout import attempt_path, figure_path, model_path, results_path
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.shards import Quarantined, ShardRecord
+from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, write_history
+from orchestrator.results.cells import (
+    CellResult,
+    ImageCount,
+    Machine,
+    Metrics,
+    Protocol,
+    Results,
+    Run,
+    Status,
+)
+from orchestrator.steps.training_runs import history_row
 from orchestrator.storage.store import Storage
+from workloads.training.loop import StepReport
 
+STEPS = 40
 VERSIONS = {"python": "3.11.7", "torch": "2.14.0"}
 PAPER = {
     "table1": [
@@ -147,13 +164,10 @@ class HandMade:
         manifest = Manifest(kind, key, meaning, facts.get("inputs", {}), records, facts.get("results", {}), provenance)
         Ledger(self.storage).commit(manifest)
         if kind in ("pretrain", "finetune"):
-            rows = [{"step": step, "total_steps": 40, "loss": 4.0 / step**0.3} for step in range(1, 41)]
-            if kind == "finetune":
-                rows[-1]["miou"] = 40.0
-            self.storage.replace(history_path(key), json.dumps(rows).encode())
+            write_history(self.storage, key, [history_row(_report(step, kind)) for step in range(1, STEPS + 1)])
         return key
 
-    def cell(self, name: str, values: Mapping[str, Any], *, trained: bool = True, **members: Any) -> dict[str, Any]:
+    def cell(self, name: str, values: Mapping[str, Any], *, trained: bool = True, **members: Any) -> CellResult:
         """A finished cell with its steps; `members` are laid over it."""
         sample = self.step("sample", name)
         cluster = self.step("cluster", name, values, inputs={"sample": sample}, seconds=2.0)
@@ -167,7 +181,7 @@ class HandMade:
             "miou": None,
             "per_class_iou": [1.0, None],
             "clusters": 15,
-            "protocol": {"dataset": "cityscapes", "classes": 19, "split": "val", "scored_images": 500},
+            "protocol": Protocol(dataset="cityscapes", classes=19, split="val", scored_images=500),
         }
         if trained:
             pretrain = self.step("pretrain", name, values, inputs={"labels": label}, seconds=1800.0, device="cuda")
@@ -178,43 +192,43 @@ class HandMade:
             seconds |= {"pretrain": 1800.0, "finetune": 900.0}
             miou = float(self.random.uniform(70, 80))
             metrics |= {"miou": miou, "miou_multi_scale": miou + 1.1}
-        made = {
-            "cell": dict(values),
-            "row": None,
-            "column": None,
-            "paper": None,
-            "status": "done",
-            "error": None,
-            "metrics": metrics,
-            "steps": steps,
-            "seconds": seconds,
-            "images": {"sample": {"pool": "train", "requested": 10, "available": 8, "used": 8}},
-            "quarantined": [],
-            "substitutes": [],
-        }
-        return made | members
+        made = CellResult(
+            values=dict(values),
+            status=Status.DONE,
+            metrics=Metrics(**metrics),
+            steps=steps,
+            seconds=seconds,
+            images={"sample": ImageCount(pool="train", requested=10, available=8, used=8)},
+        )
+        return made.model_copy(update=members)
 
-    def results(self, name: str, cells: Iterable[Mapping[str, Any]], **document: Any) -> dict[str, Any]:
+    def results(self, name: str, cells: Iterable[CellResult], **document: Any) -> Results:
         """Write ``results/NAME.json``."""
-        written = {
-            "experiment": {"name": name, "dataset": {"name": "cityscapes"}} | document,
-            "cells": list(cells),
-            "provenance": {
-                "git": {"commit": "c0ffee" * 6 + "c0ff", "changed": False},
-                "versions": VERSIONS,
-                "seed": 0,
-                "started": "2026-01-02T03:04:05Z",
-                "seconds": 61.0,
-                "command": ["lookbeyond", "run", f"{name}.yaml", "labels.images=24"],
-                "machines": [{"host": "machine-1", "cores": 8.0, "gpus": 1, "memory": 64_000_000_000}],
-            },
-        }
-        self.storage.replace(results_path(name), json.dumps(written, indent=1).encode())
-        return written
+        run = Run(
+            git=Code("c0ffee" * 6 + "c0ff"),
+            versions=VERSIONS,
+            seed=0,
+            started="2026-01-02T03:04:05Z",
+            seconds=61.0,
+            command=["lookbeyond", "run", f"{name}.yaml", "labels.images=24"],
+            machines=[Machine(host="machine-1", cores=8, gpus=1, memory=64_000_000_000)],
+        )
+        experiment = {"name": name, "dataset": {"name": "cityscapes"}} | document
+        return self.write(Results(experiment=experiment, cells=list(cells), provenance=run))
+
+    def write(self, results: Results) -> Results:
+        """Write the file of these results."""
+        self.storage.replace(results_path(results.experiment["name"]), results.to_bytes())
+        return results
+
+    def change(self, results: Results, changes: Mapping[int, Mapping[str, Any]]) -> Results:
+        """Write results again, with some cells of which some members are others."""
+        cells = [cell.model_copy(update=changes.get(number, {})) for number, cell in enumerate(results.cells)]
+        return self.write(results.model_copy(update={"cells": cells}))
 
     def table(
         self, layout: str, *, seeds: int = 2, trained: bool = True, dataset: str = "cityscapes", **document: Any
-    ) -> dict[str, Any]:
+    ) -> Results:
         """An experiment with every row and column of a table of the paper, each over some seeds."""
         cells = []
         rows = PAPER[layout]
@@ -228,8 +242,7 @@ class HandMade:
             cell = self.cell(
                 f"{layout}-{dataset}", values, trained=trained, row=entry["row"], column=column, paper=paper
             )
-            cell["metrics"]["protocol"]["dataset"] = dataset
-            cells.append(cell)
+            cells.append(on_dataset(cell, dataset))
         return self.results(
             layout,
             cells,
@@ -248,9 +261,31 @@ class HandMade:
         return buffer.getvalue()
 
 
-def means(document: dict[str, Any], metric: str) -> dict[tuple[str | None, str | None], tuple[float, float]]:
+def on_dataset(cell: CellResult, dataset: str) -> CellResult:
+    """The cell, scored on another data set."""
+    assert cell.metrics.protocol is not None
+    protocol = cell.metrics.protocol.model_copy(update={"dataset": dataset})
+    return cell.model_copy(update={"metrics": cell.metrics.model_copy(update={"protocol": protocol})})
+
+
+def means(results: Results, metric: str) -> dict[tuple[str | None, str | None], tuple[float, float]]:
     """Mean and sample standard deviation of a metric over the repeats, by row and column, worked out by NumPy."""
     values: dict[tuple[str | None, str | None], list[float]] = {}
-    for cell in document["cells"]:
-        values.setdefault((cell["row"], cell["column"]), []).append(cell["metrics"][metric])
+    for cell in results.cells:
+        values.setdefault((cell.row, cell.column), []).append(getattr(cell.metrics, metric))
     return {place: (float(np.mean(found)), float(np.std(found, ddof=1))) for place, found in values.items()}
+
+
+def _report(step: int, kind: str) -> StepReport:
+    """What a training says after a step; a fine-tuning is evaluated on the validation subset five times."""
+    evaluated = kind == "finetune" and step % (STEPS // 5) == 0
+    return StepReport(
+        step=step,
+        total_steps=STEPS,
+        epoch=0,
+        loss=4.0 / step**0.3,
+        learning_rate=0.01,
+        images_per_second=8.0,
+        wait_share=0.1,
+        shown={VAL_MIOU_SUBSET: float(step)} if evaluated else {},
+    )

@@ -55,7 +55,7 @@ def test_what_is_left_behind_is_given_up_remembered_and_taken_up_by_a_run_withou
     assert (report.failed, report.executed) == ({}, [first])
     assert set(plan.skipped) == set(keys[1:])
     assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
-    told = [(cell["status"], cell.get("reason")) for cell in collect(plan, set(), {})]
+    told = [(cell.status, cell.reason) for cell in collect(plan, set(), {})]
     assert [status for status, _ in told] == ["done", "stopped", "stopped"]
     # Whoever comes to the rung first is compared with the one alone that was there.
     assert sum("after step 20 of 100 is below 100.00" in str(each) for each in told) == 1
@@ -65,7 +65,7 @@ def test_what_is_left_behind_is_given_up_remembered_and_taken_up_by_a_run_withou
 
     again, second = run(EXPERIMENT, storage)
     assert second.executed == []
-    assert [(cell["status"], cell.get("reason")) for cell in collect(again, {first}, {})] == [
+    assert [(cell.status, cell.reason) for cell in collect(again, {first}, {})] == [
         ("cached", None),
         *told[1:],
     ]

@@ -140,12 +140,12 @@ def test_a_cell_that_was_given_up_says_so_under_the_same_rule_only(storage: Stor
     plan = planned(storage, grid=grid, compute={"early_stopping": {}})
     assert [step.key for step in plan.pending] == [first]
     cell = collect(plan, set(), {})[1]
-    assert (cell["status"], cell["error"], cell["metrics"]["miou"]) == ("stopped", None, None)
-    assert cell["reason"] == (
+    assert (cell.status, cell.error, cell.metrics.miou) == ("stopped", None, None)
+    assert cell.reason == (
         "mIoU 12.50 on the validation subset after step 2 of 10 is below 20.00, where the best 1/3 of its column "
         "begin (compute.early_stopping)"
     )
-    assert {step.key: why for step, why in explain(plan, storage)}[second] == f"stopped: {cell['reason']}"
+    assert {step.key: why for step, why in explain(plan, storage)}[second] == f"stopped: {cell.reason}"
     for other in ({}, {"early_stopping": None}, {"early_stopping": {"grace": 0.5}}):
         assert planned(storage, grid=grid, compute=other).skipped == {}
     assert is_marked(storage, second)

@@ -4,11 +4,10 @@ import copy
 from typing import Any
 
 import pytest
-from scipy.stats import rankdata
 
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.planning.selection import agreement, select_best
+from orchestrator.planning.selection import select_best
 from orchestrator.results.results import collect
 from orchestrator.steps.steps import StepKind
 from orchestrator.storage.store import Storage
@@ -36,7 +35,7 @@ def finish(plan: Plan, kind: StepKind, results: list[dict[str, Any]]) -> None:
     """Declare all steps of a kind done, with these results in plan order."""
     steps = [step for step in plan.steps.values() if step.kind is kind]
     for step, result in zip(steps, results, strict=True):
-        provenance = {"work_seconds": 1.0, "wall_seconds": 1.0, "images": {"used": 8}}
+        provenance = {"work_seconds": 1.0, "wall_seconds": 1.0, "images": {"pool": "val", "available": 8, "used": 8}}
         manifest = Manifest(kind.value, step.key, {}, {}, [], {"pmiou": None, "coverage": 1.0} | result, provenance)
         plan.done[step.key] = manifest
 
@@ -65,10 +64,10 @@ def test_the_results_of_the_others_say_why_and_keep_their_score(made: Plan) -> N
     finish(made, StepKind.SCORE, [{"pmiou": 20.0}, {"pmiou": 30.0}, {"pmiou": 10.0}])
     select_best(made, 2)
     cell = collect(made, set(), {})[-1]
-    assert cell["status"] == "not trained"
-    assert cell["error"] is None
-    assert cell["metrics"]["pmiou"] == 10.0
-    assert cell["reason"] == (
+    assert cell.status == "not trained"
+    assert cell.error is None
+    assert cell.metrics.pmiou == 10.0
+    assert cell.reason == (
         "PmIoU 10.00 is not among the 2 best of 3 labellings, which begin at 20.00 (--select-best 2)"
     )
 
@@ -91,15 +90,3 @@ def test_without_anything_to_select_the_option_is_refused(tiny: dict[str, Any], 
     plan = make_plan(tiny, Storage(str(tmp_path)), write_listings=False)
     with pytest.raises(InputError, match="--select-best 2: no cell of tiny has both a PmIoU and a training"):
         select_best(plan, 2)
-
-
-def test_the_rank_correlation_is_the_correlation_of_ranks() -> None:
-    pmious, mious = [10.0, 20.0, 30.0, 40.0, 40.0], [1.0, 3.0, 2.0, 5.0, 4.0]
-    cells = [{"metrics": {"pmiou": a, "miou": b}} for a, b in zip(pmious, mious, strict=True)]
-    found = agreement([*cells, {"metrics": {"pmiou": 50.0, "miou": None}}, {"metrics": {}}])
-    first, second = rankdata(pmious) - 3, rankdata(mious) - 3
-    assert found is not None
-    assert found.cells == 5
-    assert found.spearman == pytest.approx((first @ second) / ((first @ first) * (second @ second)) ** 0.5)
-    assert agreement(cells[:2]) is None
-    assert agreement([{"metrics": {"pmiou": 1.0, "miou": 2.0}}] * 4) is None, "without differences there is no order"

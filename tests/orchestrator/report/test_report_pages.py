@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.report_pages import Outline, page_of
-from support.report_storage import PAPER, HandMade, means
+from support.report_storage import PAPER, HandMade, means, on_dataset
 
 from orchestrator.cli import parser as cli
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.report.assembling import assemble
 from orchestrator.report.comparing import results_of
 from orchestrator.report.reading import read_experiment
-from orchestrator.report.tables import figure
 from orchestrator.report.writing import write_all, write_one
+from orchestrator.results.cells import Status
 from workloads.errors import InputError
+from workloads.formats import figure
 
 HOSTILE = "<img src=x onerror=alert(1)>|`*_[x](javascript:1)\"'&</script>"
 
@@ -26,8 +27,8 @@ HOSTILE = "<img src=x onerror=alert(1)>|`*_[x](javascript:1)\"'&</script>"
 def test_what_users_write_is_shown_and_never_run(hand_made: HandMade) -> None:
     values = [{f"labels.{HOSTILE}": HOSTILE, "labels.outliers": share} for share in (0.0, 0.1, 0.2)]
     cells = [hand_made.cell("hostile", one, row=HOSTILE + str(place)) for place, one in enumerate(values)]
-    cells[0] |= {"error": HOSTILE, "status": "failed", "quarantined": [HOSTILE], "substitutes": [HOSTILE]}
-    cells[1]["metrics"]["protocol"]["dataset"] = HOSTILE
+    failed = {"error": HOSTILE, "status": Status.FAILED, "quarantined": [HOSTILE], "substitutes": [HOSTILE]}
+    cells = [cells[0].model_copy(update=failed), on_dataset(cells[1], HOSTILE), cells[2]]
     hand_made.results("hostile", cells, title=HOSTILE, layout="table2", rows=[{"row": HOSTILE}], size=HOSTILE)
     text, outline = page_of(hand_made.storage, "hostile")
     assert "<img" not in text and "img" not in outline.tags
@@ -87,9 +88,12 @@ def test_a_curve_is_drawn_for_every_training(hand_made: HandMade) -> None:
     assert {name: len(charts) for name, charts in report.curves.items()} == {
         "Pre-training: loss": 3,
         "Fine-tuning: loss": 3,
-        "Fine-tuning: mIoU, %": 3,
+        "Fine-tuning: val mIoU, %": 3,
     }
     assert "step 40: 1.323" in report.curves["Pre-training: loss"][0].svg
+    assert re.findall(r"step \d+: \d+", report.curves["Fine-tuning: val mIoU, %"][0].svg) == [
+        f"step {step}: {step}" for step in (8, 16, 24, 32, 40)
+    ]
 
 
 @pytest.mark.parametrize("layout", ["table2", "table3", "table4", "table5"])
@@ -121,7 +125,7 @@ def test_repeats_that_differ_in_seeds_only_are_one_result(hand_made: HandMade) -
     hand_made.results("seeds", cells)
     results = results_of(read_experiment(hand_made.storage, "seeds"))
     assert [[number for number, _ in result.cells] for result in results] == [[0, 2], [1, 3]]
-    expected = [cells[0]["metrics"]["pmiou"], cells[2]["metrics"]["pmiou"]]
+    expected = [cells[0].metrics.pmiou, cells[2].metrics.pmiou]
     spread = results[0].spread("pmiou")
     assert spread is not None
     assert spread.mean == pytest.approx(np.mean(expected))
@@ -130,14 +134,14 @@ def test_repeats_that_differ_in_seeds_only_are_one_result(hand_made: HandMade) -
 
 def test_a_manifest_that_is_gone_is_named_and_costs_only_its_provenance(hand_made: HandMade) -> None:
     document = hand_made.table("table3", seeds=1)
-    gone, damaged = (document["cells"][number]["steps"]["score"] for number in (0, 1))
+    gone, damaged = (document.cells[number].steps["score"] for number in (0, 1))
     Ledger(hand_made.storage).forget("score", gone)
     hand_made.storage.replace(f"steps/score/{damaged}.json", b"{")
     _, outline = page_of(hand_made.storage, "table3")
-    steps = {key for cell in document["cells"] for key in cell["steps"].values()}
+    steps = {key for cell in document.cells for key in cell.steps.values()}
     assert f"1 of {len(steps)} manifests are no longer on the storage: {gone[:12]}" in outline.text
     assert f"steps/score/{damaged}.json is damaged" in outline.text
-    assert figure(document["cells"][0]["metrics"]["pmiou"]) in outline.text
+    assert figure(document.cells[0].metrics.pmiou) in outline.text
 
 
 def test_missing_results_say_what_there_is(hand_made: HandMade, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.planning.plan import PlannedCell, make_plan
-from orchestrator.results.results import substitutes
+from orchestrator.results.collecting import substitutes
 from orchestrator.spec.grid import Cell, expand
 from orchestrator.spec.loading import load_document
 from orchestrator.storage.store import Storage

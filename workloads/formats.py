@@ -1,0 +1,45 @@
+"""How numbers are written for people, wherever they are printed."""
+
+MINUS = "\N{MINUS SIGN}"
+
+
+def figure(value: float, digits: int = 2) -> str:
+    """A number with so many decimals, and with two significant digits where that would leave nothing of it."""
+    if value and abs(value) < 10.0**-digits:
+        return f"{value:.2g}"
+    return f"{value:.{digits}f}"
+
+
+def signed(value: float, digits: int = 1) -> str:
+    """A difference: with its sign, zero without."""
+    text = f"{abs(value):.{digits}f}"
+    if float(text) == 0:
+        return text
+    return f"{'+' if value > 0 else MINUS}{text}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours: ``1.2 s``, ``45 s``, ``3.4 min``, ``42 min``, ``7.5 h``."""
+    if seconds < 89.5:
+        return _two_digits(seconds, "s")
+    return _two_digits(seconds / 60, "min") if seconds < 89.5 * 60 else _two_digits(seconds / 3600, "h")
+
+
+def size(count: float) -> str:
+    """Bytes in units of a thousand: ``512 B``, ``9.9 kB``, ``64 GB``."""
+    if count < 999.5:
+        return f"{count:.0f} B"
+    for unit in ("kB", "MB", "GB"):
+        count /= 1000
+        if count < 999.5:
+            return _two_digits(count, unit)
+    return f"{count / 1000:.1f} TB"
+
+
+def counted(number: float, noun: str, plural: str = "") -> str:
+    """A count and its noun: ``1 cell``, ``12 cells``, ``19 classes``."""
+    return f"{number:g} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def _two_digits(number: float, unit: str) -> str:
+    return f"{number:.1f} {unit}" if number < 9.95 else f"{number:.0f} {unit}"
