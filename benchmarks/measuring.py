@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from orchestrator.results.cells import CellResult, Results
+
 WEIGHTS = {
     "imagenet": "weights/mobilenet_v2_imagenet_fp16.pth",
     "voc": "weights/deeplabv3_mobilenet_v2_voc_fp16.pth",
@@ -72,17 +74,17 @@ def not_measured(why: str) -> NoReturn:
 
 @dataclass(frozen=True)
 class ProjectRun:
-    """One `lookbeyond run`: its results document, its wall time, and how long until the first job was handed out
+    """One `lookbeyond run`: its results, its wall time, and how long until the first job was handed out
     (interpreter, plan and start of Ray)."""
 
-    document: dict[str, Any]
+    results: Results
     seconds: float
     start_seconds: float
 
     @property
-    def cells(self) -> list[dict[str, Any]]:
+    def cells(self) -> list[CellResult]:
         """The cells of the results file."""
-        return self.document["cells"]
+        return self.results.cells
 
 
 def run_project(experiment: Path, overrides: Sequence[str], storage: Path) -> ProjectRun:
@@ -90,13 +92,13 @@ def run_project(experiment: Path, overrides: Sequence[str], storage: Path) -> Pr
     command = [sys.executable, "-m", "lookbeyond", "run", str(experiment), *overrides]
     command += ["--storage", str(storage), "--json"]
     begun, clock = time.time(), time.perf_counter()
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     seconds = time.perf_counter() - clock
     if done.returncode:
         not_measured(f"`lookbeyond run` ended with code {done.returncode}")
     manifests = [json.loads(path.read_text()) for path in (storage / "steps").rglob("*.json")]
     first = min(manifest["provenance"]["started"] for manifest in manifests)
-    return ProjectRun(json.loads(done.stdout), seconds, first - begun)
+    return ProjectRun(Results.from_bytes(done.stdout, "the output of `lookbeyond run`"), seconds, first - begun)
 
 
 def put(figure: Mapping[str, Any]) -> None:

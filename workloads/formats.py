@@ -19,10 +19,11 @@ def signed(value: float, digits: int = 1) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours: ``1.2 s``, ``45 s``, ``3.4 min``, ``42 min``, ``7.5 h``."""
-    if seconds < 89.5:
-        return _two_digits(seconds, "s")
-    return _two_digits(seconds / 60, "min") if seconds < 89.5 * 60 else _two_digits(seconds / 3600, "h")
+    """Seconds, minutes, hours or days: ``1.2 s``, ``45 s``, ``3.4 min``, ``42 min``, ``7.5 h``, ``2.5 days``."""
+    for length, unit, most in ((1, "s", 89.5), (60, "min", 89.5), (3600, "h", 47.5)):
+        if seconds < most * length:
+            return _two_digits(seconds / length, unit)
+    return _two_digits(seconds / 86_400, "days")
 
 
 def size(count: float) -> str:

@@ -32,6 +32,7 @@ from orchestrator.steps.making import make_job
 from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
 from workloads.datasets.scenes import ScenesConfig
+from workloads.formats import duration, size
 
 # However large the data set, what hands out the work is not what the machines wait for.
 AIM = Aim("driver's share of the busiest resource's time, most of all scenarios", most=0.5)
@@ -228,26 +229,14 @@ def plan(scenario: Scenario, rates: Rates, assumed: dict[str, float], busy: dict
         "labelling": duration(labelling),
         "saturates first": order[0],
         "then": f"{order[1]} ({100 * busy[order[1]] / busy[order[0]]:.0f} % as busy)",
-        "read from the storage": volume(read),
-        "written": f"{volume(sum(written.values()))} "
-        f"(samples {volume(written['sample'])}, labels {volume(written['label'])})",
+        "read from the storage": size(read),
+        "written": f"{size(sum(written.values()))} "
+        f"(samples {size(written['sample'])}, labels {size(written['label'])})",
         "tasks": f"{3 * shards:,.0f}",
         "labelling costs": f"${labelling / 3600 * an_hour + requests:,.2f} (requests ${requests:,.2f})",
         f"pre-training, {assumed['pre-training epochs']:g} epochs": duration(training),
         "pre-training costs": f"${training / 3600 * training_hour:,.0f}",
     }
-
-
-def duration(seconds: float) -> str:
-    """Minutes, hours or days."""
-    if seconds < 5400:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 172_800 else f"{seconds / 86_400:.1f} days"
-
-
-def volume(size: float) -> str:
-    """Bytes in words."""
-    return f"{size / 1e9:,.1f} GB" if size < 1e12 else f"{size / 1e12:,.2f} TB"
 
 
 if __name__ == "__main__":

@@ -157,7 +157,7 @@ def write_start(run: ProjectRun, place: Path, seed: int, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     config = KMeansConfig()
     storage = Storage(str(place))
-    for clusters, sample in {(cell["metrics"]["clusters"], cell["steps"]["sample"]) for cell in run.cells}:
+    for clusters, sample in {(cell.metrics.clusters or 0, cell.steps["sample"]) for cell in run.cells}:
         with sample_matrix(load_matrix(storage, sample, config.max_pixels)) as matrix:
             centres = greedy_plus_plus(matrix, clusters, generator(seed, "kmeans-init", 0))
         np.save(folder / f"{clusters}.npy", centres)
@@ -189,14 +189,13 @@ def run_plain(
 
 def scores_of(run: ProjectRun) -> dict[Cell, float]:
     """PmIoU by clusters, outlier share and superpixels (0: none)."""
-    return {
-        (
-            cell["metrics"]["clusters"],
-            cell["cell"]["labels.outliers"],
-            (cell["cell"]["labels.superpixels"] or {}).get("n_segments", 0),
-        ): cell["metrics"]["pmiou"]
-        for cell in run.cells
-    }
+    found = {}
+    for cell in run.cells:
+        clusters, pmiou = cell.metrics.clusters, cell.metrics.pmiou
+        assert clusters is not None and pmiou is not None, "a run without failures has scored every cell"
+        superpixels = (cell.values["labels.superpixels"] or {}).get("n_segments", 0)
+        found[clusters, cell.values["labels.outliers"], superpixels] = pmiou
+    return found
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ widened by one standard deviation.
 """
 
 import argparse
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measuring import WEIGHTS, Aim, add_data_option, put, run_project, table, verdict
+from orchestrator.results.statistics import Spread
 
 AIM = Aim("PmIoU of the plain script - mean over seeds, points either way, most of all figures", most=2)
 
@@ -50,24 +50,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     figures: dict[tuple[str, int, str], list[float]] = {}
     names = {Path(path).name: name for name, path in WEIGHTS.items()}
     for cell in run.cells:
-        values = cell["cell"]
-        network = names[Path(values["labels.extractor.weights"]).name]
-        segments = describe(values["labels.superpixels"])
-        figures.setdefault((network, cell["metrics"]["clusters"], segments), []).append(cell["metrics"]["pmiou"])
+        network = names[Path(cell.values["labels.extractor.weights"]).name]
+        segments = describe(cell.values["labels.superpixels"])
+        clusters, pmiou = cell.metrics.clusters, cell.metrics.pmiou
+        assert clusters is not None and pmiou is not None, "a run without failures has scored every cell"
+        figures.setdefault((network, clusters, segments), []).append(pmiou)
     rows, differences = [], []
     for (network, clusters, segments), values in figures.items():
-        mean, spread = statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
+        spread = Spread.of(values)
+        assert spread is not None
+        mean, deviation = spread.mean, spread.deviation or 0.0
         plain = PLAIN[network].get(segments, {}).get(clusters)
         if plain is not None:
             differences.append(abs(plain - mean))
-        within = plain is not None and min(values) - spread <= plain <= max(values) + spread
+        within = plain is not None and min(values) - deviation <= plain <= max(values) + deviation
         put({"network": network, "clusters": clusters, "superpixels": segments, "pmiou": values, "plain": plain})
         rows.append(
             [
                 network,
                 clusters,
                 segments,
-                f"{mean:.1f} ± {spread:.1f}",
+                spread.text(1),
                 f"{min(values):.1f} to {max(values):.1f}",
                 "" if plain is None else plain,
                 "" if plain is None else "yes" if within else f"no ({plain - mean:+.1f} from the mean)",
