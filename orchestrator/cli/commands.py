@@ -29,8 +29,9 @@ from orchestrator.report.writing import write_all, write_one
 from orchestrator.results.cells import Status
 from orchestrator.results.console_tables import print_cells
 from orchestrator.results.figures import write_predictions, write_sheets
+from orchestrator.results.keeping import former_results, keep_other
 from orchestrator.results.label_export import export_label_maps
-from orchestrator.results.results import collect, write_results
+from orchestrator.results.results import collect, record_run, write_results
 from orchestrator.results.tensorboard import show_sheets
 from orchestrator.spec.grid import expand
 from orchestrator.spec.loading import load_document
@@ -230,19 +231,23 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
         else:
             failed, input_errors, machines, trials = {}, set(), [], None
     cells = collect(made, cached, failed)
-    results = write_results(made, cells, storage, started=started, machines=machines)
+    former = former_results(storage, made.name)
+    kept = keep_other(former, made, cells, storage)
+    run = record_run(made, started, machines)
+    results = write_results(made, cells, storage, run=run, former=None if kept else former)
     sheets = _draw(made, storage, trials)
     if options.json:
         print(results.to_bytes().decode())
     else:
         with _only_for_show("the table"):
             print_cells(made.name, cells, Console(highlight=False))
-        places = [("results", storage.locate(results_path(made.name))), *(("picture", sheet) for sheet in sheets)]
-        if trials is not None:
-            places.append(("watch", f"tensorboard --logdir {trials}"))
-        if results.agreement is not None:
-            places.append(("ranking", str(results.agreement)))
-        for title, text in (*places, ("took", duration(time.time() - started))):
+        lines = [("results", storage.locate(results_path(made.name))), *(("picture", sheet) for sheet in sheets)]
+        if kept is not None:
+            other = storage.locate(results_path(kept))
+            lines.append(("kept", f"{other}, the results of another experiment named {made.name}"))
+        lines += [("watch", f"tensorboard --logdir {trials}")] if trials is not None else []
+        lines += [("ranking", str(results.agreement))] if results.agreement is not None else []
+        for title, text in (*lines, ("took", duration(time.time() - started))):
             print(f"{title:<8} {text}")
     bad = [cell for cell in cells if cell.status is Status.FAILED]
     for cell in bad:

@@ -10,17 +10,16 @@ import io
 import itertools
 import re
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import numpy as np
 from PIL import Image
 
-from orchestrator.ledger.layout import FIGURES
+from orchestrator.ledger.layout import stem
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.shards import read_maps
 from orchestrator.report.comparing import Result
 from orchestrator.report.reading import Experiment
-from orchestrator.results.cells import experiment_names
+from orchestrator.results.keeping import pictures_of
 from orchestrator.spec.naming import described, differing
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
@@ -48,23 +47,14 @@ class Sheet:
 
 def sheets_of(experiment: Experiment, results: list[Result], storage: Storage) -> list[Sheet]:
     """The sheets on the storage; where there are none, one drawn from label shards (or none)."""
-    names = experiment_names(storage)
     found = []
-    for file in storage.files(FIGURES):
-        path = PurePosixPath(file.path)
-        if path.suffix == ".png" and _owner(path.stem, names) == experiment.name:
-            kind = path.stem.removeprefix(experiment.name).removeprefix("-")
-            found.append((_order(kind), _embedded(storage.read(file.path), _caption(experiment, kind))))
+    for path in pictures_of(storage, experiment.name):
+        kind = stem(path).removeprefix(experiment.name).removeprefix("-")
+        found.append((_order(kind), _embedded(storage.read(path), _caption(experiment, kind))))
     if found:
         return [picture for _, picture in sorted(found, key=lambda pair: pair[0])]
     drawn = _drawn(experiment, results, storage)
     return [] if drawn is None else [drawn]
-
-
-def _owner(stem: str, names: list[str]) -> str | None:
-    """The experiment that a sheet belongs to: the longest name that it begins with."""
-    owners = [name for name in names if stem == name or stem.startswith(f"{name}-")]
-    return max(owners, key=len, default=None)
 
 
 def _order(kind: str) -> tuple[int, int, str]:

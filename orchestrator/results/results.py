@@ -37,19 +37,11 @@ def agreement(cells: Sequence[CellResult]) -> RankCorrelation | None:
     return None if found.spearman is None else found
 
 
-def write_results(
-    plan: Plan,
-    cells: list[CellResult],
-    storage: Storage,
-    *,
-    started: float,
-    machines: Sequence[Mapping[str, Any]],
-) -> Results:
-    """Write ``results/NAME.json`` and return what it holds."""
-    # A run that finds everything cached ran on no machine; those that computed the numbers are named by the manifests.
+def record_run(plan: Plan, started: float, machines: Sequence[Mapping[str, Any]]) -> Run:
+    """This run. One that finds everything cached ran on no machine; those that computed it are in the manifests."""
     hosts = sorted({manifest.provenance["host"] for manifest in plan.done.values() if manifest.provenance.get("host")})
     process = Provenance.capture()
-    run = Run(
+    return Run(
         git=process.code,
         versions=process.versions,
         seed=plan.document.get("seed", 0),
@@ -58,12 +50,29 @@ def write_results(
         command=["lookbeyond", *sys.argv[1:]],
         machines=[Machine(**machine) for machine in machines] or [Machine(host=host) for host in hosts],
     )
+
+
+def write_results(
+    plan: Plan, cells: list[CellResult], storage: Storage, *, run: Run, former: Results | None = None
+) -> Results:
+    """Write ``results/NAME.json`` and return what it holds.
+
+    `former` is what stands there: where this run has computed nothing of it, the run that did stays on record.
+    """
     found = agreement(cells)
     results = Results(
-        experiment=plan.document, cells=cells, provenance=run, **({"agreement": found} if found is not None else {})
+        experiment=plan.document,
+        cells=cells,
+        provenance=former.provenance if former is not None and _nothing_new(cells, former) else run,
+        **({"agreement": found} if found is not None else {}),
     )
     storage.replace(results_path(plan.name), results.to_bytes())
     return results
+
+
+def _nothing_new(cells: Sequence[CellResult], former: Results) -> bool:
+    known = {key for cell in former.cells if cell.status.whole for key in cell.steps.values()}
+    return all(cell.status is Status.CACHED and known.issuperset(cell.steps.values()) for cell in cells)
 
 
 def _cell(planned: PlannedCell, plan: Plan, cached: Collection[str], failed: Mapping[str, str]) -> CellResult:
