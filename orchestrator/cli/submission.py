@@ -59,12 +59,15 @@ def submit_experiment(
     folder = Path.cwd()
     # `demo` is the packaged experiment, which is part of the code.
     files = [experiment] if Path(experiment).exists() else []
-    submit.refuse_missing(folder, [*files, *sorted(cluster_configs)])
-    sent = submit.refuse_large(folder, sending.limit)
     arguments = [experiment, *overrides, "--storage", storage, "--until", until]
     submission = submit.Submission.of(arguments, folder)
+    submission.directory.refuse_missing([*files, *sorted(cluster_configs)])
+    submission.directory.refuse_large(sending.limit)
     client = submit.connect(address)
-    print(f"sends {sent / 1e6:.1f} MB; the same as\n{submission.plain_line(address)}", file=sys.stderr)
+    print(
+        f"sends {submission.directory.size / 1e6:.1f} MB; the same as\n{submission.plain_line(address)}",
+        file=sys.stderr,
+    )
     if not sending.wait:
         print(submit.start(client, submission))
         return 0

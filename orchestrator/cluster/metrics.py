@@ -6,15 +6,13 @@ agent to take them, and nothing is counted. How busy a GPU is, is told by the pr
 
 from ray.util.metrics import Counter, Gauge
 
-from orchestrator.cluster import session
-
 
 class RunMetrics:
-    """Counters of one run."""
+    """Counters of one run, where a dashboard takes them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, dashboard: bool) -> None:
         self._counters: dict[str, Counter] = {}
-        if session.has_dashboard():
+        if dashboard:
             for name, text, tags in (
                 ("images", "Images processed, by kind of step.", ("kind",)),
                 ("shards", "Shards written, by kind of step.", ("kind",)),

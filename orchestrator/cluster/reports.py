@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ray.train.v2.api.callback import UserCallback
+from ray.train import UserCallback
 
 _END = "\n"
 

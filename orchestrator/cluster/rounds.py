@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.cluster import session
+from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.runner import Runner
 from orchestrator.cluster.workers import extraction_request
 from orchestrator.execution.execution import Execution
@@ -66,9 +67,9 @@ def run_plan(
     ledger = Ledger(storage)
     leases = Leases(storage, plan.compute.lease_seconds)
     try:
-        with session.session(address, dashboard=dashboard):
+        with session.session(address, dashboard=dashboard) as has_dashboard:
             report.machines = session.machines()
-            runner = _make_runner(plan, storage, progress, session.capacity(ever))
+            runner = _make_runner(plan, storage, progress, session.capacity(ever), dashboard=has_dashboard)
             try:
                 _run_rounds(plan, runner, ledger, leases, progress, report)
                 if between is not None:
@@ -84,7 +85,7 @@ def run_plan(
     return report
 
 
-def _make_runner(plan: Plan, storage: Storage, progress: Progress, capacity: Capacity) -> Runner:
+def _make_runner(plan: Plan, storage: Storage, progress: Progress, capacity: Capacity, *, dashboard: bool) -> Runner:
     """The runner of a plan whose pending steps can all be placed on the cluster.
 
     Raises:
@@ -93,7 +94,7 @@ def _make_runner(plan: Plan, storage: Storage, progress: Progress, capacity: Cap
     compute = plan.compute
     uses_gpus = compute.device == "cuda" or (compute.device == "auto" and capacity.most_gpus > 0)
     pending = {step.kind for step in plan.steps.values() if step.key not in plan.done}
-    runner = Runner(storage, compute, progress, capacity, uses_gpus)
+    runner = Runner(storage, compute, progress, capacity, uses_gpus, RunMetrics(dashboard=dashboard))
     requests = []
     if pending & {StepKind.SAMPLE, StepKind.LABEL}:
         requests.append(extraction_request(compute.gpus_per_worker if uses_gpus else 0))
@@ -105,7 +106,7 @@ def _make_runner(plan: Plan, storage: Storage, progress: Progress, capacity: Cap
         from orchestrator.cluster.training import Scale
         from orchestrator.cluster.trials import Trainings
 
-        scale = Scale.of(compute, uses_gpus, capacity)
+        scale = Scale.of(compute, uses_gpus, capacity, dashboard=dashboard)
         requests.append(scale.request)
         info = partial(trial_info, plan)
         halving = None

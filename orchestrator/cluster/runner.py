@@ -58,10 +58,10 @@ class Runner:
     progress: Progress
     capacity: Capacity
     uses_gpus: bool
+    metrics: RunMetrics
     trainings: "Trainings | None" = None
     peak_bytes: dict[int, int] = field(default_factory=dict)
     retries: Counter[str] = field(default_factory=Counter)
-    metrics: RunMetrics = field(default_factory=RunMetrics)
     _running: dict[Any, _InFlight] = field(default_factory=dict)
     _extractors: list[Any] = field(default_factory=list)
     _clusterer: Any = None

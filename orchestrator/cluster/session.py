@@ -16,10 +16,9 @@ from types import FrameType
 from typing import Any
 
 import ray
-from ray._private.services import get_webui_url_from_internal_kv
 from ray.exceptions import AuthenticationError
-from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
+from orchestrator.cluster import ray_private
 from orchestrator.cluster.malloc import share_arenas
 from orchestrator.planning.capacity import Capacity, Machines, grown
 from workloads.errors import InputError
@@ -27,21 +26,22 @@ from workloads.errors import InputError
 # Tasks pass a few kilobytes through the object store; Ray's default would claim a third of the memory.
 _OBJECT_STORE_BYTES = 150_000_000
 _STARTS = 3
-# Ray's log monitor looks for new files ten times a second unless they are many, which takes a hundredth of a core.
-_FEW_LOOKS_FOR_LOGS = {"RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0", "LOG_NAME_UPDATE_INTERVAL_S": "5"}
 TOKEN_ADVICE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it (default ~/.ray/auth_token)"
 TOKEN_REFUSED = f"the cluster asks for a token and got none, or another; {TOKEN_ADVICE}"
 
 
 @contextmanager
-def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
+def session(address: str | None, *, dashboard: bool) -> Iterator[bool]:
     """Connect to the cluster at `address` (``auto`` for the one on this machine), or start one for this run.
+
+    Yields whether the cluster shows itself on a dashboard, so that someone takes its metrics.
 
     Raises:
         InputError: there is no cluster at the address, or it asks for a token that is missing or another.
     """
     if ray.is_initialized():
-        yield
+        # Ray's way of telling where the connection at hand leads.
+        yield bool(ray.init(ignore_reinit_error=True, logging_level=logging.ERROR).dashboard_url)
         return
     share_arenas()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -49,14 +49,10 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     address = address or os.environ.get("RAY_ADDRESS") or None
     if not (dashboard or address):
-        # Task events are for a dashboard, and there is none.
-        os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
+        _set_unless_set(ray_private.NO_TASK_EVENTS)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "lookbeyond"}
     try:
-        if address:
-            ray.init(address=address, **common)
-        else:
-            _start_own(dashboard, common)
+        context = ray.init(address=address, **common) if address else _start_own(dashboard, common)
     except AuthenticationError:
         raise InputError(f"--address {address}: {TOKEN_REFUSED}") from None
     except (ConnectionError, ValueError) as error:
@@ -67,9 +63,11 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[None]:
     try:
         # Ray prints its warnings on standard output, which belongs to results.
         with redirect_stdout(sys.stderr), _termination_as_interrupt():
-            yield
+            yield bool(context.dashboard_url)
     finally:
-        _release_placement_groups()
+        # Ray does so itself when a driver ends in good order. It was seen not to when one was interrupted while workers
+        # waited for cores that were taken: on a cluster that stays up they would be reserved for ever.
+        ray_private.remove_placement_groups_of_this_job()
         ray.shutdown()
 
 
@@ -95,18 +93,22 @@ def _termination_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _start_own(dashboard: bool, common: dict[str, Any]) -> None:
+def _set_unless_set(variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
+def _start_own(dashboard: bool, common: dict[str, Any]) -> Any:
     """Start Ray on this machine; another Ray that starts at the same moment may take a port that was free just now.
 
     Raises:
         InputError: it did not start, several times in a row.
     """
-    for name, value in _FEW_LOOKS_FOR_LOGS.items():
-        os.environ.setdefault(name, value)
-    for attempt in range(_STARTS):
+    _set_unless_set(ray_private.FEW_LOOKS_FOR_LOGS)
+    for attempt in range(1, _STARTS + 1):
         try:
             # Without an address Ray would join one that somebody else runs on this machine.
-            ray.init(
+            return ray.init(
                 address="local",
                 include_dashboard=dashboard,
                 dashboard_host="127.0.0.1",
@@ -115,10 +117,9 @@ def _start_own(dashboard: bool, common: dict[str, Any]) -> None:
             )
         except (ConnectionError, ValueError) as error:
             ray.shutdown()
-            if attempt == _STARTS - 1:
+            if attempt == _STARTS:
                 raise InputError(f"Ray does not start on this machine: {error}") from None
-        else:
-            return
+    raise AssertionError("the last start returns or raises")
 
 
 def capacity(ever: Capacity | None) -> Capacity:
@@ -131,29 +132,10 @@ def capacity(ever: Capacity | None) -> Capacity:
     return grown(now, ever) if ever else Capacity.fixed(now)
 
 
-def _release_placement_groups() -> None:
-    """Give back what this run still reserves.
-
-    Ray does so itself when a driver ends in good order. It was seen not to when one was interrupted while workers
-    waited for cores that were taken: on a cluster that stays up they would be reserved for ever.
-    """
-    # A placement group's identity ends in that of the job that made it.
-    job = ray.get_runtime_context().get_job_id()
-    for name, group in placement_group_table().items():
-        if name.endswith(job) and group["state"] != "REMOVED":
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
-
-
 def own_machine_is_up() -> bool:
     """Whether Ray is alive on the machine that this process runs on."""
     own = ray.get_runtime_context().get_node_id()
     return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own)
-
-
-def has_dashboard() -> bool:
-    """Whether the cluster shows itself on a dashboard, so that someone takes its metrics."""
-    # Ray's own word for it, `get_dashboard_url`, holds in a driver only; this one in every process.
-    return ray.is_initialized() and bool(get_webui_url_from_internal_kv())
 
 
 def free() -> dict[str, float]:

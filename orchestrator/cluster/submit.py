@@ -1,38 +1,32 @@
 """An experiment as a job on a cluster: what is sent, how it is followed, and how it ended.
 
-The model: the working directory travels (without what .gitignore and .rayignore name, and without .git), the job is
-`python -m lookbeyond run ...`, and its exit code becomes ours. The failures this guards against: gigabytes sent by
-accident, results whose code nobody can name, results written where the job's folder is deleted, and a job that failed
-while its submission answered 0.
+The working directory travels, the job is `python -m lookbeyond run ...`, and its exit code becomes ours: a job that
+failed while its submission answered 0 would be taken for done, and results whose code nobody can name for none.
 """
 
 import asyncio
 import json
-import logging
 import os
 import shlex
 import sys
+import tempfile
 import time
-from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
-from ray._private.ray_constants import get_runtime_env_default_excludes
-from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
 from ray.exceptions import AuthenticationError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import orchestrator
+from orchestrator.cluster.ray_private import NO_AGENT_YET, quieten_job_client
 from orchestrator.cluster.session import TOKEN_REFUSED
+from orchestrator.cluster.working_directory import WorkingDirectory
 from orchestrator.execution.provenance import Code
 from workloads.errors import InputError
 
-_PACKAGES = [
-    str(Path(orchestrator.__path__[0]).with_name(name)) for name in ("lookbeyond", "orchestrator", "workloads")
-]
-_OFFENDERS = 8
+_PACKAGES = [Path(orchestrator.__path__[0]).with_name(name) for name in ("lookbeyond", "orchestrator", "workloads")]
 _POLL_SECONDS = 1.0
 # How long the head may not answer (a tunnel that is built anew, a head under load) before the job is given up for lost.
 _SILENCE_SECONDS = 60.0
@@ -40,96 +34,39 @@ _SILENCE_SECONDS = 60.0
 _START_SECONDS = 180.0
 _FAILED, _WRONG_INPUT = 1, 2
 
-# Ray tells of every ignore file and of each request; what matters here comes as an error.
-for _name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
-    logging.getLogger(_name).setLevel(logging.ERROR)
-
 
 @dataclass(frozen=True)
 class Submission:
-    """A job: its command, the folder that is sent with it, and what Ray and the job are told."""
+    """A job: its command, the files that are sent with it, and what Ray and the job are told."""
 
     command: list[str]
-    folder: Path
-    environment: dict[str, Any] = field(default_factory=dict)
+    directory: WorkingDirectory
+    variables: dict[str, str] = field(default_factory=dict)
     metadata: dict[str, str] = field(default_factory=dict)
 
     @staticmethod
     def of(arguments: list[str], folder: Path) -> "Submission":
-        """The job that runs `lookbeyond run` with these arguments on what is in a folder."""
-        environment: dict[str, Any] = {}
-        sent = folder
-        if not all((folder / Path(package).name).is_dir() for package in _PACKAGES):
-            # The folder holds experiments, not the code: the code that runs here is sent beside it.
-            environment["py_modules"] = _PACKAGES
-            sent = Path(_PACKAGES[0])
-        code = Code.of(sent)
-        if code:
-            environment["env_vars"] = code.to_environment()
+        """The job that runs `lookbeyond run` with these arguments on what is in a folder.
+
+        A folder that holds experiments and not the code is sent with the code that runs here.
+        """
+        directory = WorkingDirectory.of(folder, _PACKAGES)
+        code = Code.of(folder if directory.holds_code else _PACKAGES[0])
+        variables = code.to_environment() if code else {}
         metadata = {"git_commit": code.commit, "git_changes": ", ".join(code.changes)} if code else {}
-        return Submission(["python", "-m", "lookbeyond", "run", *arguments], folder, environment, metadata)
+        return Submission(["python", "-m", "lookbeyond", "run", *arguments], directory, variables, metadata)
 
     def plain_line(self, address: str) -> str:
         """The `ray job submit` line that does the same."""
+        environment: dict[str, Any] = {"env_vars": self.variables} if self.variables else {}
+        if not self.directory.holds_code:
+            environment["py_modules"] = [str(package) for package in _PACKAGES]
         words = ["ray", "job", "submit", "--address", address, "--working-dir", "."]
-        if self.environment:
-            words += ["--runtime-env-json", json.dumps(self.environment)]
+        if environment:
+            words += ["--runtime-env-json", json.dumps(environment)]
         if self.metadata:
             words += ["--metadata-json", json.dumps(self.metadata)]
         return shlex.join([*words, "--", *self.command])
-
-
-def files_to_send(folder: Path) -> dict[Path, int]:
-    """Every file below a folder that Ray would send, with its size in bytes."""
-    sizes: dict[Path, int] = {}
-
-    def note(path: Path) -> None:
-        if path.is_file():
-            sizes[path.relative_to(folder)] = path.stat().st_size
-
-    # Ray's own walk, so that what is measured is what is sent.
-    ignored = _get_excludes(folder, get_runtime_env_default_excludes())
-    _dir_travel(folder, [ignored], note, include_gitignore=True)
-    return sizes
-
-
-def refuse_large(folder: Path, limit: int) -> int:
-    """The bytes that would be sent.
-
-    Raises:
-        InputError: they are more than `limit`; the message names the largest files and folders.
-    """
-    sizes = files_to_send(folder)
-    total = sum(sizes.values())
-    if total <= limit:
-        return total
-    tops: Counter[str] = Counter()
-    for path, size in sizes.items():
-        tops[path.parts[0] + ("/" if len(path.parts) > 1 else "")] += size
-    lines = [
-        f"{folder} would send {_megabytes(total)} in {len(sizes)} files, more than --limit {limit / 1e6:.0f} (MB); "
-        "name what the job does not need in .gitignore or .rayignore. The largest:"
-    ]
-    largest = sorted(sizes.items(), key=lambda item: -item[1])
-    lines += [f"  {_megabytes(size)}  {path}" for path, size in largest[:_OFFENDERS] if size > limit / 100]
-    folders = [(name, size) for name, size in tops.most_common(_OFFENDERS) if name.endswith("/") and size > limit / 100]
-    lines += [f"  {_megabytes(size)}  {name} in all" for name, size in folders]
-    raise InputError("\n".join(lines))
-
-
-def refuse_missing(folder: Path, names: list[str]) -> None:
-    """Refuse files that the job needs and would not be sent.
-
-    Raises:
-        InputError: one of them lies outside of the folder, is given by its full path, or is ignored.
-    """
-    sent = files_to_send(folder)
-    for name in names:
-        if Path(name) not in sent:
-            raise InputError(
-                f"{name} would not be sent with the job: it must lie below {folder}, be given relative to it, and not "
-                "be named by .gitignore or .rayignore"
-            )
 
 
 def connect(address: str) -> JobSubmissionClient:
@@ -138,6 +75,7 @@ def connect(address: str) -> JobSubmissionClient:
     Raises:
         InputError: none answers at the address, or it asks for a token that is missing or another.
     """
+    quieten_job_client()
     # Ray would prefer what these variables say to the address that it is given.
     hidden = {name: os.environ.pop(name) for name in ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS") if name in os.environ}
     try:
@@ -158,7 +96,14 @@ def start(client: JobSubmissionClient, submission: Submission) -> str:
     Raises:
         InputError: the cluster refused it.
     """
-    environment = {"working_dir": str(submission.folder), **submission.environment}
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder, "lookbeyond.zip")
+        submission.directory.pack(archive)
+        environment = {"working_dir": str(archive), "env_vars": submission.variables}
+        return _submit(client, submission, environment)
+
+
+def _submit(client: JobSubmissionClient, submission: Submission, environment: dict[str, Any]) -> str:
     deadline = time.monotonic() + _START_SECONDS
     while True:
         try:
@@ -169,7 +114,7 @@ def start(client: JobSubmissionClient, submission: Submission) -> str:
             raise InputError(f"--address {client.get_address()}: {TOKEN_REFUSED}") from None
         except (OSError, RuntimeError, ValueError) as error:
             # A head that has just started takes requests before it can run a job.
-            if "No available agent" not in str(error) or time.monotonic() > deadline:
+            if NO_AGENT_YET not in str(error) or time.monotonic() > deadline:
                 raise InputError(f"--address {client.get_address()}: the job was refused ({error})") from None
             time.sleep(_POLL_SECONDS)
 
@@ -237,7 +182,3 @@ def _wait(client: JobSubmissionClient, job: str) -> Any:
         heard = time.monotonic()
         time.sleep(_POLL_SECONDS)
     return None
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.1f} MB"

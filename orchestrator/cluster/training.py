@@ -19,17 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
-from ray.train import ControllerError, WorkerGroupError
+from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
 from ray.train.torch import TorchConfig
-from ray.train.v2._internal.execution.callback import ControllerCallback
-from ray.train.v2.api.config import FailureConfig, RunConfig, ScalingConfig
-from ray.train.v2.torch.torch_trainer import TorchTrainer
 
-from orchestrator.cluster import session
+from orchestrator.cluster import ray_private, session
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.cluster.reports import PipeCallback, listening
-from orchestrator.ledger.layout import TRAINING, short
+from orchestrator.ledger.layout import short
 from orchestrator.ledger.stop_marks import is_marked
 from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, leave_outcome, read_outcome
 from orchestrator.planning.capacity import Capacity, ResourceRequest
@@ -81,18 +78,18 @@ class Scale:
     uses_gpus: bool
     start_seconds: float
     checkpoint_seconds: float
+    dashboard: bool
 
     @staticmethod
-    def of(compute: Compute, uses_gpus: bool, capacity: Capacity) -> "Scale":
+    def of(compute: Compute, uses_gpus: bool, capacity: Capacity, *, dashboard: bool) -> "Scale":
         """The scale that the user asked for, or one by which trainings use a whole machine."""
         machine = capacity.largest(gpus=uses_gpus)
         # Where a machine has several GPUs, a training takes its share of the cores beside each of them.
         shares = max(compute.train_workers, int(machine.gpus) if uses_gpus else 1)
         cores = compute.train_cores or max(1, int(machine.cores) // shares)
         patience = _START_SECONDS_WHEN_SCALING if capacity.scales else _START_SECONDS
-        return Scale(
-            compute.train_workers, cores, uses_gpus, compute.start_seconds or patience, compute.checkpoint_seconds
-        )
+        start_seconds = compute.start_seconds or patience
+        return Scale(compute.train_workers, cores, uses_gpus, start_seconds, compute.checkpoint_seconds, dashboard)
 
     @property
     def request(self) -> ResourceRequest:
@@ -121,12 +118,12 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
     if read_outcome(job.storage, job.key) is not None:
         # The training had ended, and who drove it died before the step was declared finished.
         return
-    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(_POLL_SECONDS)
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(scale.start_seconds)
-    # One process less per training: whoever loses a machine, warned or not, continues from the last state.
-    os.environ["RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"] = "0"
+    os.environ |= ray_private.train_settings(_POLL_SECONDS, scale.start_seconds)
+    # The types that are known of Train's configuration are those of its first version.
+    failures: dict[str, Any] = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
     with tempfile.TemporaryDirectory() as folder, listening(Path(folder), tell) as pipe:
-        trainer = _Trainer(
+        callbacks: list[Any] = [PipeCallback(pipe), ray_private.controller_pid_callback(Path(folder), _CONTROLLER)]
+        trainer = ray_private.lean_trainer(cleans_up=scale.dashboard)(
             _worker,
             train_loop_config={"job": job, "scale": scale},
             scaling_config=ScalingConfig(
@@ -135,10 +132,10 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
             torch_config=TorchConfig(backend="nccl" if scale.uses_gpus else "gloo"),
             run_config=RunConfig(
                 name=short(job.key),
-                storage_path=job.storage.locate(TRAINING) if job.storage.is_local else folder,
-                failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
-                # Train takes callbacks of its own kind as well.
-                callbacks=[PipeCallback(pipe), _ControllerPid(folder)],  # type: ignore[list-item]
+                # Nothing that Train writes is needed later, and nothing that others may write is read by it.
+                storage_path=folder,
+                failure_config=FailureConfig(**failures),
+                callbacks=callbacks,
             ),
         )
         failure: Exception | None = None
@@ -158,17 +155,6 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
             raise failure
 
 
-class _ControllerPid(ControllerCallback):
-    """Leaves a note of the process that Train's controller runs in, which Train keeps on the machine of its driver."""
-
-    def __init__(self, folder: str) -> None:
-        self._folder = folder
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        # A name is there whole or not at all; content would not be.
-        Path(self._folder, f"{_CONTROLLER}{os.getpid()}").touch()
-
-
 def _see_off_controller(folder: Path) -> None:
     """Wait for the controller of a training that is over to leave, and end it where it does not.
 
@@ -185,26 +171,13 @@ def _see_off_controller(folder: Path) -> None:
             os.kill(process, signal.SIGKILL)
 
 
-class _Trainer(TorchTrainer):
-    """A trainer without two of the processes that Train starts for each: its manager of Ray's data sets, of which there
-    are none, and where no dashboard runs its cleaner of placement groups.
-
-    The cleaner outlives the run, and asks the dashboard whether the training still goes on. Without one it was seen to
-    stay for ever after a run that was interrupted while its workers started.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        left_out = {"DatasetsCallback"} | (set() if session.has_dashboard() else {"PlacementGroupCleanerCallback"})
-        return [each for each in super()._create_default_callbacks() if type(each).__name__ not in left_out]
-
-
 def _cause(failures: dict[int, Exception]) -> Exception:
     """What the failures of the workers come to: one that fails takes the others with it."""
     for error in failures.values():
         if isinstance(error, InputError):
             return error
     for rank, error in failures.items():
-        if type(error).__name__ == "WorkerHealthCheckFailedError" or _is_broken_connection(error):
+        if ray_private.is_lost_worker(error) or _is_broken_connection(error):
             return LostWorkerError(f"worker {rank} of {len(failures)}: {type(error).__name__}")
     rank, error = next(iter(failures.items()))
     return FailedInItsWorkError(f"{type(error).__name__} in worker {rank}: {error}")
@@ -218,15 +191,14 @@ def _is_broken_connection(error: Exception) -> bool:
 
 
 def _controller_cause(error: Exception, scale: Scale) -> Exception:
-    match type(error).__name__:
-        case "WorkerGroupStartupTimeoutError":
-            free = session.free()
-            return NotStartedError(
-                f"{scale.request}; they did not start within {scale.start_seconds:g} s (compute.start_seconds). Free "
-                f"at the end of that time: {free['cores']:g} cores and {free['GPUs']:g} GPUs, over all machines"
-            )
-        case "WorkerGroupStartupFailedError":
-            return LostWorkerError("a worker was lost while it started")
+    if ray_private.is_start_timeout(error):
+        free = session.free()
+        return NotStartedError(
+            f"{scale.request}; they did not start within {scale.start_seconds:g} s (compute.start_seconds). Free at "
+            f"the end of that time: {free['cores']:g} cores and {free['GPUs']:g} GPUs, over all machines"
+        )
+    if ray_private.is_lost_at_start(error):
+        return LostWorkerError("a worker was lost while it started")
     return FailedInItsWorkError(f"{type(error).__name__}: {error}")
 
 

@@ -25,9 +25,8 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import get_or_create_autoscaling_coordinator
 
-from orchestrator.cluster import session
+from orchestrator.cluster import ray_private, session
 from orchestrator.cluster.halving import Halving
 from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.training import (
@@ -86,13 +85,10 @@ class Trainings:
             return
         if not self._begun:
             self._begun = True
-            # Ray Train's shared actor stays on the machine that asks for it first, and is missed by all once that is
-            # lost: every poll of every training then takes 5 s. This machine's loss ends the run anyway.
-            get_or_create_autoscaling_coordinator()
+            ray_private.place_shared_actor_here()
             where = "" if self.storage.is_local else " (on this machine: the storage is no local path)"
             self.progress.say(f"trainings: tensorboard --logdir {self.folder}{where}")
-        # Of Tune's two ways of printing the one that can be silent; what a run prints is said by `progress`.
-        os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
+        os.environ |= ray_private.SILENT_TUNE
         with _interruptible() as interrupted, _quiet("ray.tune", "ray.train"):
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(_trial, wave=wave.work), {"CPU": DRIVER_CORES}),

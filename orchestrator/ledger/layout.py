@@ -12,7 +12,7 @@
     checkpoints/KEY.stopped.json         why a fine-tuning was given up
     history/KEY.json                     loss and speed of a training
     results/NAME.json, figures/NAME-*.png, report/NAME.*     for people, by the name of the experiment
-    tune/, training/                     Ray's own folders, where the storage is a path
+    tune/                                what Ray Tune writes of trials, where the storage is a path
 
 KEY in a file's name is the first digits of the step's key; manifests and leases have the whole of it.
 """
@@ -25,7 +25,7 @@ from workloads.own_output import MARK
 STEPS, SHARDS, MODELS, IMAGES, LISTS = "steps", "shards", "models", "images", "lists"
 LEASES, CHECKPOINTS, HISTORY = "leases", "checkpoints", "history"
 RESULTS, FIGURES, REPORT = "results", "figures", "report"
-TUNE, TRAINING = "tune", "training"
+TUNE = "tune"
 
 _STOPPED = ".stopped.json"
 _UNFINISHED = ".part"

@@ -8,10 +8,12 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
 from orchestrator.cli import parser as cli
+from orchestrator.cluster.working_directory import WorkingDirectory
 from orchestrator.execution.provenance import Code
 
 pytestmark = pytest.mark.slow
@@ -36,10 +38,11 @@ FAILING = """
 import sys
 from pathlib import Path
 from orchestrator.cluster.submit import Submission, connect, run_until_done
+from orchestrator.cluster.working_directory import WorkingDirectory
 client = connect(sys.argv[1])
 for code, retries in ((3, 1), (2, 1)):
     command = ["python", "-c", f"print('heard of {code}'); raise SystemExit({code})"]
-    print("returned", run_until_done(client, Submission(command, Path.cwd()), retries))
+    print("returned", run_until_done(client, Submission(command, WorkingDirectory.of(Path.cwd(), [])), retries))
 """
 
 
@@ -166,6 +169,45 @@ def test_no_cluster_at_the_address(folder: Path, refused: Refused) -> None:
     assert len(message.splitlines()) == 1
 
 
+def test_what_is_sent_is_what_git_would_keep(tmp_path: Path) -> None:
+    """git itself says what its ignore files leave out."""
+    folder = tmp_path / "folder"
+    names = ["a.py", "data/big.bin", "data/keep.txt", "sub/a.log", "sub/keep.log", "sub/deep/x.tmp", "top.tmp", ".env"]
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    (folder / ".gitignore").write_text("/data/*\n!/data/keep.txt\n*.log\n/top.tmp\n")
+    (folder / "sub/.gitignore").write_text("!keep.log\ndeep/\n")
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    kept = subprocess.run(
+        ["git", "-C", str(folder), "ls-files", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    assert {place.as_posix() for place in WorkingDirectory.of(folder, []).files} == set(kept)
+    (folder / ".rayignore").write_text("!/data/big.bin\n.env\n")
+    changed = {place.as_posix() for place in WorkingDirectory.of(folder, []).files}
+    assert changed == (set(kept) | {"data/big.bin", ".rayignore"}) - {".env"}
+
+
+def test_what_is_measured_is_what_is_packed_byte_for_byte(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "sub/data.bin").write_bytes(bytes(range(256)) * 100)
+    (folder / "sub/round").symlink_to(folder)
+    directory = WorkingDirectory.of(folder, [REPOSITORY / "lookbeyond"])
+    for name in ("one.zip", "two.zip"):
+        directory.pack(tmp_path / name)
+        os.utime(folder / "sub/data.bin", (1, 1))
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    with ZipFile(tmp_path / "one.zip") as archive:
+        assert {one.filename for one in archive.infolist()} == {place.as_posix() for place in directory.files}
+        assert sum(one.file_size for one in archive.infolist()) == directory.size
+        assert archive.read("sub/data.bin") == (folder / "sub/data.bin").read_bytes()
+        assert "lookbeyond/__main__.py" in archive.namelist()
+
+
 def test_a_large_folder_is_refused_with_what_is_large(folder: Path, refused: Refused) -> None:
     for name, size in {"small.py": 10, "data/big.bin": 300_000_000, "ignored/huge.bin": 900_000_000}.items():
         (folder / name).parent.mkdir(exist_ok=True)
@@ -176,7 +218,7 @@ def test_a_large_folder_is_refused_with_what_is_large(folder: Path, refused: Ref
         file.truncate(900_000_000)
     (folder / ".gitignore").write_text("ignored/\n")
     message = refused("demo", "--storage", "/storage")
-    assert "would send 300.0 MB" in message
+    assert "would send 300." in message
     assert "data/big.bin" in message
     assert "huge" not in message
     assert "pack" not in message

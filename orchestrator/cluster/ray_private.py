@@ -1,0 +1,129 @@
+"""Everything that this project takes from inside Ray, as it was seen in 2.60: names that Ray may change without a word.
+
+Each has its reason, and a test that fails when Ray changes it (`tests/orchestrator/cluster/test_ray_private.py`). For
+as long as there is anything here, pyproject.toml bounds the version of Ray.
+"""
+
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+if TYPE_CHECKING:
+    from ray.train import UserCallback
+    from ray.train.torch import TorchTrainer
+
+# What a head says to a job that comes before its agent is up: no error of its own kind tells it from a refusal.
+NO_AGENT_YET = "No available agent"
+
+# Ray's log monitor looks for new files ten times a second unless they are many, which takes a hundredth of a core.
+FEW_LOOKS_FOR_LOGS = {"RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0", "LOG_NAME_UPDATE_INTERVAL_S": "5"}
+
+# Task events are for a dashboard: where there is none, nobody reads them.
+NO_TASK_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
+
+# Of Tune's two ways of printing the one that can be silent; what a run prints is said by `Progress`.
+SILENT_TUNE = {"RAY_AIR_NEW_OUTPUT": "0"}
+
+
+def train_settings(poll_seconds: float, start_seconds: float) -> dict[str, str]:
+    """What Train reads from the environment of a trainer's driver: it has no other way to be told."""
+    return {
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": str(poll_seconds),
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": str(start_seconds),
+        # One process less per training: whoever loses a machine, warned or not, continues from the last state.
+        "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    }
+
+
+def quieten_job_client() -> None:
+    """The client tells of each request by loggers that set their own level; what matters comes as an error."""
+    for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def remove_placement_groups_of_this_job() -> None:
+    """Give back what this driver still reserves.
+
+    Public Ray lists placement groups with their job only where a dashboard runs. A group's identity ends in that of the
+    job that made it.
+    """
+    job = ray.get_runtime_context().get_job_id()
+    for name, group in placement_group_table().items():
+        if name.endswith(job) and group["state"] != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(name)))
+
+
+def place_shared_actor_here() -> None:
+    """Have Train's shared actor, of which a cluster has one, start on this machine.
+
+    It stays on the machine that asks for it first, and is missed by all once that is lost: every poll of every training
+    then takes 5 s. A driver's machine ends the run with it anyway.
+    """
+    from ray.data._internal.cluster_autoscaler.default_autoscaling_coordinator import (
+        get_or_create_autoscaling_coordinator,
+    )
+
+    get_or_create_autoscaling_coordinator()
+
+
+def is_lost_worker(error: Exception) -> bool:
+    """Whether a failure of one of Train's workers is that its process or machine is gone, or does not answer."""
+    from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError, WorkerHealthCheckTimeoutError
+
+    return isinstance(error, WorkerHealthCheckFailedError | WorkerHealthCheckTimeoutError)
+
+
+def is_start_timeout(error: Exception) -> bool:
+    """Whether the workers of a training could not be placed in time."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(error, WorkerGroupStartupTimeoutError)
+
+
+def is_lost_at_start(error: Exception) -> bool:
+    """Whether a worker of a training was lost before it began."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupFailedError
+
+    return isinstance(error, WorkerGroupStartupFailedError)
+
+
+def controller_pid_callback(folder: Path, prefix: str) -> "UserCallback":
+    """A callback that leaves a file named by the process of Train's controller, which its driver may have to end.
+
+    Callbacks of users are told of reports only, and a training may hang before its first.
+    """
+    from ray.train.v2._internal.execution.callback import ControllerCallback
+
+    class ControllerPid(ControllerCallback):
+        def after_controller_start(self, train_run_context: Any) -> None:
+            # A name is there whole or not at all; content would not be.
+            (folder / f"{prefix}{os.getpid()}").touch()
+
+    # Train takes callbacks of its own kind beside those of users.
+    callback: Any = ControllerPid()
+    return callback
+
+
+def lean_trainer(*, cleans_up: bool) -> "type[TorchTrainer]":
+    """Ray's trainer without processes that nothing here needs.
+
+    Left out are the manager of Ray's data sets, of which there are none, and, unless it `cleans_up`, the cleaner of
+    placement groups: it asks the dashboard whether the training still goes on, and where none runs it was seen to stay
+    for ever after a run that was interrupted while its workers started.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    left_out = (DatasetsCallback,) if cleans_up else (DatasetsCallback, PlacementGroupCleanerCallback)
+
+    class LeanTrainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
+            return [each for each in callbacks if not isinstance(each, left_out)]
+
+    return LeanTrainer

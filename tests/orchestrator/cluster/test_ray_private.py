@@ -1,0 +1,112 @@
+"""What is taken from inside Ray is still there, and still does what it is taken for."""
+
+import inspect
+import logging
+import os
+import re
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from ray.train import RunConfig, ScalingConfig
+from ray.train.v2._internal import constants, exceptions
+
+from orchestrator.cluster import ray_private
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_ray_is_bounded_for_as_long_as_private_parts_are_used() -> None:
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    (ray,) = (one for one in map(Requirement, asked) if one.name == "ray")
+    assert version("ray") in ray.specifier
+    assert "2.61.0" not in ray.specifier
+
+
+def test_no_other_module_reaches_inside_ray() -> None:
+    inside = re.compile(r"\bray(\.\w+)*\.(_\w+|v2)\b|type\(\w+\)\.__name__ (==|in)")
+    paths = [path for package in ("lookbeyond", "orchestrator", "workloads") for path in (ROOT / package).rglob("*.py")]
+    found = {path.name for path in paths if inside.search(path.read_text())}
+    assert found == {"ray_private.py"}
+
+
+def test_train_reads_its_settings_where_they_are_put() -> None:
+    assert ray_private.train_settings(0.5, 60.0) == {
+        constants.HEALTH_CHECK_INTERVAL_S_ENV_VAR: "0.5",
+        constants.WORKER_GROUP_START_TIMEOUT_S_ENV_VAR: "60.0",
+        constants.ENABLE_PREEMPTION_WATCHER_ENV_VAR: "0",
+    }
+
+
+def test_tune_and_the_log_monitor_read_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import log_monitor, state
+    from ray.tune.experimental.output import get_air_verbosity
+
+    for name in ray_private.FEW_LOOKS_FOR_LOGS:
+        assert f'"{name}"' in inspect.getsource(log_monitor)
+    for name in ray_private.NO_TASK_EVENTS:
+        assert f"{name}=0" in inspect.getsource(state)
+    for name, value in ray_private.SILENT_TUNE.items():
+        monkeypatch.delenv(name, raising=False)
+        assert get_air_verbosity(0) is not None
+        monkeypatch.setenv(name, value)
+    assert get_air_verbosity(0) is None
+
+
+def test_the_job_client_is_quiet_and_its_head_says_when_it_is_too_early() -> None:
+    from ray.dashboard.modules import dashboard_sdk
+    from ray.dashboard.modules.job import job_head, sdk
+
+    assert f'"{ray_private.NO_AGENT_YET} ' in inspect.getsource(job_head)
+    ray_private.quieten_job_client()
+    for module in (dashboard_sdk, sdk):
+        assert not module.logger.isEnabledFor(logging.WARNING)
+
+
+def test_failures_of_a_training_are_told_apart() -> None:
+    lost = [
+        exceptions.WorkerHealthCheckFailedError("gone", RuntimeError("the actor died")),
+        exceptions.WorkerHealthCheckTimeoutError("the machine does not answer"),
+    ]
+    timeout = exceptions.WorkerGroupStartupTimeoutError(2)
+    failed = exceptions.WorkerGroupStartupFailedError("lost while it started")
+    everything = [*lost, timeout, failed, RuntimeError("in the work")]
+    assert [one for one in everything if ray_private.is_lost_worker(one)] == lost
+    assert [one for one in everything if ray_private.is_start_timeout(one)] == [timeout]
+    assert [one for one in everything if ray_private.is_lost_at_start(one)] == [failed]
+
+
+@pytest.mark.parametrize(("cleans_up", "left_out"), [(True, 1), (False, 2)])
+def test_a_lean_trainer_leaves_out_what_it_names_and_nothing_else(cleans_up: bool, left_out: int) -> None:
+    from ray.train.torch import TorchTrainer
+
+    def names(kind: type[TorchTrainer]) -> list[str]:
+        trainer = kind(lambda: None, scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(name="none"))
+        return [type(each).__name__ for each in trainer._create_default_callbacks()]
+
+    everything = names(TorchTrainer)
+    lean = names(ray_private.lean_trainer(cleans_up=cleans_up))
+    gone = ["DatasetsCallback", "PlacementGroupCleanerCallback"][:left_out]
+    assert sorted(everything) == sorted([*lean, *gone])
+
+
+def test_the_controller_leaves_its_process_where_train_calls_it(tmp_path: Path) -> None:
+    from ray.train.v2._internal.execution.controller import controller
+
+    callback = ray_private.controller_pid_callback(tmp_path, "controller-")
+    assert RunConfig(callbacks=[callback]).callbacks == [callback]
+    assert '"after_controller_start"' in inspect.getsource(controller)
+    callback.after_controller_start(None)
+    assert [path.name for path in tmp_path.iterdir()] == [f"controller-{os.getpid()}"]
+
+
+@pytest.mark.slow
+def test_what_this_job_reserves_is_given_back(ray_session: None) -> None:
+    from ray.util.placement_group import placement_group, placement_group_table
+
+    group = placement_group([{"CPU": 1}])
+    assert group.wait(30)
+    ray_private.remove_placement_groups_of_this_job()
+    assert placement_group_table(group)["state"] == "REMOVED"
