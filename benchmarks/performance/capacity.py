@@ -24,11 +24,11 @@ import torch
 from PIL import Image
 
 from benchmarks.measuring import Aim, not_measured, put, table, verdict
-from orchestrator.execution.execution import CLUSTER, EXTRACT, PROCESS, Execution
+from orchestrator.execution.execution import Execution
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.steps.jobs import WorkerCache
-from orchestrator.steps.making import make_job
+from orchestrator.steps.step import Pool
 from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
 from workloads.datasets.scenes import ScenesConfig
@@ -140,7 +140,7 @@ def measure(folder: Path, images: int) -> Rates:
     made, seconds = work(document, storage)
     size = {"image": sum(file.stat().st_size for file in files) / images}
     for step in made.steps.values():
-        size[step.kind.value] = made.done[step.key].size / images
+        size[step.kind] = made.done[step.key].size / images
     put({"decode": decode, "seconds": seconds, "bytes": size})
     return Rates(decode, seconds, size)
 
@@ -150,17 +150,17 @@ def work(document: dict[str, Any], storage: Storage) -> tuple[Plan, dict[str, fl
     torch.set_num_threads(1)
     made = make_plan(document, storage, write_listings=True, until="labels")
     execution = Execution(Ledger(storage), made.compute, made.done, lambda step, manifest: None)
-    execution.begin(made.pending, score_groups=1)
+    execution.begin(made.pending, groups=1)
     cache, seconds = WorkerCache(), defaultdict(list)
     while len(execution.schedule):
-        item = next(filter(None, map(execution.schedule.take, (PROCESS, CLUSTER, EXTRACT))))
+        item = next(filter(None, map(execution.schedule.take, (Pool.PROCESS, Pool.CLUSTER, Pool.EXTRACT))))
         steps = execution.live_steps(item.payload)
         execution.started(steps)
-        job = make_job(storage, item.payload.kind, steps, item.payload.shard, "cpu")
+        job = steps[0].job(storage, steps, item.payload.shard, "cpu")
         begun = time.process_time()
         outcome = job.run(cache)
-        seconds[item.payload.kind.value].append(time.process_time() - begun)
-        execution.completed(item, steps, outcome.records, outcome.device, outcome.results)
+        seconds[item.payload.kind].append(time.process_time() - begun)
+        execution.completed(item, outcome)
     # The first shard of a kind loads libraries and the network.
     return made, {kind: mean(of_shards[1:] or of_shards) for kind, of_shards in seconds.items()}
 

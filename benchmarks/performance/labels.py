@@ -40,8 +40,7 @@ from benchmarks.measuring import (
 )
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.shards import read_samples
-from orchestrator.steps.clusters import load_matrix
-from orchestrator.steps.steps import StepKind
+from orchestrator.steps.cluster import load_matrix
 from orchestrator.storage.store import Storage
 from workloads.configs.clustering import KMeansConfig
 from workloads.labels.kmeans import greedy_plus_plus
@@ -158,10 +157,10 @@ def write_start(run: ProjectRun, place: Path, seed: int, folder: Path) -> None:
     config = KMeansConfig()
     storage = Storage(str(place))
     for clusters, sample in {(cell.metrics.clusters or 0, cell.steps["sample"]) for cell in run.cells}:
-        with sample_matrix(load_matrix(storage, sample, config.max_pixels)) as matrix:
+        with sample_matrix(load_matrix(storage, ("sample", sample), config.max_pixels)) as matrix:
             centres = greedy_plus_plus(matrix, clusters, generator(seed, "kmeans-init", 0))
         np.save(folder / f"{clusters}.npy", centres)
-        manifest = Ledger(storage).manifest(StepKind.SAMPLE, sample)
+        manifest = Ledger(storage).manifest("sample", sample)
         assert manifest is not None
         rows = (row for record in manifest.shards for row in read_samples(storage, record.path))
         arrays: dict[str, Any] = {image: cells for image, cells, _ in rows}

@@ -27,7 +27,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.measuring import Aim, put, table, verdict
 from benchmarks.performance.empty_work import Messages, empty_record
-from orchestrator.cluster import rounds, runner
+from orchestrator.cluster import rounds
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.image_sets import read_listing
 from orchestrator.ledger.layout import attempt_path
@@ -77,12 +77,8 @@ def overhead(workers: int, images: int, shard_images: int) -> dict[str, Any]:
         plan = make_plan(document(images, shard_images), storage, write_listings=True, until="labels")
         messages = Messages()
         before, processor = store_bytes(), time.process_time()
-        original = runner.make_job
-        runner.make_job = messages.make
-        try:
+        with messages.in_place_of_jobs():
             report = rounds.run_plan(plan, storage, progress, address=None, dashboard=False)
-        finally:
-            runner.make_job = original
         seconds, processor = time.perf_counter() - messages.first, time.process_time() - processor
         assert not report.failed, report.failed
         assert not plan.pending
@@ -160,7 +156,7 @@ def commit_all(plan: Plan, storage: Storage) -> None:
             empty_record(attempt_path(step.stream, shard.digest), shard.stop - shard.start)
             for shard in (step.images.shards if step.stream else ())
         ]
-        made = Manifest(step.kind.value, step.key, step.meaning, step.inputs, records)
+        made = Manifest(step.kind, step.key, step.meaning, step.input_keys, records)
         plan.done[step.key] = Ledger(storage).commit(made)
 
 

@@ -36,9 +36,7 @@ from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.ledger.training_states import read_history
 from orchestrator.planning.plan import make_plan
 from orchestrator.spec.loading import load_document
-from orchestrator.steps.making import make_training_job
-from orchestrator.steps.training import TrainingJob
-from orchestrator.steps.training_runs import DistributedContext, training_loop
+from orchestrator.steps.training import DistributedContext, TrainingJob, TrainingStep
 from orchestrator.storage.store import Storage
 from workloads.training.batches import Slot
 from workloads.training.collectives import SingleProcess
@@ -111,11 +109,12 @@ def measure(folder: Path, turn: int, options: argparse.Namespace) -> list[Compar
         history = read_history(storage, step.key)
         project = rate([(int(row["step"]), row["images_per_second"]) for row in history], options.steps)
         waiting = statistics.mean(row["wait_share"] for row in history[len(history) // 10 :])
-        job = make_training_job(storage, step)
+        assert isinstance(step, TrainingStep)
+        job = step.training_job(storage)
         # Unlike those of multiprocessing's own pool, its process may have a loader as a child.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
             windows = pool.submit(plain_loop, job, options.steps, threads).result()
-        rows.append(Comparison(step.kind.value, turn, project, rate(windows, options.steps), waiting))
+        rows.append(Comparison(step.kind, turn, project, rate(windows, options.steps), waiting))
         put(asdict(rows[-1]) | {"ratio": rows[-1].ratio})
     return rows
 
@@ -146,7 +145,7 @@ def plain_loop(job: TrainingJob, steps: int, threads: int) -> list[tuple[int, fl
     """(step, images per second since the last window) of a loop without Ray."""
     keep_freed_memory()
     torch.set_num_threads(threads)
-    loop = training_loop(job, DistributedContext(Machine(), SingleProcess(), None))
+    loop = job.build(DistributedContext(Machine(), SingleProcess(), None))
     objective, optimiser = loop.objective, loop.optimiser
     loader = torch.utils.data.DataLoader(Inputs(loop, steps), batch_size=loop.config.batch_size, num_workers=1)
     windows, begun = [], time.perf_counter()

@@ -18,11 +18,12 @@ from orchestrator.cli.submission import Sending, submit_experiment
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.layout import results_path
 from orchestrator.ledger.verification import verify as verify_storage
+from orchestrator.planning.cells import PlannedCell
 from orchestrator.planning.check import check_experiment
 from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.planning.estimate import estimate, read_assumptions
 from orchestrator.planning.explain import explain as explain_plan
-from orchestrator.planning.plan import Plan, PlannedCell, make_plan
+from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.selection import select_best
 from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one

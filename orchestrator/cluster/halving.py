@@ -18,7 +18,7 @@ from orchestrator.execution.early_stopping import Column, column
 from orchestrator.ledger.stop_marks import Stop
 from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, read_history
 from orchestrator.spec.experiment import EarlyStopping
-from orchestrator.steps.steps import Step
+from orchestrator.steps.step import Step
 from orchestrator.storage.store import Storage
 
 _STEP = "timesteps_total"
@@ -31,7 +31,7 @@ class Halving:
 
     def __init__(self, rule: EarlyStopping, steps: Iterable[Step], storage: Storage) -> None:
         self._rule = rule
-        self._columns = {step.key: column(step, storage) for step in steps}
+        self._columns = {step.key: column(step) for step in steps}
         self._ladders = {each: _Ladder(rule, each) for each in self._columns.values()}
         for key, each in self._columns.items():
             self._ladders[each].on_trial_add(_NO_CONTROLLER, _known_as(key))

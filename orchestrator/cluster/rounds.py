@@ -23,7 +23,7 @@ from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.capacity import Capacity, ResourceRequest, judge
 from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.planning.plan import Plan, may_be_stopped, skip_stopped
-from orchestrator.steps.steps import Step, StepKind
+from orchestrator.steps.step import Pool, Step
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -93,14 +93,14 @@ def _make_runner(plan: Plan, storage: Storage, progress: Progress, capacity: Cap
     """
     compute = plan.compute
     uses_gpus = compute.device == "cuda" or (compute.device == "auto" and capacity.most_gpus > 0)
-    pending = {step.kind for step in plan.steps.values() if step.key not in plan.done}
+    pending = {step.pool for step in plan.steps.values() if step.key not in plan.done}
     runner = Runner(storage, compute, progress, capacity, uses_gpus, RunMetrics(dashboard=dashboard))
     requests = []
-    if pending & {StepKind.SAMPLE, StepKind.LABEL}:
+    if Pool.EXTRACT in pending:
         requests.append(extraction_request(compute.gpus_per_worker if uses_gpus else 0))
-    if StepKind.CLUSTER in pending and uses_gpus:
+    if Pool.CLUSTER in pending and uses_gpus:
         requests.append(ResourceRequest("the clustering worker (compute.device)", 1, 0, 1))
-    if pending & {StepKind.PRETRAIN, StepKind.FINETUNE}:
+    if Pool.TRAIN in pending:
         # Ray Train takes seconds to import; a run that only labels does without it.
         from orchestrator.cluster.halving import Halving
         from orchestrator.cluster.training import Scale
@@ -152,7 +152,7 @@ def _run_round(
     def ended(step: Step, manifest: Manifest | None) -> None:
         if manifest is not None:
             report.executed.append(step.key)
-            progress.finished(step.kind)
+            progress.finished(step.title)
             for broken in manifest.quarantined:
                 progress.note(f"quarantined in {step.kind}: {broken.image}: {broken.reason}")
         elif step.key in execution.failed:
@@ -161,8 +161,8 @@ def _run_round(
 
     execution = Execution(ledger, plan.compute, plan.done, ended)
     for step in mine:
-        progress.expect(step.kind, step.images.count)
-    execution.begin(mine, score_groups=runner.cores)
+        progress.expect(step.title, step.images.count)
+    execution.begin(mine, groups=runner.cores)
     runner.run(execution)
     report.failed |= execution.failed
     report.input_errors |= execution.input_errors
@@ -172,7 +172,7 @@ def _fail_followers(plan: Plan, report: RunReport) -> None:
     """Fail what is computed from a failed step and was not part of its round, or it would be waited for in vain."""
     # In plan order inputs come before what needs them, so that one pass reaches the last of them.
     for step in plan.pending:
-        behind = next((key for key in step.inputs.values() if key in report.failed), None)
+        behind = next((key for key in step.input_keys.values() if key in report.failed), None)
         if behind is not None and step.key not in report.failed:
             report.failed[step.key] = report.failed[behind]
             if behind in report.input_errors:
@@ -183,7 +183,7 @@ def _lease(pending: list[Step], plan: Plan, leases: Leases, ledger: Ledger) -> l
     """The pending steps that this run may work on now, in plan order (inputs come before what needs them)."""
     mine: dict[str, Step] = {}
     for step in pending:
-        ready = all(key in plan.done or key in mine for key in step.inputs.values())
+        ready = all(key in plan.done or key in mine for key in step.input_keys.values())
         if not ready:
             # The dead are silent on all their steps at once: measured from now on, not from when the step is ready.
             leases.watch(step.key)

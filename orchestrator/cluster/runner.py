@@ -25,13 +25,12 @@ from orchestrator.cluster.workers import (
     start_extraction,
 )
 from orchestrator.execution.errors import OwnMachineLostError
-from orchestrator.execution.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
+from orchestrator.execution.execution import Execution, Task
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.schedule import Item, Schedule
 from orchestrator.planning.capacity import Capacity
 from orchestrator.spec.experiment import Compute
-from orchestrator.steps.making import make_job
-from orchestrator.steps.steps import Step
+from orchestrator.steps.step import Pool, Step
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -84,14 +83,14 @@ class Runner:
                 self._launch(execution)
                 if self._running:
                     self._land(execution)
-                elif execution.schedule.ready(TRAIN):
+                elif execution.schedule.ready(Pool.TRAIN):
                     # Last of all: the workers of a training start together or not at all, so nothing else may hold
                     # the cores.
                     self.close()
                     assert self.trainings is not None, "a run with training steps has someone to run them"
                     self.trainings.run_wave(execution)
                 else:
-                    ready = any(execution.schedule.ready(pool) for pool in (EXTRACT, PROCESS, CLUSTER))
+                    ready = any(execution.schedule.ready(pool) for pool in (Pool.EXTRACT, Pool.PROCESS, Pool.CLUSTER))
                     assert ready or not len(execution.schedule), "items are left that wait for nothing in flight"
         finally:
             self._running.clear()
@@ -106,37 +105,37 @@ class Runner:
     def _launch(self, execution: Execution) -> None:
         schedule = execution.schedule
         self._end_idle(schedule)
-        workers = self._wanted_extractors(schedule.ready(EXTRACT))
+        workers = self._wanted_extractors(schedule.ready(Pool.EXTRACT))
         while len(self._extractors) < workers:
             self._extractors.append(start_extraction(self.compute.gpus_per_worker if self.uses_gpus else 0))
         for depth in range(_QUEUED_PER_ACTOR):
             for actor in self._extractors:
-                if self._load(actor) <= depth and (item := self._next(execution, EXTRACT)):
+                if self._load(actor) <= depth and (item := self._next(execution, Pool.EXTRACT)):
                     self._send(execution, item, actor)
         # Tasks share the cores with the extraction actors; without any of those each has a core to itself.
         share = SHARE if self._extractors else 1.0
-        room = 2 * self.cores - self._in_flight(PROCESS)
-        while room > 0 and (item := self._next(execution, PROCESS)):
+        room = 2 * self.cores - self._in_flight(Pool.PROCESS)
+        while room > 0 and (item := self._next(execution, Pool.PROCESS)):
             self._send(execution, item, None, share)
             room -= 1
         # Started while the last samples are taken: everything after them waits for the clusters.
-        last = self._in_flight(EXTRACT) and not schedule.ready(EXTRACT)
-        soon = schedule.ready(CLUSTER) or (schedule.unsettled(CLUSTER) and last)
+        last = self._in_flight(Pool.EXTRACT) and not schedule.ready(Pool.EXTRACT)
+        soon = schedule.ready(Pool.CLUSTER) or (schedule.unsettled(Pool.CLUSTER) and last)
         if soon and self._clusterer is None:
             self._clusterer = start_clustering(1 if self.uses_gpus else 0, threads=os.cpu_count() or 1)
         if self._clusterer is not None:
-            while self._load(self._clusterer) < _QUEUED_PER_ACTOR and (item := self._next(execution, CLUSTER)):
+            while self._load(self._clusterer) < _QUEUED_PER_ACTOR and (item := self._next(execution, Pool.CLUSTER)):
                 self._send(execution, item, self._clusterer)
 
     def _end_idle(self, schedule: Schedule[Task]) -> None:
         """End the actors of a pool that has nothing left to do: what they hold is what the tasks after them need."""
         # Where GPUs are few, extraction actors that wait for clusters would hold the one that the clusters wait for.
-        waiting = (self.uses_gpus and schedule.ready(CLUSTER)) or schedule.ready(TRAIN)
-        if self._extractors and self._is_idle(schedule, EXTRACT, waiting):
+        waiting = (self.uses_gpus and schedule.ready(Pool.CLUSTER)) or schedule.ready(Pool.TRAIN)
+        if self._extractors and self._is_idle(schedule, Pool.EXTRACT, waiting):
             for actor in self._extractors:
                 ray.kill(actor)
             self._extractors = []
-        if self._clusterer is not None and self._is_idle(schedule, CLUSTER, schedule.ready(TRAIN)):
+        if self._clusterer is not None and self._is_idle(schedule, Pool.CLUSTER, schedule.ready(Pool.TRAIN)):
             ray.kill(self._clusterer)
             self._clusterer = None
 
@@ -171,7 +170,7 @@ class Runner:
     def _send(self, execution: Execution, item: Item[Task], actor: Any, share: float = SHARE) -> None:
         steps = execution.live_steps(item.payload)
         execution.started(steps)
-        job = make_job(self.storage, item.payload.kind, steps, item.payload.shard, self.compute.device)
+        job = steps[0].job(self.storage, steps, item.payload.shard, self.compute.device)
         # Few names: Ray keeps figures for each of them for as long as the driver lives.
         if actor is None:
             reference = run_job.options(num_cpus=share, name=job.name).remote(job)
@@ -198,13 +197,13 @@ class Runner:
             else:
                 self.peak_bytes[report.process] = max(report.peak_bytes, self.peak_bytes.get(report.process, 0))
                 outcome = report.outcome
-                execution.completed(running.item, running.steps, outcome.records, outcome.device, outcome.results)
+                execution.completed(running.item, outcome)
                 task = running.item.payload
-                self.progress.advance(task.kind, task.images)
-                self.metrics.add("images", task.images, kind=task.kind.value)
-                self.metrics.add("shards", len(outcome.records), kind=task.kind.value)
-                broken = sum(len(record.quarantined) for record in outcome.records)
-                self.metrics.add("quarantined", broken, kind=task.kind.value)
+                self.progress.advance(task.steps[0].title, task.images)
+                self.metrics.add("images", task.images, kind=task.kind)
+                self.metrics.add("shards", len(outcome.shards), kind=task.kind)
+                broken = sum(len(record.quarantined) for record in outcome.shards.values())
+                self.metrics.add("quarantined", broken, kind=task.kind)
 
     def _erred_in_its_work(self, execution: Execution, running: _InFlight, error: RayTaskError) -> None:
         cause = error.cause if isinstance(error.cause, BaseException) else error

@@ -35,7 +35,7 @@ from orchestrator.steps.training import TrainingJob
 from workloads.errors import InputError
 
 if TYPE_CHECKING:
-    from orchestrator.steps.training_runs import DistributedContext
+    from orchestrator.steps.training import DistributedContext
     from workloads.training.loop import StepReport
 
 # The least that Ray counts; the trainer's workers do the work.
@@ -255,7 +255,8 @@ def _worker(config: dict[str, Any]) -> None:
     import torch
     from torch.nn.parallel import DistributedDataParallel
 
-    from orchestrator.steps.training_runs import DistributedContext, train
+    from orchestrator.steps.training import DistributedContext
+    from orchestrator.steps.training_runs import train
     from workloads.devices import torch_device
     from workloads.training.collectives import ProcessGroup, SingleProcess
     from workloads.training.loop import Machine

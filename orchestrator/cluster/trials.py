@@ -39,7 +39,7 @@ from orchestrator.cluster.training import (
     fit,
 )
 from orchestrator.cluster.waves import NothingStartedError, Wave, Work
-from orchestrator.execution.execution import TRAIN, Execution, Task
+from orchestrator.execution.execution import Execution, Task
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.schedule import Item
 from orchestrator.execution.trial_info import TrialInfo
@@ -47,7 +47,7 @@ from orchestrator.ledger.layout import TUNE
 from orchestrator.ledger.training_states import read_history, read_outcome
 from orchestrator.planning.capacity import Capacity
 from orchestrator.spec.experiment import Compute
-from orchestrator.steps.steps import Step
+from orchestrator.steps.step import Pool, Step
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -115,7 +115,7 @@ class Trainings:
 
     def _ready(self, execution: Execution) -> dict[str, Item[Task]]:
         items = {}
-        while (item := execution.schedule.take(TRAIN)) is not None:
+        while (item := execution.schedule.take(Pool.TRAIN)) is not None:
             steps = execution.live_steps(item.payload)
             if steps:
                 items[steps[0].key] = item

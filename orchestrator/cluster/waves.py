@@ -22,8 +22,8 @@ from orchestrator.execution.execution import Execution, Task
 from orchestrator.execution.schedule import Item
 from orchestrator.ledger.stop_marks import Stop, forget_mark, mark_stopped, read_mark
 from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, forget_outcome, read_history, read_outcome
-from orchestrator.steps.making import make_training_job
-from orchestrator.steps.training import TrainingJob
+from orchestrator.steps.step import Step
+from orchestrator.steps.training import TrainingJob, TrainingStep
 
 if TYPE_CHECKING:
     from orchestrator.cluster.trials import Trainings
@@ -52,7 +52,7 @@ class Wave:
         compute = trainings.compute
         for key in items:
             forget_mark(trainings.storage, key)
-        jobs = {key: make_training_job(trainings.storage, step) for key, step in self.steps.items()}
+        jobs = {key: self._job(step) for key, step in self.steps.items()}
         self.work = Work(jobs, trainings.scale, compute.lost_worker_retries, compute.error_retries)
         self.infos = {key: trainings.info(step) for key, step in self.steps.items()}
         self.names = _Names({key: info.name for key, info in self.infos.items()})
@@ -64,6 +64,10 @@ class Wave:
         # Trials that found no room, and whether others of the wave did: without the others they might have.
         self._crowded_out: dict[str, str] = {}
         self._any_worked = False
+
+    def _job(self, step: Step) -> TrainingJob:
+        assert isinstance(step, TrainingStep)
+        return step.training_job(self._trainings.storage)
 
     def note_start(self, trial: Trial) -> None:
         """A trial is about to run."""
@@ -106,7 +110,7 @@ class Wave:
                 share = rows[-1]["step"] / rows[-1]["total_steps"]
                 subset_mious = [row[VAL_MIOU_SUBSET] for row in rows if VAL_MIOU_SUBSET in row]
                 miou = subset_mious[-1] if subset_mious else None
-                trainings.progress.follow(self.steps[key].kind, share, rows[-1]["loss"], miou)
+                trainings.progress.follow(self.steps[key].title, share, rows[-1]["loss"], miou)
         self._require_room()
 
     def _require_room(self) -> None:
@@ -160,24 +164,23 @@ class Wave:
         self._open.discard(key)
         self._any_worked = True
         item = self.items[key]
-        steps = self._execution.live_steps(item.payload)
-        self._execution.completed(item, steps, outcome.records, outcome.device, outcome.results)
+        self._execution.completed(item, outcome)
         forget_outcome(trainings.storage, key)
         forget_mark(trainings.storage, key)
-        trainings.progress.advance(item.payload.kind, item.payload.images)
-        trainings.metrics.add("trainings", kind=item.payload.kind.value, end="done")
+        trainings.progress.advance(self.steps[key].title, item.payload.images)
+        trainings.metrics.add("trainings", kind=item.payload.kind, end="done")
 
     def _fail(self, key: str, message: str, *, user: bool) -> None:
         self._open.discard(key)
         item = self.items[key]
         self._execution.fail(item, self._execution.live_steps(item.payload), message, user=user)
-        self._trainings.metrics.add("trainings", kind=item.payload.kind.value, end="failed")
+        self._trainings.metrics.add("trainings", kind=item.payload.kind, end="failed")
 
     def _stop(self, key: str, stop: Stop) -> None:
         self._open.discard(key)
         self._trainings.progress.note(f"stopped {self.infos[key].name}: {stop.reason}")
         self._execution.leave(self.items[key])
-        self._trainings.metrics.add("trainings", kind=self.items[key].payload.kind.value, end="stopped")
+        self._trainings.metrics.add("trainings", kind=self.items[key].payload.kind, end="stopped")
 
     def _lose(self, key: str, reason: str) -> None:
         trainings = self._trainings

@@ -9,9 +9,8 @@ images or fewer steps than those it is compared with.
 from dataclasses import dataclass
 
 from orchestrator.ledger.keys import digest
-from orchestrator.steps.steps import FinetuneStep, Step
-from orchestrator.storage.store import Storage
-from workloads.datasets.fractions import parse_labelled_list
+from orchestrator.steps.finetune import FinetuneStep
+from orchestrator.steps.step import Step
 
 
 @dataclass(frozen=True)
@@ -22,11 +21,9 @@ class Column:
     total_steps: int
 
 
-def column(step: Step, storage: Storage) -> Column:
-    """The column of a fine-tuning whose list of labelled images is on the storage."""
-    work = step.work
-    assert isinstance(work, FinetuneStep)
+def column(step: Step) -> Column:
+    """The column of a fine-tuning."""
+    assert isinstance(step, FinetuneStep)
     measured = {name: step.meaning[name] for name in ("dataset", "pools", "labelled", "truth", "num_classes")}
     trained = {name: step.meaning["config"][name] for name in ("segmentor", "evaluation")}
-    images = len(parse_labelled_list(storage.read(work.labelled).decode()).ids)
-    return Column(digest(measured | trained | {"images": step.images.digest}), work.config.total_steps(images))
+    return Column(digest(measured | trained | {"images": step.images.digest}), step.total_steps)

@@ -20,16 +20,6 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
-_TITLES = {
-    "sample": "sample features",
-    "superpixels": "superpixels",
-    "cluster": "fit clusters",
-    "label": "label images",
-    "score": "score labels",
-    "pretrain": "pre-train",
-    "finetune": "fine-tune",
-}
-
 
 class Progress:
     """Progress of a run, written to standard error."""
@@ -61,18 +51,18 @@ class Progress:
     ) -> None:
         self._bars.stop()
 
-    def expect(self, kind: str, images: int) -> None:
-        """This many images are ahead for one more step of a kind."""
-        self._steps_left[kind] += 1
-        if kind in self._tasks:
-            task = self._bars.tasks[self._bars.task_ids.index(self._tasks[kind])]
+    def expect(self, title: str, images: int) -> None:
+        """This many images are ahead for one more step of a title."""
+        self._steps_left[title] += 1
+        if title in self._tasks:
+            task = self._bars.tasks[self._bars.task_ids.index(self._tasks[title])]
             self._bars.update(task.id, total=(task.total or 0) + images)
         else:
-            self._tasks[kind] = self._bars.add_task(_TITLES.get(kind, kind), total=images, rate="")
+            self._tasks[title] = self._bars.add_task(title, total=images, rate="")
 
-    def advance(self, kind: str, images: int) -> None:
+    def advance(self, title: str, images: int) -> None:
         """This many images are done."""
-        identifier = self._tasks.get(kind)
+        identifier = self._tasks.get(title)
         if identifier is None:
             return
         self._bars.update(identifier, advance=images)
@@ -80,15 +70,15 @@ class Progress:
         if task.speed:
             self._bars.update(identifier, rate=f"{task.speed:.1f}/s")
 
-    def finished(self, kind: str) -> None:
-        """A step is done; where no bars are shown, the last one of its kind is worth a line."""
-        self._steps_left[kind] -= 1
-        if not self._steps_left[kind] and not self.console.is_terminal:
-            self.say(f"{_TITLES.get(kind, kind)}: done, {time.monotonic() - self._begun:.0f} s after the start")
+    def finished(self, title: str) -> None:
+        """A step is done; where no bars are shown, the last one of its title is worth a line."""
+        self._steps_left[title] -= 1
+        if not self._steps_left[title] and not self.console.is_terminal:
+            self.say(f"{title}: done, {time.monotonic() - self._begun:.0f} s after the start")
 
-    def follow(self, kind: str, share: float, loss: float, miou: float | None) -> None:
+    def follow(self, title: str, share: float, loss: float, miou: float | None) -> None:
         """A training run has done this share of its steps, with this loss and (if known yet) this mIoU, in percent."""
-        identifier = self._tasks.get(kind)
+        identifier = self._tasks.get(title)
         if identifier is not None:
             text = f"{share:.0%}, loss {loss:.3f}" + (f", mIoU {miou:.1f}" if miou is not None else "")
             self._bars.update(identifier, rate=text)

@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.naming import short_keys, shown
-from orchestrator.steps.steps import Step
+from orchestrator.steps.step import Step
 
 _LONGEST_NAME = 100
 
@@ -34,8 +34,8 @@ def trial_info(plan: Plan, step: Step) -> TrialInfo:
         if all(key in other.cell.values and other.cell.values[key] == value for other in cells)
     }
     told = [f"{name}={shown(shared[key])}" for key, name in short_keys(shared).items()]
-    name = "-".join([step.kind.value, step.key[:8], *told])
-    values: dict[str, Value] = {"kind": step.kind.value, "key": step.key}
+    name = "-".join([step.kind, step.key[:8], *told])
+    values: dict[str, Value] = {"kind": step.kind, "key": step.key}
     values |= _flat(step.meaning.get("config", {}), "") | _flat(shared, "cell.")
     scores = {plan.done[score.key].results["pmiou"] for score in _scores(plan, step) if score.key in plan.done}
     if len(scores) == 1 and (score := scores.pop()) is not None:

@@ -91,6 +91,12 @@ class Ledger:
         except ValueError as error:
             raise self._damaged(path, error) from None
 
+    def finished(self, kind: str, key: str) -> Manifest:
+        """The manifest of a step that others wait for, and that is done when they are."""
+        manifest = self.manifest(kind, key)
+        assert manifest is not None, f"what needs a {kind} step waits for it"
+        return manifest
+
     def commit(self, manifest: Manifest) -> Manifest:
         """Declare a step finished. When another run was first, its manifest stands and is returned."""
         if self.storage.create(manifest_path(manifest.kind, manifest.key), manifest.to_bytes()):

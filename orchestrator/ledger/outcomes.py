@@ -6,10 +6,19 @@ from typing import Any
 from orchestrator.ledger.shards import ShardRecord
 
 
-@dataclass
+@dataclass(frozen=True)
 class Outcome:
-    """What a job sends back: a record per step (where it wrote one), results by step key, and the device it ran on."""
+    """What a job sends back.
 
-    records: list[ShardRecord] = field(default_factory=list)
+    Attributes
+    ----------
+    shards : the record of a shard, by the stream that it belongs to.
+    files : the record of a file of a step that has no shards, by its name.
+    results : by the key of the step.
+    device : where the work was done.
+    """
+
+    shards: dict[str, ShardRecord] = field(default_factory=dict)
+    files: dict[str, ShardRecord] = field(default_factory=dict)
     results: dict[str, dict[str, Any]] = field(default_factory=dict)
     device: str = "cpu"

@@ -29,12 +29,6 @@ def write_history(storage: Storage, key: str, rows: list[dict[str, float]]) -> N
     storage.write_nondurable(history_path(key), json.dumps(rows).encode())
 
 
-def last_loss(storage: Storage, key: str) -> float | None:
-    """The last reported loss."""
-    rows = read_history(storage, key)
-    return rows[-1]["loss"] if rows else None
-
-
 def training_seconds(history: list[dict[str, float]], batch_size: int) -> float:
     """Seconds that the steps of a history took, each counted once however often the training was cut off."""
     steps = [0.0, *(row["step"] for row in history)]
@@ -46,8 +40,8 @@ def training_seconds(history: list[dict[str, float]], batch_size: int) -> float:
 
 def leave_outcome(storage: Storage, key: str, outcome: Outcome) -> None:
     """Rank 0's last act: what the driver of the run will report."""
-    records = [record.to_json() for record in outcome.records]
-    document = {"records": records, "results": outcome.results, "device": outcome.device}
+    files = {name: record.to_json() for name, record in outcome.files.items()}
+    document = {"files": files, "results": outcome.results, "device": outcome.device}
     storage.replace(outcome_path(key), json.dumps(document).encode())
     storage.delete(state_path(key))
 
@@ -56,12 +50,12 @@ def read_outcome(storage: Storage, key: str) -> Outcome | None:
     """What rank 0 left; None where no training has ended, or what it wrote is gone."""
     try:
         document = json.loads(storage.read(outcome_path(key)))
-        records = [ShardRecord.from_json(record) for record in document["records"]]
+        files = {name: ShardRecord.from_json(record) for name, record in document["files"].items()}
     except (FileNotFoundError, ValueError, KeyError):
         return None
-    if not all(storage.exists(record.path) for record in records):
+    if not all(storage.exists(record.path) for record in files.values()):
         return None
-    return Outcome(records, document["results"], document["device"])
+    return Outcome(files=files, results=document["results"], device=document["device"])
 
 
 def forget_outcome(storage: Storage, key: str) -> None:

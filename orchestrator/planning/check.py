@@ -12,10 +12,11 @@ from typing import Any
 
 from rich.console import Console
 
-from orchestrator.planning.plan import PlannedCell, make_plan, of_pool
+from orchestrator.planning.cells import PlannedCell, of_pool
+from orchestrator.planning.plan import make_plan
 from orchestrator.spec.experiment import ExtractorEntry
 from orchestrator.spec.grid import expand
-from orchestrator.steps.features import ExtractorSource
+from orchestrator.steps.extraction import ExtractorSource
 from orchestrator.storage.store import Storage
 from workloads.datasets import Dataset, Survey, open_dataset, survey
 from workloads.errors import BrokenImage, InputError

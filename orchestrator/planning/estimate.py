@@ -10,26 +10,20 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from pydantic import Field, ValidationError
 
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.capacity import Capacity
-from orchestrator.planning.plan import Plan, finished_images
+from orchestrator.planning.plan import Plan
 from orchestrator.spec.runtime_config import RuntimeConfig
-from orchestrator.steps.steps import FinetuneStep, PretrainStep, SampleStep, Step, StepKind
+from orchestrator.steps.kinds import BY_NAME
+from orchestrator.steps.rates import Rate
+from orchestrator.steps.step import Step
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
-
-
-class Rate(RuntimeConfig):
-    """What one image costs a step; in a training an image counts once an epoch."""
-
-    seconds: float = Field(ge=0, description="of one core, or of one GPU")
-    bytes: float = Field(0.0, ge=0, description="written to the storage")
-    device: Literal["cpu", "cuda"] = "cpu"
 
 
 class Prices(RuntimeConfig):
@@ -45,19 +39,6 @@ class Assumptions(RuntimeConfig):
 
     rates: dict[str, Rate] = Field(default_factory=dict, description="by name, as `plan --json` prints them")
     prices: Prices | None = None
-
-
-# Core-seconds and bytes per image of 480x360 with MobileNetV2, trainings by recipe small; used only until something was
-# measured.
-_ASSUMED = {
-    StepKind.SAMPLE: Rate(seconds=0.06, bytes=256_000),
-    StepKind.SUPERPIXELS: Rate(seconds=0.10, bytes=25_000),
-    StepKind.CLUSTER: Rate(seconds=0.01),
-    StepKind.LABEL: Rate(seconds=0.03, bytes=8_000),
-    StepKind.SCORE: Rate(seconds=0.005),
-    StepKind.PRETRAIN: Rate(seconds=0.13),
-    StepKind.FINETUNE: Rate(seconds=0.07),
-}
 
 
 @dataclass(frozen=True)
@@ -139,7 +120,7 @@ def estimate(
     counted: set[tuple[str, str]] = set()
     for step in plan.pending:
         # Two image counts of one stream share their shards: only the longest costs.
-        images = _images_of(step) - finished_images(step, ledger)
+        images = step.image_passes - step.finished_images(ledger)
         if step.stream:
             fresh = {(step.stream, shard.digest) for shard in step.images.shards} - counted
             images = min(
@@ -149,7 +130,7 @@ def estimate(
             counted |= fresh
         rate = rates.of(step)
         by_device[rate.device] += images * rate.seconds
-        by_kind[step.kind.value] += images * rate.seconds
+        by_kind[step.kind] += images * rate.seconds
         total_bytes += images * rate.bytes
     sources = dict(rates.sources)
     prices = assumptions.prices
@@ -159,7 +140,7 @@ def estimate(
         gpu_seconds=round(by_device["cuda"], 2),
         wall_seconds=_at_least(by_device, capacity) if capacity else None,
         bytes=int(total_bytes),
-        sample_matrix_bytes=max((_matrix_bytes(step, plan, rates) for step in plan.pending), default=0),
+        sample_matrix_bytes=max((step.memory_bytes(rates.of) for step in plan.pending), default=0),
         money=round(hours["cpu"] * prices.core_hour + hours["cuda"] * prices.gpu_hour, 2) if prices else None,
         currency=prices.currency if prices else "",
         seconds_by_kind={kind: round(value, 2) for kind, value in by_kind.items()},
@@ -179,25 +160,13 @@ class _Rates:
 
     def of(self, step: Step) -> Rate:
         """Given, else measured, else assumed."""
-        name = rate_name(step.kind, step.meaning)
+        name = step.rate_name(step.meaning)
         for source, rates in (("given", self._given), ("measured", self._measured)):
             if name in rates:
                 self.sources[name] = source
                 return self.used.setdefault(name, rates[name])
         self.sources[name] = "assumed"
-        return self.used.setdefault(name, _ASSUMED[step.kind])
-
-
-def rate_name(kind: StepKind, meaning: dict[str, Any]) -> str:
-    """Steps of one name cost about the same per image: kind/network/output stride."""
-    network, stride = None, None
-    if extractor := meaning.get("extractor"):
-        network, stride = extractor["arch"], extractor["output_stride"]
-        if own := extractor.get("network"):
-            network = f"{own['head']}_{own['backbone']}"
-    elif segmentor := meaning.get("config", {}).get("segmentor"):
-        network, stride = f"{segmentor['head']}_{segmentor['backbone']}", segmentor["output_stride"]
-    return "/".join(str(part) for part in (kind, network, stride) if part is not None)
+        return self.used.setdefault(name, step.assumed_rate)
 
 
 def _at_least(by_device: dict[str, float], capacity: Capacity) -> float | None:
@@ -210,7 +179,7 @@ def _at_least(by_device: dict[str, float], capacity: Capacity) -> float | None:
 
 def _times_alone(plan: Plan, rates: _Rates) -> float:
     """Work of all cells one by one over that of all distinct steps, whatever is done already."""
-    seconds = {key: _images_of(step) * rates.of(step).seconds for key, step in plan.steps.items()}
+    seconds = {key: step.image_passes * rates.of(step).seconds for key, step in plan.steps.items()}
     together: dict[str, tuple[Step, float]] = {}
     for key, step in plan.steps.items():
         # Of several image counts of one stream the longest holds the shards of all.
@@ -222,24 +191,15 @@ def _times_alone(plan: Plan, rates: _Rates) -> float:
     return alone / once if once else 1.0
 
 
-def _images_of(step: Step) -> int:
-    """Images that a step works through; a training counts each of them once an epoch."""
-    match step.work:
-        case PretrainStep(config=config):
-            return config.total_steps(step.images.count) * config.batch_size
-        case FinetuneStep(config=config, num_labelled=labelled):
-            return config.total_steps(labelled) * config.batch_size
-    return step.images.count
-
-
 def _measured_rates(manifests: Iterable[Manifest]) -> dict[str, Rate]:
     sums: dict[tuple[str, str], list[float]] = defaultdict(lambda: [0.0, 0.0, 0.0])
     for manifest in manifests:
         images = manifest.results.get("images_trained") or manifest.provenance.get("images", {}).get("used", 0)
         spent = manifest.provenance.get("work_seconds") or manifest.provenance.get("wall_seconds", 0.0)
         device = "cuda" if str(manifest.provenance.get("device", "")).startswith("cuda") else "cpu"
-        if images:
-            entry = sums[rate_name(StepKind(manifest.kind), manifest.meaning), device]
+        kind = BY_NAME.get(manifest.kind)
+        if images and kind is not None:
+            entry = sums[kind.rate_name(manifest.meaning), device]
             entry[0] += images
             entry[1] += spent
             entry[2] += manifest.size
@@ -248,17 +208,3 @@ def _measured_rates(manifests: Iterable[Manifest]) -> dict[str, Rate]:
         name: Rate(seconds=spent / images, bytes=size / images, device="cuda" if device == "cuda" else "cpu")
         for (name, device), (images, spent, size) in sorted(sums.items())
     }
-
-
-def _matrix_bytes(step: Step, plan: Plan, rates: _Rates) -> int:
-    """Bytes of the feature matrix that the clustering actor holds while it fits on this sample."""
-    if not isinstance(step.work, SampleStep):
-        return 0
-    per_pixel = rates.of(step).bytes / step.work.sampling.pixels_per_image
-    limits = [
-        cell.cell.entry.labels.clustering.max_pixels
-        for cell in plan.cells
-        if cell.roles.get("sample") and cell.roles["sample"].key == step.key
-    ]
-    pixels = min(step.images.count * step.work.sampling.pixels_per_image, max(limits, default=0))
-    return int(pixels * per_pixel)

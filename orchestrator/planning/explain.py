@@ -7,8 +7,8 @@ those of finished steps of the same kind and naming the fields that differ.
 from typing import Any
 
 from orchestrator.ledger.manifests import Ledger, Manifest
-from orchestrator.planning.plan import Plan, finished_images
-from orchestrator.steps.steps import Step
+from orchestrator.planning.plan import Plan
+from orchestrator.steps.step import Step
 from orchestrator.storage.store import Storage
 
 
@@ -24,15 +24,19 @@ def _reason(step: Step, plan: Plan, ledger: Ledger, finished: list[Manifest]) ->
         return "cached"
     if step.key in plan.skipped:
         return f"{plan.skipped[step.key].status}: {plan.skipped[step.key].reason}"
-    behind = [role for role, key in step.inputs.items() if key not in plan.done]
-    images = finished_images(step, ledger)
+    behind = [role for role, key in step.input_keys.items() if key not in plan.done]
+    images = step.finished_images(ledger)
     partly = f"{images} of {step.images.count} images are in finished shards; " if images else ""
     alike = [manifest for manifest in finished if manifest.kind == step.kind]
     if not alike:
         return f"{partly}no {step.kind} step has been done on this storage"
     mine = _flatten(step.meaning)
     distances = [
-        (len(_differences(_flatten(manifest.meaning), mine)), len(_differences(manifest.inputs, step.inputs)), number)
+        (
+            len(_differences(_flatten(manifest.meaning), mine)),
+            len(_differences(manifest.inputs, step.input_keys)),
+            number,
+        )
         for number, manifest in enumerate(alike)
     ]
     nearest = alike[min(distances)[-1]]
@@ -50,7 +54,7 @@ def _reason_outside_meaning(step: Step, nearest: Manifest, behind: list[str]) ->
         return f"images: {used} -> {step.images.count}"
     if behind:
         return f"is computed from {', '.join(behind)}, which runs again"
-    others = _differences(nearest.inputs, step.inputs)
+    others = _differences(nearest.inputs, step.input_keys)
     if others:
         return f"is computed from another {' and another '.join(others)} than {nearest.key[:12]}"
     return f"the images or the code of this step are not those of {nearest.key[:12]}"

@@ -8,11 +8,10 @@ that takes a week, most of it spent on labels that were known to be poor.
 
 import math
 
-from orchestrator.planning.plan import Plan, PlannedCell, Skipped
-from orchestrator.steps.steps import StepKind
+from orchestrator.planning.cells import PlannedCell
+from orchestrator.planning.plan import Plan, Skipped
+from orchestrator.steps.step import Pool
 from workloads.errors import InputError
-
-_TRAININGS = (StepKind.PRETRAIN, StepKind.FINETUNE)
 
 
 def select_best(plan: Plan, number: int) -> bool:
@@ -52,7 +51,7 @@ def select_best(plan: Plan, number: int) -> bool:
 def _trainings(cell: PlannedCell, plan: Plan) -> set[str]:
     """The trainings of a cell that its score does not wait for."""
     behind = _ancestors(cell.roles["score"].key, plan) if "score" in cell.roles else set()
-    return {step.key for step in cell.roles.values() if step.kind in _TRAININGS} - behind
+    return {step.key for step in cell.roles.values() if step.pool is Pool.TRAIN} - behind
 
 
 def _ancestors(key: str, plan: Plan) -> set[str]:
@@ -60,7 +59,7 @@ def _ancestors(key: str, plan: Plan) -> set[str]:
     left = [key]
     while left:
         step = plan.steps.get(left.pop())
-        for other in step.inputs.values() if step else ():
+        for other in step.input_keys.values() if step else ():
             if other not in found:
                 found.add(other)
                 left.append(other)

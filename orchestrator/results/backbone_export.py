@@ -14,9 +14,11 @@ from typing import Any
 import torch
 
 from orchestrator.ledger.manifests import Manifest
-from orchestrator.planning.plan import Plan, PlannedCell
-from orchestrator.steps.steps import FinetuneStep, PretrainStep
-from orchestrator.steps.training_runs import read_tensors
+from orchestrator.planning.cells import PlannedCell
+from orchestrator.planning.plan import Plan
+from orchestrator.steps.finetune import FinetuneStep
+from orchestrator.steps.pretrain import PretrainStep
+from orchestrator.steps.tensors import read_tensors
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 from workloads.networks.segmentors import Segmentor, build_segmentor, load_pretrained, torchvision_backbone
@@ -53,8 +55,8 @@ def export_backbone(plan: Plan, planned: PlannedCell, stage: str, storage: Stora
         raise InputError(f"{output} is where the card would be; give another suffix, for example .pth")
     if place.exists() and not _is_card(place):
         raise InputError(f"{place}, where the card would be, is a file of somebody else; give another name")
-    assert isinstance(step.work, PretrainStep | FinetuneStep)
-    network = _network(step.work, read_tensors(storage, manifest.shards[0].path))
+    assert isinstance(step, PretrainStep | FinetuneStep)
+    network = _network(step, read_tensors(storage, manifest.shards[0].path))
     taken = torchvision_backbone(network)
     buffer = io.BytesIO()
     torch.save(taken.state, buffer)
@@ -73,13 +75,13 @@ def _is_card(place: Path) -> bool:
         return False
 
 
-def _network(work: PretrainStep | FinetuneStep, state: dict[str, torch.Tensor]) -> Segmentor:
-    match work:
+def _network(step: PretrainStep | FinetuneStep, state: dict[str, torch.Tensor]) -> Segmentor:
+    match step:
         case PretrainStep():
-            network = pretraining_network(work.config)
+            network = pretraining_network(step.config)
             load_pretrained(network, state)
         case FinetuneStep():
-            network = build_segmentor(work.config.segmentor, work.num_classes)
+            network = build_segmentor(step.config.segmentor, step.num_classes)
             network.load_state_dict(state)
     return network
 

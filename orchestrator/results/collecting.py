@@ -4,22 +4,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from orchestrator.ledger.manifests import Manifest
-from orchestrator.planning.plan import PlannedCell
+from orchestrator.planning.cells import PlannedCell
 from orchestrator.results.cells import Metrics, Protocol
-from orchestrator.steps.steps import FinetuneStep, PretrainStep, SampleStep, ScoreStep, Step
+from orchestrator.steps.step import Step
 from workloads.networks.stand_ins import NOTES, stand_in
 
 
 def collect_metrics(roles: Mapping[str, Step], manifests: Mapping[str, Manifest]) -> Metrics:
-    """The figures of the steps that are done, by role."""
-    metrics: dict[str, Any] = {"pmiou": None, "coverage": None, "miou": None}
-    for role in ("score", "pretrain", "finetune"):
-        if role in manifests:
-            metrics |= manifests[role].results
-    if "cluster" in manifests:
-        metrics |= {
-            name: manifests["cluster"].results[name] for name in ("clusters", "inertia", "iterations", "emptied")
-        }
+    """The figures of the steps that are done, by role; steps that serve others show none."""
+    metrics: dict[str, Any] = {}
+    for role, manifest in manifests.items():
+        metrics |= roles[role].shown(role, manifest)
     protocol = _protocol(roles, manifests)
     return Metrics(**metrics | ({"protocol": protocol} if protocol else {}))
 
@@ -31,39 +26,27 @@ def seconds_of(manifest: Manifest) -> float:
 
 def substitutes(planned: PlannedCell) -> list[str]:
     """Where a cell departs from its name: the experiment's notes, and weights that stand in for a file."""
-    notes = list(planned.cell.notes)
-    for step in planned.roles.values():
-        match step.work:
-            case SampleStep(extractor=extractor):
-                weights = extractor.weights
-            case PretrainStep(weights=weights):
-                pass
-            case FinetuneStep(weights=weights) if "pretrain" not in step.inputs:
-                pass
-            case _:
-                weights = None
-        kind = stand_in(weights) if weights else None
-        if kind is not None:
-            notes.append(NOTES[kind])
-    return list(dict.fromkeys(notes))
+    kinds = [stand_in(step.weights) for step in planned.roles.values() if step.weights]
+    return list(dict.fromkeys([*planned.cell.notes, *(NOTES[kind] for kind in kinds if kind is not None)]))
 
 
 def _protocol(roles: Mapping[str, Step], manifests: Mapping[str, Manifest]) -> Protocol | None:
     """What the scores of a cell were measured on: data set, classes, split, images."""
-    for role in ("score", "finetune"):
-        work = roles[role].work if role in manifests else None
-        if isinstance(work, ScoreStep | FinetuneStep):
-            source = work.source if isinstance(work, ScoreStep) else work.judged
-            quarantined = {
-                item.image
-                for name in ("label_val", "superpixels_val", role)
-                if name in manifests
-                for item in manifests[name].quarantined
-            }
-            return Protocol(
-                dataset=source.config.name,
-                classes=work.num_classes,
-                split=source.pool,
-                scored_images=manifests[role].provenance["images"]["used"] - len(quarantined),
-            )
+    for role in manifests:
+        evaluated = roles[role].evaluated(role)
+        if evaluated is None:
+            continue
+        source, num_classes = evaluated
+        quarantined = {
+            item.image
+            for other, found in manifests.items()
+            if roles[other].images.pool == source.pool
+            for item in found.quarantined
+        }
+        return Protocol(
+            dataset=source.config.name,
+            classes=num_classes,
+            split=source.pool,
+            scored_images=roles[role].images.count - len(quarantined),
+        )
     return None

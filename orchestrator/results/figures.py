@@ -16,7 +16,8 @@ from PIL import Image
 from orchestrator.ledger.layout import figure_path, figures_mark
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.shards import read_maps
-from orchestrator.planning.plan import Plan, PlannedCell
+from orchestrator.planning.cells import PlannedCell
+from orchestrator.planning.plan import Plan
 from orchestrator.spec.naming import describe, repeats
 from orchestrator.storage.store import Storage
 from workloads.datasets import Dataset, open_dataset

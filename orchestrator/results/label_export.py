@@ -15,7 +15,8 @@ from PIL import Image
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.shards import read_maps
-from orchestrator.planning.plan import Plan, PlannedCell
+from orchestrator.planning.cells import PlannedCell
+from orchestrator.planning.plan import Plan
 from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
 from workloads.errors import InputError
@@ -48,13 +49,13 @@ def export_label_maps(
     mark(output, held)
     folder = Storage(str(output))
     palette = distinct_colours(clusters)
-    progress.expect("label", step.images.count)
+    progress.expect(step.title, step.images.count)
     images: set[str] = set()
     for record in manifest.shards:
         for image_id, labels in read_maps(storage, record.path):
             folder.write_nondurable(f"{image_id}.png", _encoded(_picture(labels, palette, clusters)))
             images.add(image_id)
-        progress.advance("label", record.images)
+        progress.advance(step.title, record.images)
     legend = _legend(plan, planned, step.key, palette, clusters)
     folder.write_nondurable("legend.json", json.dumps(legend, indent=1).encode())
     if "legend" not in images:

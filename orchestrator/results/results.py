@@ -11,14 +11,12 @@ from typing import Any
 
 from orchestrator.execution.provenance import Provenance
 from orchestrator.ledger.layout import results_path
-from orchestrator.planning.plan import Plan, PlannedCell
+from orchestrator.planning.cells import PlannedCell
+from orchestrator.planning.plan import Plan
 from orchestrator.results.cells import CellResult, ImageCount, Machine, Metrics, Results, Run, Status
 from orchestrator.results.collecting import collect_metrics, seconds_of, substitutes
 from orchestrator.results.statistics import RankCorrelation
 from orchestrator.storage.store import Storage
-
-# The roles whose images a reader asks for: what was clustered, and what was labelled.
-_COUNTED = ("sample", "label", "label_val", "superpixels")
 
 
 def collect(plan: Plan, cached: Collection[str], failed: Mapping[str, str]) -> list[CellResult]:
@@ -101,7 +99,7 @@ def _cell(planned: PlannedCell, plan: Plan, cached: Collection[str], failed: Map
         images={
             role: ImageCount(**manifest.provenance["images"])
             for role, manifest in manifests.items()
-            if role in _COUNTED
+            if planned.roles[role].shows_images
         },
         quarantined=sorted(
             {f"{item.image}: {item.reason}" for manifest in manifests.values() for item in manifest.quarantined}

@@ -2,12 +2,13 @@
 
 The model: numbers are computed on one thread and in batches that are part of the definition, because the last bits of a
 convolution depend on both: that is what makes results independent of the number of workers. Only the processes that
-compute import this; the jobs that are sent to them are in `orchestrator.steps.features`.
+compute import this; the jobs that are sent to them are in `sample` and `label`.
 """
 
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 from orchestrator.ledger.image_sets import read_listing
 from orchestrator.ledger.shards import (
     LABEL_SCHEMA,
+    MAP_COMPRESSION,
     ShardRecord,
     ShardWriter,
     label_batch,
@@ -24,8 +26,8 @@ from orchestrator.ledger.shards import (
     sample_batch,
     sample_schema,
 )
-from orchestrator.steps.features import ExtractorSource, LabelWork, SampleWork
-from orchestrator.steps.jobs import MAP_COMPRESSION, ImageSlice, Source, below
+from orchestrator.steps.extraction import ExtractorSource
+from orchestrator.steps.jobs import ImageSlice, Source, below
 from orchestrator.storage.store import Storage
 from workloads.devices import torch_device
 from workloads.errors import BrokenImage, InputError
@@ -57,7 +59,14 @@ def load_extractor(source: ExtractorSource) -> Extractor:
 
 
 def sample_shard(
-    storage: Storage, path: str, images: ImageSlice, work: SampleWork, extractor: Extractor, batch_size: int
+    storage: Storage,
+    path: str,
+    images: ImageSlice,
+    source: Source,
+    extractor: Extractor,
+    *,
+    pixels_per_image: int,
+    seed: int,
 ) -> ShardRecord:
     """Features of a seeded sample of pixels of every image.
 
@@ -66,24 +75,32 @@ def sample_shard(
     """
     begun = time.perf_counter()
     writer = ShardWriter(sample_schema(extractor.channels), compression=None)
-    for image_id, picture, features in _features(storage, images, work.source, extractor, batch_size, writer):
+    for image_id, picture, features in _features(storage, images, source, extractor, writer):
         del picture
         cells = features.shape[1] * features.shape[2]
-        order = generator(work.seed, "sample", work.source.pool, image_id).permutation(cells)
-        chosen = order[: work.pixels_per_image]
+        order = generator(seed, "sample", source.pool, image_id).permutation(cells)
+        chosen = order[:pixels_per_image]
         taken = features.reshape(features.shape[0], cells)[:, torch.from_numpy(chosen).to(features.device)]
         writer.add(sample_batch(image_id, chosen, taken.T.contiguous().cpu().numpy()))
     return writer.write(storage, path, time.perf_counter() - begun)
 
 
+@dataclass(frozen=True)
+class Labelling:
+    """One labelling: where it goes, a fitted cluster model, the share of outliers, and superpixel shards to vote with.
+
+    Labels that are to be judged keep the former labels of the pixels that were taken out.
+    """
+
+    path: str
+    model_path: str
+    outliers: float
+    superpixel_paths: tuple[str, ...]
+    judged: bool
+
+
 def label_shard(
-    storage: Storage,
-    paths: Sequence[str],
-    images: ImageSlice,
-    source: Source,
-    works: Sequence[LabelWork],
-    extractor: Extractor,
-    batch_size: int,
+    storage: Storage, images: ImageSlice, source: Source, labellings: Sequence[Labelling], extractor: Extractor
 ) -> list[ShardRecord]:
     """Label maps of every image for several labellings, from one forward pass.
 
@@ -91,32 +108,32 @@ def label_shard(
     cell would depend on which other cells happen to be computed beside it.
     """
     begun = time.perf_counter()
-    writers = [ShardWriter(LABEL_SCHEMA, compression=MAP_COMPRESSION) for _ in works]
+    writers = [ShardWriter(LABEL_SCHEMA, compression=MAP_COMPRESSION) for _ in labellings]
     segments = {
         paths: {image_id: ids for path in paths for image_id, ids in read_maps(storage, path)}
-        for paths in {work.superpixel_paths for work in works}
+        for paths in {one.superpixel_paths for one in labellings}
     }
-    for image_id, picture, features in _features(storage, images, source, extractor, batch_size, *writers):
+    for image_id, picture, features in _features(storage, images, source, extractor, *writers):
         size = picture.shape[:2]
-        for model_path in dict.fromkeys(work.model_path for work in works):
+        for model_path in dict.fromkeys(one.model_path for one in labellings):
             clusters = _scorer(storage, model_path, str(features.device))
             labels, distance = assign(clusters.maps(features), size)
             kept: dict[float, np.ndarray] = {}
-            for work, writer in zip(works, writers, strict=True):
-                if work.model_path != model_path:
+            for one, writer in zip(labellings, writers, strict=True):
+                if one.model_path != model_path:
                     continue
-                if work.outliers not in kept:
-                    thresholds = _thresholds(storage, model_path, work.outliers)
-                    kept[work.outliers] = without_outliers(labels, distance, thresholds)
-                result, former = kept[work.outliers], labels
-                if work.superpixel_paths:
-                    segment = segments[work.superpixel_paths][image_id]
+                if one.outliers not in kept:
+                    thresholds = _thresholds(storage, model_path, one.outliers)
+                    kept[one.outliers] = without_outliers(labels, distance, thresholds)
+                result, former = kept[one.outliers], labels
+                if one.superpixel_paths:
+                    segment = segments[one.superpixel_paths][image_id]
                     result = vote(result, segment, clusters.num_clusters)
-                    former = vote(labels, segment, clusters.num_clusters) if work.judged else former
-                removed = former[result == IGNORE_LABEL] if work.judged else labels[:0]
+                    former = vote(labels, segment, clusters.num_clusters) if one.judged else former
+                removed = former[result == IGNORE_LABEL] if one.judged else labels[:0]
                 writer.add(label_batch(image_id, result, removed))
-    seconds = (time.perf_counter() - begun) / len(works)
-    return [writer.write(storage, path, seconds) for writer, path in zip(writers, paths, strict=True)]
+    seconds = (time.perf_counter() - begun) / len(labellings)
+    return [writer.write(storage, one.path, seconds) for one, writer in zip(labellings, writers, strict=True)]
 
 
 def _features(
@@ -124,15 +141,14 @@ def _features(
     images: ImageSlice,
     source: Source,
     extractor: Extractor,
-    batch_size: int,
     *writers: ShardWriter,
 ) -> Iterator[tuple[str, np.ndarray, torch.Tensor]]:
     """Image id, picture (H, W, 3) and features (D, h, w) of every usable image; the others are quarantined."""
     dataset = source.open()
     names = read_listing(storage, images.listing, images.start, images.stop)
-    for first in range(0, len(names), batch_size):
+    for first in range(0, len(names), extractor.config.batch_size):
         pictures: dict[str, np.ndarray] = {}
-        for image_id in names[first : first + batch_size]:
+        for image_id in names[first : first + extractor.config.batch_size]:
             try:
                 picture = dataset.read_image(source.pool, image_id)
                 if min(picture.shape[:2]) < extractor.minimum_size:

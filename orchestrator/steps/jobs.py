@@ -1,16 +1,21 @@
-"""What all jobs share: where images come from, what a worker keeps between jobs, and what goes back."""
+"""Jobs: what travels to a worker, and what it does there.
+
+A job is small and picklable, reads what it needs through the ledger, computes, and commits its shard itself; only
+records and a few numbers go back. A job that is done twice (its worker died after the commit) finds the record and
+returns it. The failures this guards against: features or maps passing through the driver, and work that is lost with
+the driver.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from orchestrator.ledger.image_sets import ImageSet, ShardRange
 from orchestrator.ledger.outcomes import Outcome
 from workloads.datasets import Dataset, DatasetConfig, open_dataset
 from workloads.errors import InputError
-
-# Maps compress by a factor of ten or more at several GB/s; features are noise to a compressor.
-MAP_COMPRESSION = "lz4"
 
 Kept = TypeVar("Kept")
 
@@ -30,11 +35,22 @@ class Source:
 
 @dataclass(frozen=True)
 class ImageSlice:
-    """Images start to stop (exclusive) of a listing on the storage."""
+    """Images start to stop (exclusive) of a listing on the storage; `digest` identifies a shard of them."""
 
     listing: str
     start: int
     stop: int
+    digest: str = ""
+
+    @staticmethod
+    def of(images: ImageSet, shard: ShardRange | None = None) -> "ImageSlice":
+        """A shard of an image set, or all of it."""
+        if shard is None:
+            return ImageSlice(images.listing, 0, images.count)
+        return ImageSlice(images.listing, shard.start, shard.stop, shard.digest)
+
+    def __str__(self) -> str:
+        return f"{self.start}-{self.stop}"
 
 
 class WorkerCache:
@@ -66,6 +82,13 @@ class Job(Protocol):
 
     def run(self, cache: WorkerCache) -> Outcome:
         """Do the work and commit it, or find it committed."""
+
+
+def absolute_place(weights: str | None) -> str | None:
+    """A file's place for a worker, which may run in another working directory than the driver."""
+    if weights is not None and Path(weights).expanduser().is_file():
+        return str(Path(weights).expanduser().absolute())
+    return weights
 
 
 def below(place: str, error: InputError) -> InputError:

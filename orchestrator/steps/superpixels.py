@@ -1,25 +1,68 @@
-"""Superpixels of a shard of images."""
+"""Superpixels of an image set."""
 
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any, ClassVar, Self
 
-from orchestrator.ledger.image_sets import read_listing
+from orchestrator.ledger.image_sets import ShardRange, read_listing
 from orchestrator.ledger.layout import attempt_path
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
-from orchestrator.ledger.shards import MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
-from orchestrator.steps.jobs import MAP_COMPRESSION, ImageSlice, Source, WorkerCache
+from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
+from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache
+from orchestrator.steps.rates import Rate
+from orchestrator.steps.step import CellSteps, Pool, ShardedStep, Step
 from orchestrator.storage.store import Storage
 from workloads.configs.superpixels import SuperpixelConfig
-from workloads.errors import BrokenImage
+from workloads.errors import BrokenImage, InputError
 
 
-@dataclass(frozen=True)
-class SuperpixelWork:
-    """Which superpixels to compute of every image."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class SuperpixelStep(ShardedStep):
+    """Superpixels of an image set; they do not depend on the experiment's seed."""
 
-    source: Source
+    kind: ClassVar[str] = "superpixels"
+    code_version: ClassVar[int] = 1
+    title: ClassVar[str] = "superpixels"
+    pool: ClassVar[Pool] = Pool.PROCESS
+    roles: ClassVar[tuple[str, ...]] = ("superpixels", "superpixels_val")
+    assumed_rate: ClassVar[Rate] = Rate(seconds=0.10, bytes=25_000)
+    shows_images: ClassVar[bool] = True
+
     config: SuperpixelConfig
+
+    @classmethod
+    def plan(cls, role: str, cell: CellSteps) -> Self | None:
+        """Superpixels of the images that are labelled, where labels are voted or are superpixels themselves."""
+        labels = cell.entry.labels
+        val = role == "superpixels_val"
+        if not cell.makes_labels or labels.source == "pixel" or (val and not cell.scores_labels):
+            return None
+        if labels.superpixels is None:
+            if labels.source == "superpixel":
+                raise InputError("labels.superpixels: null is not allowed where labels.source is superpixel")
+            return None
+        source = cell.val if val else cell.train
+        images = cell.image_set(source, None if val else labels.images)
+        return cls(images=images, dataset=cell.identity, source=source, config=labels.superpixels)
+
+    @property
+    def inputs(self) -> dict[str, Step]:
+        """None: images are all that it needs."""
+        return {}
+
+    def own_meaning(self) -> Mapping[str, Any]:
+        """The pool and the algorithm."""
+        return {"dataset": self.dataset, "pool": self.source.pool, "superpixels": self.config}
+
+    @classmethod
+    def job(cls, storage: Storage, steps: tuple[Self, ...], shard: ShardRange | None, device: str) -> Job:
+        """One shard, the same for all the steps."""
+        del device
+        assert shard is not None
+        step = steps[0]
+        return SuperpixelJob(storage, ImageSlice.of(step.images, shard), step.stream, step.source, step.config)
 
 
 @dataclass(frozen=True)
@@ -29,43 +72,41 @@ class SuperpixelJob:
     storage: Storage
     images: ImageSlice
     stream: str
-    digest: str
-    work: SuperpixelWork
+    source: Source
+    config: SuperpixelConfig
 
     @property
     def name(self) -> str:
         """The job's name on Ray's dashboard, which groups by it."""
-        return f"SuperpixelJob N={self.work.config.n_segments}"
+        return f"SuperpixelJob N={self.config.n_segments}"
 
     @property
     def title(self) -> str:
         """The job's name and its images."""
-        return f"{self.name} {self.images.start}-{self.images.stop}"
+        return f"{self.name} {self.images}"
 
     def run(self, cache: WorkerCache) -> Outcome:
         """Compute and commit the shard."""
         del cache
         ledger = Ledger(self.storage)
-        record = ledger.shard(self.stream, self.digest)
+        record = ledger.shard(self.stream, self.images.digest)
         if record is None:
-            path = attempt_path(self.stream, self.digest)
-            record = ledger.commit_shard(
-                self.stream, self.digest, superpixel_shard(self.storage, path, self.images, self.work)
-            )
-        return Outcome([record])
+            record = ledger.commit_shard(self.stream, self.images.digest, self._compute())
+        return Outcome({self.stream: record})
 
+    def _compute(self) -> ShardRecord:
+        """Superpixel ids of every pixel of every image."""
+        # scikit-image is imported where superpixels are made, and not by the driver.
+        from workloads.labels.superpixels import superpixels
 
-def superpixel_shard(storage: Storage, path: str, images: ImageSlice, work: SuperpixelWork) -> ShardRecord:
-    """Superpixel ids of every pixel of every image."""
-    # scikit-image is imported where superpixels are made, and not by the driver.
-    from workloads.labels.superpixels import superpixels
-
-    begun = time.perf_counter()
-    writer = ShardWriter(MAP_SCHEMA, compression=MAP_COMPRESSION)
-    dataset = work.source.open()
-    for image_id in read_listing(storage, images.listing, images.start, images.stop):
-        try:
-            writer.add(map_batch(image_id, superpixels(dataset.read_image(work.source.pool, image_id), work.config)))
-        except BrokenImage as error:
-            writer.quarantine(image_id, error.reason)
-    return writer.write(storage, path, time.perf_counter() - begun)
+        begun = time.perf_counter()
+        writer = ShardWriter(MAP_SCHEMA, compression=MAP_COMPRESSION)
+        dataset = self.source.open()
+        for image_id in read_listing(self.storage, self.images.listing, self.images.start, self.images.stop):
+            try:
+                image = dataset.read_image(self.source.pool, image_id)
+                writer.add(map_batch(image_id, superpixels(image, self.config)))
+            except BrokenImage as error:
+                writer.quarantine(image_id, error.reason)
+        path = attempt_path(self.stream, self.images.digest)
+        return writer.write(self.storage, path, time.perf_counter() - begun)

@@ -1,56 +1,111 @@
-"""Pre-training and fine-tuning as jobs: what of a training step travels to the workers of a training run.
+"""What pre-training and fine-tuning share as steps and as jobs."""
 
-The model: a job is a small value that the driver makes; what runs it (`orchestrator.steps.training_runs`) is imported
-by the workers of the run alone.
-"""
-
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from orchestrator.steps.jobs import ImageSlice, Source
+from orchestrator.ledger.image_sets import ShardRange
+from orchestrator.ledger.outcomes import Outcome
+from orchestrator.steps.jobs import Source, WorkerCache
+from orchestrator.steps.step import CellSteps, Pool, Step
 from orchestrator.storage.store import Storage
-from workloads.configs.networks import Initialisation
-from workloads.configs.training import FinetuneConfig, PretrainConfig
+from workloads.configs.networks import IMAGENET_WEIGHTS, Initialisation
+from workloads.errors import InputError
+
+if TYPE_CHECKING:
+    from workloads.training.collectives import Workers
+    from workloads.training.loop import Loop, Machine, Wrap
 
 
 @dataclass(frozen=True)
-class PretrainJob:
-    """Pre-train a network on auxiliary labels, superpixels or pixel correspondence."""
+class DistributedContext:
+    """One worker's place in a training run: its machine, its peers, and how its module is wrapped."""
+
+    machine: "Machine"
+    workers: "Workers"
+    wrap: "Wrap | None"
+
+
+@dataclass(frozen=True)
+class TrainingJob(ABC):
+    """A training as it travels to the workers of its run; `orchestrator.steps.training_runs` runs it.
+
+    Each worker builds the same network, and reads images and label shards itself; rank 0 alone writes.
+    """
 
     storage: Storage
     key: str
-    source: Source
-    images: ImageSlice
-    labels: tuple[str, str] | None
-    config: PretrainConfig
-    weights: str | None
-    num_labels: int | None
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """What is trained."""
 
     @property
     def title(self) -> str:
         """The job's name on Ray's dashboard."""
-        return f"PretrainJob {self.config.objective} {self.key[:8]}"
+        return f"{self.name} {self.key[:8]}"
+
+    @abstractmethod
+    def build(self, context: DistributedContext) -> "Loop":
+        """The training loop of one worker, at step 0."""
+
+    def evaluate_subset(self, loop: "Loop") -> dict[str, float]:
+        """What an evaluation on the way shows."""
+        del loop
+        return {}
+
+    @abstractmethod
+    def finish(self, loop: "Loop", last_loss: float | None) -> Outcome:
+        """Write what was trained, and score it."""
+
+    @abstractmethod
+    def run(self, cache: WorkerCache) -> Outcome:
+        """Train in this process, as the only worker."""
 
 
-@dataclass(frozen=True)
-class FinetuneJob:
-    """Fine-tune a network on labelled images, and score it on the validation images."""
+@dataclass(frozen=True, eq=False, kw_only=True)
+class TrainingStep(Step):
+    """A training from first weights of the given identity; `first_weights` is where they are."""
 
-    storage: Storage
-    key: str
+    pool: ClassVar[Pool] = Pool.TRAIN
+    shown_results: ClassVar[tuple[str, ...] | None] = None
+
+    dataset: Mapping[str, Any]
     source: Source
-    labelled: str
-    judged: Source
-    judged_images: ImageSlice
-    num_classes: int
-    config: FinetuneConfig
-    pretrained: str | None
-    init: Initialisation
-    weights: str | None
+    weights_identity: str
+    first_weights: str | None
 
-    @property
-    def title(self) -> str:
-        """The job's name on Ray's dashboard."""
-        return f"FinetuneJob {self.key[:8]}"
+    @classmethod
+    def rate_name(cls, meaning: Mapping[str, Any]) -> str:
+        """Steps of one name cost about the same per image: kind/network/output stride."""
+        segmentor = meaning["config"]["segmentor"]
+        return f"{cls.kind}/{segmentor['head']}_{segmentor['backbone']}/{segmentor['output_stride']}"
+
+    @classmethod
+    def job(cls, storage: Storage, steps: tuple[Self, ...], shard: ShardRange | None, device: str) -> TrainingJob:
+        """The training as a whole; where it runs is for its workers to say."""
+        del shard, device
+        (step,) = steps
+        return step.training_job(storage)
+
+    @abstractmethod
+    def training_job(self, storage: Storage) -> TrainingJob:
+        """The training as it travels."""
 
 
-TrainingJob = PretrainJob | FinetuneJob
+def first_weights_identity(
+    cell: CellSteps, place: str, backbone: str, init: Initialisation, weights: str | None
+) -> str:
+    """What the first weights are; the file itself is checked when it is loaded."""
+    if init == "random":
+        if weights is not None:
+            raise InputError(f"{place}.weights: {weights!r} is given, but init is 'random'; name another init")
+        return "random"
+    if weights is None and init != "imagenet":
+        raise InputError(f"{place}.weights is missing: init {init!r} needs a file or URL")
+    try:
+        return f"{init}:{cell.weights_identity(backbone, weights or IMAGENET_WEIGHTS[backbone])}"
+    except InputError as error:
+        raise InputError(f"{place}.{error}") from None

@@ -17,7 +17,6 @@ from orchestrator.cluster.rounds import RunReport, run_plan
 from orchestrator.ledger.verification import verify
 from orchestrator.planning.plan import Plan
 from orchestrator.steps.jobs import WorkerCache
-from orchestrator.steps.making import make_job
 from orchestrator.storage.store import Storage
 from support.without_ray import execute
 from workloads.own_output import MARK
@@ -110,10 +109,8 @@ def refused(answer: Answer, *parts: str) -> None:
 
 def run_here(plan: Plan, storage: Storage, *_: Any, **__: Any) -> RunReport:
     """In place of the cluster: the same jobs in this process."""
-    cache = WorkerCache()
-    ended = execute(
-        plan, storage, lambda task, steps: make_job(storage, task.kind, steps, task.shard, "cpu").run(cache)
-    )
+    workshop = WorkerCache()
+    ended = execute(plan, storage, lambda task, steps: steps[0].job(storage, steps, task.shard, "cpu").run(workshop))
     return RunReport(failed=ended.execution.failed, input_errors=ended.execution.input_errors)
 
 

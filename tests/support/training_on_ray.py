@@ -12,7 +12,7 @@ from orchestrator.cluster.rounds import RunReport, run_plan
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.steps.training_runs import read_tensors
+from orchestrator.steps.tensors import read_tensors
 from orchestrator.storage.store import Storage
 from support.trainings import DOCUMENT
 

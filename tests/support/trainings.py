@@ -6,9 +6,10 @@ import torch
 
 from orchestrator.ledger.training_states import leave_outcome
 from orchestrator.planning.plan import make_plan
-from orchestrator.steps.making import make_training_job
-from orchestrator.steps.training import TrainingJob
-from orchestrator.steps.training_runs import DistributedContext, read_tensors, train
+from orchestrator.steps.finetune import FinetuneJob, FinetuneStep
+from orchestrator.steps.tensors import read_tensors
+from orchestrator.steps.training import DistributedContext
+from orchestrator.steps.training_runs import train
 from orchestrator.storage.store import Storage
 from workloads.training.collectives import SingleProcess
 from workloads.training.loop import Machine, StepReport
@@ -51,18 +52,19 @@ class Listener:
         return True
 
 
-def make_job(storage: Storage, **finetune: Any) -> TrainingJob:
+def make_job(storage: Storage, **finetune: Any) -> FinetuneJob:
     plan = make_plan({**DOCUMENT, "finetune": DOCUMENT["finetune"] | finetune}, storage, write_listings=True)
     (step,) = plan.steps.values()
-    return make_training_job(storage, step)
+    assert isinstance(step, FinetuneStep)
+    return step.training_job(storage)
 
 
-def run(job: TrainingJob, listener: Listener, checkpoint_seconds: float = 0.0) -> dict[str, torch.Tensor]:
+def run(job: FinetuneJob, listener: Listener, checkpoint_seconds: float = 0.0) -> dict[str, torch.Tensor]:
     """Train on one worker; the weights at the end."""
     outcome = train(job, DistributedContext(Machine(), SingleProcess(), None), listener, checkpoint_seconds)
     assert outcome is not None
     leave_outcome(job.storage, job.key, outcome)
-    return read_tensors(job.storage, outcome.records[0].path)
+    return read_tensors(job.storage, outcome.files["network"].path)
 
 
 def assert_equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> None:

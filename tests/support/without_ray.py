@@ -4,20 +4,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.execution.execution import CLUSTER, EXTRACT, PROCESS, TRAIN, Execution, Task
+from orchestrator.execution.execution import Execution, Task
+from orchestrator.ledger.image_sets import ShardRange
 from orchestrator.ledger.layout import attempt_path
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import Quarantined, ShardRecord
-from orchestrator.planning.plan import Plan, Stage, make_plan
+from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.steps.jobs import WorkerCache
-from orchestrator.steps.making import make_job, make_training_job
-from orchestrator.steps.steps import Step, StepKind
-from orchestrator.steps.training_runs import DistributedContext, train
+from orchestrator.steps.step import Pool, ShardedStep, Stage, Step
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
-from workloads.training.collectives import SingleProcess
-from workloads.training.loop import Machine
 
 Perform = Callable[[Task, tuple[Step, ...]], Outcome]
 
@@ -36,11 +33,11 @@ class Ended:
         """How many items of each kind were run."""
         counts: dict[str, int] = {}
         for task in self.tasks:
-            counts[task.kind.value] = counts.get(task.kind.value, 0) + 1
+            counts[task.kind] = counts.get(task.kind, 0) + 1
         return counts
 
 
-def execute(plan: Plan, storage: Storage, perform: Perform, *, score_groups: int = 2) -> Ended:
+def execute(plan: Plan, storage: Storage, perform: Perform, *, groups: int = 2) -> Ended:
     """Run the pending steps of a plan with a worker; an exception of the worker is its item's failure."""
     ended: Ended
 
@@ -49,7 +46,7 @@ def execute(plan: Plan, storage: Storage, perform: Perform, *, score_groups: int
 
     execution = Execution(Ledger(storage), plan.compute, plan.done, on_step)
     ended = Ended(plan, execution)
-    execution.begin(plan.pending, score_groups)
+    execution.begin(plan.pending, groups)
     ended.tasks = drive(execution, perform)
     return ended
 
@@ -58,7 +55,11 @@ def drive(execution: Execution, perform: Perform) -> list[Task]:
     """Run every item of an execution that has begun; returns those that were worth running."""
     tasks = []
     while len(execution.schedule):
-        items = [item for pool in (PROCESS, CLUSTER, EXTRACT, TRAIN) if (item := execution.schedule.take(pool))]
+        items = [
+            item
+            for pool in (Pool.PROCESS, Pool.CLUSTER, Pool.EXTRACT, Pool.TRAIN)
+            if (item := execution.schedule.take(pool))
+        ]
         assert items, "items are left, and none of them may start"
         for item in items:
             steps = execution.live_steps(item.payload)
@@ -72,7 +73,7 @@ def drive(execution: Execution, perform: Perform) -> list[Task]:
             except Exception as error:
                 execution.fail(item, steps, error, user=isinstance(error, InputError))
             else:
-                execution.completed(item, steps, outcome.records, outcome.device, outcome.results)
+                execution.completed(item, outcome)
     return tasks
 
 
@@ -82,18 +83,9 @@ def run(document: dict[str, Any], storage: Storage, until: Stage = "finetune") -
     cache = WorkerCache()
 
     def perform(task: Task, steps: tuple[Step, ...]) -> Outcome:
-        if task.kind in (StepKind.PRETRAIN, StepKind.FINETUNE):
-            outcome = train(
-                make_training_job(storage, steps[0]),
-                DistributedContext(Machine(), SingleProcess(), None),
-                lambda report: True,
-                20.0,
-            )
-            assert outcome is not None, "the only worker has rank 0"
-            return outcome
-        return make_job(storage, task.kind, steps, task.shard, "cpu").run(cache)
+        return steps[0].job(storage, steps, task.shard, "cpu").run(cache)
 
-    return execute(plan, storage, perform, score_groups=1)
+    return execute(plan, storage, perform, groups=1)
 
 
 class FakeWorker:
@@ -108,19 +100,18 @@ class FakeWorker:
         error = self.fail_when(task)
         if error is not None:
             raise error
-        match task.kind:
-            case StepKind.CLUSTER:
-                return Outcome([self._record(steps[0], "models/model.arrow", 0, 0)], {steps[0].key: {"clusters": 3}})
-            case StepKind.SCORE:
-                return Outcome([], {step.key: {"pmiou": 50.0} for step in steps})
-        assert task.shard is not None
-        return Outcome([self._shard(step, task) for step in (steps if task.kind is StepKind.LABEL else steps[:1])])
+        if task.shard is None:
+            results = {step.key: {"clusters": 3, "pmiou": 50.0} for step in steps}
+            if steps[0].pool is Pool.PROCESS:
+                return Outcome(results=results)
+            return Outcome(files={"model": self._record(steps[0], "models/model.arrow", 0, 0)}, results=results)
+        return Outcome({step.stream: self._shard(step, task.shard) for step in steps})
 
-    def _shard(self, step: Step, task: Task) -> ShardRecord:
-        assert task.shard is not None
-        path = attempt_path(step.stream, task.shard.digest)
-        record = self._record(step, path, task.shard.start, task.shard.stop)
-        return Ledger(self.storage).commit_shard(step.stream, task.shard.digest, record)
+    def _shard(self, step: Step, shard: ShardRange) -> ShardRecord:
+        assert isinstance(step, ShardedStep)
+        path = attempt_path(step.stream, shard.digest)
+        record = self._record(step, path, shard.start, shard.stop)
+        return Ledger(self.storage).commit_shard(step.stream, shard.digest, record)
 
     def _record(self, step: Step, path: str, start: int, stop: int) -> ShardRecord:
         self.storage.replace(path, b"shard")

@@ -40,13 +40,13 @@ def test_a_second_run_executes_nothing_and_tensorboard_has_curves(trained: Train
     _, again = run(EXPERIMENT, storage)
     assert again.executed == []
     for step in plan.steps.values():
-        if step.kind.value in ("pretrain", "finetune"):
+        if step.kind in ("pretrain", "finetune"):
             (folder,) = Path(storage.locate("tune/grid")).glob(f"{step.kind}-{step.key[:8]}*")
             events = EventAccumulator(str(folder))
             events.Reload()
             curves = {tag.removeprefix("ray/tune/") for tag in events.Tags()["scalars"]}
             assert {"loss", "learning_rate", "images_per_second"} <= curves
-            assert {"val_miou_subset", "miou"} <= curves or step.kind.value == "pretrain"
+            assert {"val_miou_subset", "miou"} <= curves or step.kind == "pretrain"
             content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
             values = HParamsPluginData.FromString(content).session_start_info.hparams
             assert values["config/key"].string_value == step.key

@@ -19,7 +19,6 @@ from orchestrator.planning.plan import Plan, make_plan, may_be_stopped
 from orchestrator.planning.selection import select_best
 from orchestrator.results.results import collect
 from orchestrator.spec.experiment import EarlyStopping
-from orchestrator.steps.steps import StepKind
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -54,7 +53,7 @@ def at(step: int, miou: float) -> dict[str, Any]:
 def column_of(storage: Storage, **finetune: Any) -> Column:
     plan = planned(storage, finetune=DOCUMENT["finetune"] | finetune)
     (step,) = plan.steps.values()
-    return column(step, storage)
+    return column(step)
 
 
 def test_rows_and_seeds_share_a_column_and_nothing_that_makes_the_way_another_does(storage: Storage) -> None:
@@ -74,7 +73,7 @@ def test_rows_and_seeds_share_a_column_and_nothing_that_makes_the_way_another_do
 
 def test_what_others_are_computed_from_is_never_given_up(storage: Storage) -> None:
     plan = make_plan(EXPERIMENT, storage, write_listings=True)
-    networks = {step.inputs["network"] for step in plan.steps.values() if "network" in step.inputs}
+    networks = {step.input_keys["network"] for step in plan.steps.values() if "network" in step.inputs}
     found = {step.key for step in may_be_stopped(plan.steps.values())}
     assert networks and found == {cell.roles["finetune"].key for cell in plan.cells}
     assert not found & networks
@@ -164,7 +163,7 @@ def test_judging_again_forgets_no_stop(storage: Storage, tiny: dict[str, Any]) -
     for _ in range(2):
         assert select_best(plan, 1) is False, "nothing is scored yet"
         assert plan.skipped[key].status == "stopped"
-        others = {step.key for step in plan.steps.values() if step.kind is StepKind.FINETUNE} - {key}
+        others = {step.key for step in plan.steps.values() if step.kind == "finetune"} - {key}
         assert {plan.skipped[other].status for other in others} == {"not trained"}
 
 

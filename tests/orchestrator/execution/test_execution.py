@@ -13,7 +13,7 @@ from orchestrator.ledger.layout import record_path
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.shards import read_judged_labels, read_maps
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.steps.steps import Step, StepKind
+from orchestrator.steps.step import Step
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -43,11 +43,11 @@ def test_everything_completes_and_is_committed_once(tiny: dict[str, Any], storag
     for step in made.steps.values():
         manifest = ledger.manifest(step.kind, step.key)
         assert manifest is not None
-        assert len(manifest.shards) == (len(step.images.shards) if step.stream else step.kind is StepKind.CLUSTER)
+        assert len(manifest.shards) == (len(step.images.shards) if step.stream else step.kind == "cluster")
         assert manifest.provenance["images"]["used"] == step.images.count
     # Six train shards and two val shards; each pool's four labellings are one pass, one item a shard.
     assert ended.kinds() == {"sample": 6, "superpixels": 8, "cluster": 2, "label": 8, "score": 2}
-    assert all(len(task.steps) == 4 for task in ended.tasks if task.kind is StepKind.LABEL)
+    assert all(len(task.steps) == 4 for task in ended.tasks if task.kind == "label")
     assert plan(tiny, storage).pending == []
 
 
@@ -55,7 +55,7 @@ def test_a_step_is_finished_after_what_it_is_computed_from(tiny: dict[str, Any],
     ended = execute(plan(tiny, storage), storage, FakeWorker(storage))
     order = [step.key for step in ended.finished]
     for step in ended.finished:
-        assert all(order.index(key) < order.index(step.key) for key in step.inputs.values())
+        assert all(order.index(key) < order.index(step.key) for key in step.input_keys.values())
 
 
 def test_a_failed_fit_fails_its_own_cells_alone(tiny: dict[str, Any], storage: Storage) -> None:
@@ -76,7 +76,7 @@ def test_a_failed_shard_fails_what_is_computed_from_it_and_only_that(tiny: dict[
     made = plan(tiny, storage)
     worker = FakeWorker(storage)
     worker.fail_when = lambda task: (
-        InputError("val is wrong") if task.kind is StepKind.SUPERPIXELS and task.images == 4 and is_val(task) else None
+        InputError("val is wrong") if task.kind == "superpixels" and task.images == 4 and is_val(task) else None
     )
     ended = execute(made, storage, worker)
     # Cells 1 and 3 vote with superpixels; their training labels do not need those of val.
@@ -86,7 +86,7 @@ def test_a_failed_shard_fails_what_is_computed_from_it_and_only_that(tiny: dict[
 
 
 def is_last_sample(task: Task) -> bool:
-    return task.kind is StepKind.SAMPLE and task.shard is not None and task.shard.start == 20
+    return task.kind == "sample" and task.shard is not None and task.shard.start == 20
 
 
 def is_val(task: Task) -> bool:
@@ -96,9 +96,9 @@ def is_val(task: Task) -> bool:
 def test_when_the_first_item_fails_everything_ends_and_nothing_hangs(tiny: dict[str, Any], storage: Storage) -> None:
     made = plan(tiny, storage)
     worker = FakeWorker(storage)
-    worker.fail_when = lambda task: RuntimeError("no") if task.kind is StepKind.SAMPLE else None
+    worker.fail_when = lambda task: RuntimeError("no") if task.kind == "sample" else None
     ended = execute(made, storage, worker)
-    assert {step.kind for step in ended.finished} == {StepKind.SUPERPIXELS}
+    assert {step.kind for step in ended.finished} == {"superpixels"}
     assert "cluster" not in ended.kinds()
     assert "label" not in ended.kinds()
     assert len(ended.failed) == len({step.key for step in ended.failed})
@@ -120,18 +120,18 @@ def test_what_failed_is_tried_again_by_the_next_run_and_the_rest_is_not(tiny: di
 def test_too_many_broken_images_fail_the_step_and_name_some(tiny: dict[str, Any], storage: Storage) -> None:
     tiny["compute"]["quarantine_limit"] = 0.1  # of 24 images 2.4, rounded up: three may be broken
     worker = FakeWorker(storage)
-    worker.broken = lambda step, number: step.kind is StepKind.SAMPLE and number < 3
+    worker.broken = lambda step, number: step.kind == "sample" and number < 3
     ended = execute(plan(tiny, storage), storage, worker)
     assert ended.failed == []
-    sample = next(step for step in ended.finished if step.kind is StepKind.SAMPLE)
+    sample = next(step for step in ended.finished if step.kind == "sample")
     assert [item.image for item in ended.plan.done[sample.key].quarantined] == ["image 0", "image 1", "image 2"]
 
     more = Storage(storage.uri + "-more")
     worker = FakeWorker(more)
-    worker.broken = lambda step, number: step.kind is StepKind.SAMPLE and number < 7
+    worker.broken = lambda step, number: step.kind == "sample" and number < 7
     ended = execute(plan(tiny, more), more, worker)
     failed = {step.kind for step in ended.failed}
-    assert failed == {StepKind.SAMPLE, StepKind.CLUSTER, StepKind.LABEL, StepKind.SCORE}
+    assert failed == {"sample", "cluster", "label", "score"}
     (message,) = set(ended.execution.failed.values())
     assert message.startswith("7 of 24 images of pool train are broken, allowed are 3 (compute.quarantine_limit=0.1): ")
     assert "image 4: truncated and 2 more" in message
@@ -153,12 +153,12 @@ def test_too_many_broken_images_fail_the_step_and_name_some(tiny: dict[str, Any]
 def test_a_step_whose_input_fails_at_the_start_is_not_finished(tiny: dict[str, Any], storage: Storage) -> None:
     """All shards of sample and labels are there, but no manifest, and the sample has too many broken images now."""
     worker = FakeWorker(storage)
-    worker.broken = lambda step, number: step.kind is StepKind.SUPERPIXELS and number < 2
+    worker.broken = lambda step, number: step.kind == "superpixels" and number < 2
     tiny["compute"]["quarantine_limit"] = 0.5
     ended = execute(plan(tiny, storage), storage, worker)
     assert ended.failed == []
     for step in ended.finished:
-        if step.kind in (StepKind.SUPERPIXELS, StepKind.LABEL):
+        if step.kind in ("superpixels", "label"):
             Ledger(storage).forget(step.kind, step.key)
     tiny["compute"]["quarantine_limit"] = 0.0
     again = execute(plan(tiny, storage), storage, worker)
@@ -169,7 +169,7 @@ def test_a_step_whose_input_fails_at_the_start_is_not_finished(tiny: dict[str, A
 def test_without_a_limit_not_even_one_broken_image_is_allowed(tiny: dict[str, Any], storage: Storage) -> None:
     tiny["compute"]["quarantine_limit"] = 0
     worker = FakeWorker(storage)
-    worker.broken = lambda step, number: step.kind is StepKind.SAMPLE and number == 23
+    worker.broken = lambda step, number: step.kind == "sample" and number == 23
     ended = execute(plan(tiny, storage), storage, worker)
     assert "1 of 24 images of pool train are broken, allowed are 0" in next(iter(ended.execution.failed.values()))
 
@@ -185,8 +185,8 @@ def test_a_pool_of_broken_images_fails_whatever_the_limit(tiny: dict[str, Any], 
 
 def test_scores_are_split_over_the_cores_there_are(tiny: dict[str, Any], storage: Storage) -> None:
     made = plan(tiny, storage)
-    ended = execute(made, storage, FakeWorker(storage), score_groups=3)
-    assert [len(task.steps) for task in ended.tasks if task.kind is StepKind.SCORE] == [2, 2]
+    ended = execute(made, storage, FakeWorker(storage), groups=3)
+    assert [len(task.steps) for task in ended.tasks if task.kind == "score"] == [2, 2]
 
 
 def label_bytes(ended: Ended, storage: Storage, role: str) -> list[str]:
@@ -269,10 +269,10 @@ def names(storage: Storage, ended: Ended, role: str) -> list[str]:
 
 def test_a_shard_that_another_run_finished_is_not_done_again(tiny: dict[str, Any], storage: Storage) -> None:
     made = plan(tiny, storage)
-    sample = next(step for step in made.steps.values() if step.kind is StepKind.SAMPLE)
+    sample = next(step for step in made.steps.values() if step.kind == "sample")
     worker = FakeWorker(storage)
     for shard in sample.images.shards[:4]:
-        worker(Task(StepKind.SAMPLE, (sample,), shard), (sample,))
+        worker(Task((sample,), shard), (sample,))
     ended = execute(made, storage, worker)
     assert ended.kinds()["sample"] == 2
     assert len(made.done[sample.key].shards) == 6

@@ -39,7 +39,7 @@ def test_time_bytes_and_money_of_a_grid(tiny: dict[str, Any], storage: Storage) 
     assert costs.money == pytest.approx(core_seconds / 100 + gpu_seconds / 10)
     assert costs.currency == "EUR"
     assert costs.wall_seconds == gpu_seconds / 2, "GPUs are the bottleneck: 20 cores have less to do"
-    # Alone every cell takes its own samples and clusters, and two of the four their own superpixels.
+    # SingleProcess every cell takes its own samples and clusters, and two of the four their own superpixels.
     alone = 4 * (24 * 2 + 24 + 32 * 5 + 8 * 4) + 2 * 32 * 3
     assert costs.times_alone == pytest.approx(alone / (gpu_seconds + core_seconds), abs=1e-3)
     assert costs.basis == "rates given"

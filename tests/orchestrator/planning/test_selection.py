@@ -9,7 +9,6 @@ from orchestrator.ledger.manifests import Manifest
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.selection import select_best
 from orchestrator.results.results import collect
-from orchestrator.steps.steps import StepKind
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -31,37 +30,37 @@ def made(grid: dict[str, Any], tmp_path: Any) -> Plan:
     return make_plan(grid, Storage(str(tmp_path)), write_listings=False)
 
 
-def finish(plan: Plan, kind: StepKind, results: list[dict[str, Any]]) -> None:
+def finish(plan: Plan, kind: str, results: list[dict[str, Any]]) -> None:
     """Declare all steps of a kind done, with these results in plan order."""
-    steps = [step for step in plan.steps.values() if step.kind is kind]
+    steps = [step for step in plan.steps.values() if step.kind == kind]
     for step, result in zip(steps, results, strict=True):
         provenance = {"work_seconds": 1.0, "wall_seconds": 1.0, "images": {"pool": "val", "available": 8, "used": 8}}
-        manifest = Manifest(kind.value, step.key, {}, {}, [], {"pmiou": None, "coverage": 1.0} | result, provenance)
+        manifest = Manifest(kind, step.key, {}, {}, [], {"pmiou": None, "coverage": 1.0} | result, provenance)
         plan.done[step.key] = manifest
 
 
-def pending(plan: Plan, kind: StepKind) -> int:
-    return sum(step.kind is kind for step in plan.pending)
+def pending(plan: Plan, kind: str) -> int:
+    return sum(step.kind == kind for step in plan.pending)
 
 
 def test_nothing_is_trained_before_the_labels_are_scored(made: Plan) -> None:
     assert select_best(made, 2) is False
-    assert pending(made, StepKind.PRETRAIN) == pending(made, StepKind.FINETUNE) == 0
-    assert pending(made, StepKind.SCORE) == 3
+    assert pending(made, "pretrain") == pending(made, "finetune") == 0
+    assert pending(made, "score") == 3
 
 
 def test_all_cells_of_the_best_labellings_are_trained(made: Plan) -> None:
     select_best(made, 1)
-    finish(made, StepKind.SCORE, [{"pmiou": 20.0}, {"pmiou": 30.0}, {"pmiou": 10.0}])
+    finish(made, "score", [{"pmiou": 20.0}, {"pmiou": 30.0}, {"pmiou": 10.0}])
     assert select_best(made, 1) is True
-    assert pending(made, StepKind.PRETRAIN) == 1
-    assert pending(made, StepKind.FINETUNE) == 2
+    assert pending(made, "pretrain") == 1
+    assert pending(made, "finetune") == 2
     trained = [cell for cell in made.cells if cell.roles["finetune"].key not in made.skipped]
     assert {cell.cell.values["labels.clustering.k_per_class"] for cell in trained} == {1.5}
 
 
 def test_the_results_of_the_others_say_why_and_keep_their_score(made: Plan) -> None:
-    finish(made, StepKind.SCORE, [{"pmiou": 20.0}, {"pmiou": 30.0}, {"pmiou": 10.0}])
+    finish(made, "score", [{"pmiou": 20.0}, {"pmiou": 30.0}, {"pmiou": 10.0}])
     select_best(made, 2)
     cell = collect(made, set(), {})[-1]
     assert cell.status == "not trained"
@@ -73,7 +72,7 @@ def test_the_results_of_the_others_say_why_and_keep_their_score(made: Plan) -> N
 
 
 def test_more_than_there_are_trains_all(made: Plan) -> None:
-    finish(made, StepKind.SCORE, [{"pmiou": 20.0}, {"pmiou": 30.0}, {"pmiou": 10.0}])
+    finish(made, "score", [{"pmiou": 20.0}, {"pmiou": 30.0}, {"pmiou": 10.0}])
     select_best(made, 9)
     assert made.skipped == {}
 
@@ -83,7 +82,7 @@ def test_a_cell_that_no_labels_lead_to_is_trained_as_always(grid: dict[str, Any]
     grid["grid"] = [base["grid"], {"pretrain": [None]}]
     plan = make_plan(grid, Storage(str(tmp_path)), write_listings=False)
     select_best(plan, 1)
-    assert pending(plan, StepKind.FINETUNE) == 1
+    assert pending(plan, "finetune") == 1
 
 
 def test_without_anything_to_select_the_option_is_refused(tiny: dict[str, Any], tmp_path: Any) -> None:

@@ -14,12 +14,14 @@ from support.star import EXPERIMENT
 from support.without_ray import Ended, run
 
 from orchestrator.execution.progress import Progress
+from orchestrator.ledger.layout import labelled_list_path
 from orchestrator.ledger.shards import read_maps, read_samples
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.results.backbone_export import export_backbone
 from orchestrator.results.figures import write_predictions
 from orchestrator.results.label_export import export_label_maps
-from orchestrator.steps.steps import FinetuneStep, Step
+from orchestrator.steps.finetune import FinetuneStep
+from orchestrator.steps.step import Step
 from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
 from workloads.datasets.fractions import parse_labelled_list
@@ -39,8 +41,10 @@ def plan(storage: Storage, **changes: Any) -> Plan:
 
 
 def labelled(step: Step, storage: Storage) -> tuple[str, ...]:
-    assert isinstance(step.work, FinetuneStep)
-    return parse_labelled_list(storage.read(step.work.labelled).decode()).ids
+    assert isinstance(step, FinetuneStep)
+    listed = parse_labelled_list(storage.read(labelled_list_path(step.labelled.sha256)).decode())
+    assert listed == step.labelled
+    return listed.ids
 
 
 @pytest.fixture
@@ -83,7 +87,7 @@ def test_the_baseline_row_and_the_extractor_are_one_training(storage: Storage) -
 
 def test_an_own_recipe_is_laid_over_that_of_the_cell(storage: Storage) -> None:
     made = plan(storage, labels__extractor__finetune={"steps": 1, "segmentor": {"head": "pspnet"}})
-    work = made.cells[0].roles["extractor_finetune"].work
+    work = made.cells[0].roles["extractor_finetune"]
     assert isinstance(work, FinetuneStep)
     assert (work.config.steps, work.config.segmentor.head, work.config.batch_size) == (1, "pspnet", 2)
     network = made.cells[0].cell.entry.labels.extractor.config.network

@@ -21,12 +21,12 @@ def test_a_plan_is_made_without_torch(tmp_path: object) -> None:
 
 
 def test_workers_of_plain_tasks_import_no_torch() -> None:
-    modules = "orchestrator.steps.superpixels, orchestrator.steps.scores, orchestrator.cluster.workers"
+    modules = "orchestrator.steps.superpixels, orchestrator.steps.score, orchestrator.cluster.workers"
     assert "torch" not in heavy(f"import {modules}, workloads.labels.superpixels, workloads.scoring.metrics")
 
 
 def test_the_clustering_worker_needs_no_torchvision() -> None:
-    assert heavy("import orchestrator.steps.clusters, workloads.labels.kmeans, workloads.labels.dbscan") == {
+    assert heavy("import orchestrator.steps.cluster, workloads.labels.kmeans, workloads.labels.dbscan") == {
         "torch",
         "scipy",
     }

@@ -11,10 +11,9 @@ import torch
 from support.command_line import mounted
 from support.trainings import STEPS, Interrupted, Listener, assert_equal, make_job, run
 
-from orchestrator.ledger.layout import state_path
-from orchestrator.ledger.training_states import forget_outcome, read_history, read_outcome
-from orchestrator.steps.training import FinetuneJob, TrainingJob
-from orchestrator.steps.training_runs import DistributedContext, train, training_loop
+from orchestrator.ledger.training_states import forget_outcome, read_history, read_outcome, state_path
+from orchestrator.steps.training import DistributedContext, TrainingJob
+from orchestrator.steps.training_runs import train
 from orchestrator.storage.store import Storage, StorageFullError
 from workloads.errors import InputError
 from workloads.training.collectives import SingleProcess
@@ -40,15 +39,14 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Ten
 
 def test_a_balanced_fine_tuning_weighs_the_classes_of_its_own_labelled_images(storage: Storage) -> None:
     job = make_job(storage, class_balance="log_inverse", number=2)
-    loop = training_loop(job, DistributedContext(Machine(), SingleProcess(), None))
-    assert isinstance(job, FinetuneJob)
+    loop = job.build(DistributedContext(Machine(), SingleProcess(), None))
     assert len(loop.source.ids) == 2
     truth = [job.source.open().read_ground_truth("train", image_id) for image_id in loop.source.ids]
     pixels = np.concatenate([labels.ravel() for labels in truth])
     known = pixels[pixels != 255]
     expected = [1 / np.log(1.02 + np.mean(known == number)) for number in range(job.num_classes)]
     np.testing.assert_allclose(loop.objective.class_weights, expected, rtol=1e-5)
-    plain = training_loop(make_job(storage, number=2), DistributedContext(Machine(), SingleProcess(), None))
+    plain = make_job(storage, number=2).build(DistributedContext(Machine(), SingleProcess(), None))
     assert plain.objective.class_weights is None
 
 
@@ -70,7 +68,7 @@ def test_workers_share_the_counting_of_classes(storage: Storage) -> None:
     job = make_job(storage, class_balance="log_inverse", number=5)
     both = OneOfTwo(0), OneOfTwo(1)
     for one in both:
-        loop = training_loop(job, DistributedContext(Machine(), one, None))
+        loop = job.build(DistributedContext(Machine(), one, None))
     (first,), (second,) = (one.added for one in both)
     truth = [job.source.open().read_ground_truth("train", image_id) for image_id in loop.source.ids]
     pixels = [sum(int((labels == number).sum()) for labels in truth) for number in range(len(first))]
@@ -89,7 +87,7 @@ def test_a_training_is_charged_its_steps_and_its_evaluation_once_though_it_was_c
     history = read_history(storage, job.key)
     # One report a step, of four images each.
     steps = [4 / row["images_per_second"] for row in history]
-    network, predictions = outcome.records
+    network, predictions = outcome.files["network"], outcome.files["predictions"]
     cores = torch.get_num_threads()
     assert [row["step"] for row in history] == [1, 2, 3, 4, 5]
     assert sum(steps) * cores < network.seconds < (sum(steps[:3]) + rest) * cores + 0.01
@@ -125,7 +123,7 @@ def test_an_outcome_stands_until_the_step_is_declared_finished(storage: Storage)
     left = read_outcome(storage, job.key)
     assert left is not None
     assert left.results[job.key]["images_trained"] == 4
-    storage.delete(left.records[0].path)
+    storage.delete(left.files["network"].path)
     assert read_outcome(storage, job.key) is None, "a model that is gone is no outcome"
     forget_outcome(storage, job.key)
     assert read_outcome(storage, job.key) is None

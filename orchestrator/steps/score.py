@@ -1,19 +1,109 @@
 """PmIoU of labels against the ground truth of an image set."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from orchestrator.ledger.image_sets import read_listing
+from orchestrator.ledger.image_sets import ShardRange, read_listing
+from orchestrator.ledger.keys import digest
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import read_judged_labels
-from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache
+from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache
+from orchestrator.steps.rates import Rate
+from orchestrator.steps.step import CellSteps, Need, Piece, Pool, Step
 from orchestrator.storage.store import Storage
+from workloads.errors import InputError
 from workloads.ignored import IGNORE_LABEL
 from workloads.scoring.confusion import Confusion
+
+# What is scored under each condition of Table 1: auxiliary labels, superpixel ids (#2), pixel ids (#1).
+_SCORED = {"auxiliary": "label_val", "superpixel": "superpixels_val"}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoreStep(Step):
+    """PmIoU against the ground truth of a digest; condition #1 (a label per pixel) needs no labels."""
+
+    kind: ClassVar[str] = "score"
+    code_version: ClassVar[int] = 1
+    title: ClassVar[str] = "score labels"
+    pool: ClassVar[Pool] = Pool.PROCESS
+    roles: ClassVar[tuple[str, ...]] = ("score",)
+    assumed_rate: ClassVar[Rate] = Rate(seconds=0.005)
+    shown_results: ClassVar[tuple[str, ...] | None] = None
+
+    dataset: Mapping[str, Any]
+    source: Source
+    truth: str
+    num_classes: int
+    condition: str
+    labels: Step | None
+
+    @classmethod
+    def plan(cls, role: str, cell: CellSteps) -> Self | None:
+        """A score where the cell is about labels and the validation pool has ground truth."""
+        condition = cell.entry.labels.source
+        if not cell.makes_labels:
+            return None
+        if not cell.scores_labels:
+            if condition == "pixel" and cell.entry.pretrain is None:
+                raise InputError(
+                    f"labels.source: 'pixel' is a score and nothing else, and data set {cell.dataset.name} has no "
+                    f"ground truth in pool {cell.val.pool!r}"
+                )
+            return None
+        labels = cell.step(_SCORED[condition]) if condition in _SCORED else None
+        return cls(
+            images=cell.image_set(cell.val, None),
+            dataset=cell.identity,
+            source=cell.val,
+            truth=cell.truth_digest(cell.val),
+            num_classes=len(cell.dataset.classes),
+            condition=condition,
+            labels=labels,
+        )
+
+    @property
+    def inputs(self) -> dict[str, Step]:
+        """The labels, where there are any."""
+        return {"labels": self.labels} if self.labels else {}
+
+    def own_meaning(self) -> Mapping[str, Any]:
+        """The ground truth and the condition."""
+        return {
+            "dataset": self.dataset,
+            "pool": self.source.pool,
+            "truth": self.truth,
+            "num_classes": self.num_classes,
+            "condition": self.condition,
+        }
+
+    def pieces(self, ledger: Ledger) -> list[Piece]:
+        """Scores against one ground truth are computed together, in as many parts as there are cores."""
+        del ledger
+        # Images of the same names are not the same images: generated scenes are numbered for every seed.
+        truth = {"images": self.images.digest} | {name: self.meaning[name] for name in ("dataset", "pool")}
+        needs = tuple(Need(key) for key in self.input_keys.values())
+        return [Piece(f"{self.kind}/{digest(truth)[:32]}", needs=needs, divisible=True)]
+
+    def evaluated(self, role: str) -> tuple[Source, int] | None:
+        """The validation pool and its classes."""
+        del role
+        return self.source, self.num_classes
+
+    @classmethod
+    def job(cls, storage: Storage, steps: tuple[Self, ...], shard: ShardRange | None, device: str) -> Job:
+        """Several scores against one ground truth."""
+        del shard, device
+        targets = tuple(ScoreTarget(step.key, step.num_classes, step.condition, _labels(step)) for step in steps)
+        return ScoreJob(storage, ImageSlice.of(steps[0].images), steps[0].source, targets)
+
+
+def _labels(step: ScoreStep) -> tuple[str, str] | None:
+    return (step.labels.kind, step.labels.key) if step.labels else None
 
 
 @dataclass(frozen=True)
@@ -122,7 +212,5 @@ class _Maps:
 
     @staticmethod
     def _read(storage: Storage, kind: str, key: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-        manifest = Ledger(storage).manifest(kind, key)
-        assert manifest is not None, "scores wait for their labels"
-        for record in manifest.shards:
+        for record in Ledger(storage).finished(kind, key).shards:
             yield from read_judged_labels(storage, record.path)

@@ -1,0 +1,144 @@
+"""The steps of a cell: every kind is asked for those of its roles, which ask for those that they are computed from."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from orchestrator.ledger.image_sets import ImageSet, build_image_set, ground_truth_digest
+from orchestrator.spec.experiment import ExperimentEntry
+from orchestrator.spec.grid import Cell
+from orchestrator.spec.references import weights_identity
+from orchestrator.steps.jobs import Source
+from orchestrator.steps.kinds import BY_ROLE
+from orchestrator.steps.step import Stage, Step
+from orchestrator.storage.store import Storage
+from workloads.datasets import Dataset, open_dataset
+from workloads.errors import InputError
+
+
+@dataclass
+class PlannedCell:
+    """A cell, the steps it needs by role, and what keeps it from being run (or None)."""
+
+    cell: Cell
+    roles: dict[str, Step] = field(default_factory=dict)
+    error: str | None = None
+
+
+class CellPlanner:
+    """Plans cells one after the other, listing every data set and hashing every weights file once."""
+
+    def __init__(self, storage: Storage | None, until: Stage) -> None:
+        self.storage = storage
+        self.until = until
+        self._datasets: dict[Any, Dataset] = {}
+        self._images: dict[Any, ImageSet] = {}
+        self._weights: dict[Any, str] = {}
+
+    def plan(self, cell: Cell) -> PlannedCell:
+        """The cell with its steps, inputs before what needs them; or with what is wrong with it."""
+        try:
+            roles = _Roles(self, cell.entry)
+            for role in BY_ROLE:
+                roles.step(role)
+        except InputError as error:
+            return PlannedCell(cell, error=str(error))
+        return PlannedCell(cell, {role: step for role, step in roles.planned.items() if step is not None})
+
+    def dataset(self, entry: ExperimentEntry) -> Dataset:
+        """The data set of a cell."""
+        name = (entry.dataset.config, entry.dataset.root)
+        if name not in self._datasets:
+            self._datasets[name] = open_dataset(name[0], Path(name[1]) if name[1] else None)
+        return self._datasets[name]
+
+    def image_set(self, entry: ExperimentEntry, source: Source, requested: int | None) -> ImageSet:
+        """The first images of a pool, or all, in the cell's order."""
+        name = (entry.dataset, source.pool, requested, entry.compute.shard_images)
+        if name not in self._images:
+            try:
+                self._images[name] = build_image_set(
+                    self.dataset(entry),
+                    source.pool,
+                    requested,
+                    order_seed=entry.dataset.order_seed,
+                    shard_images=entry.compute.shard_images,
+                    storage=self.storage,
+                )
+            except InputError as error:
+                raise of_pool(error, "pool" if source.pool == entry.dataset.config.pool else "val") from None
+        return self._images[name]
+
+    def weights_identity(self, arch: str, weights: str | None) -> str:
+        """What identifies the content of weights."""
+        name = (arch, weights)
+        if name not in self._weights:
+            self._weights[name] = weights_identity(arch, weights)
+        return self._weights[name]
+
+
+class _Roles:
+    """The steps of one cell by role, each planned when it is first asked for (see `CellSteps`)."""
+
+    def __init__(self, planner: CellPlanner, entry: ExperimentEntry) -> None:
+        self.planned: dict[str, Step | None] = {}
+        self.entry = entry
+        self.storage, self.until = planner.storage, planner.until
+        self.dataset = planner.dataset(entry)
+        self._planner = planner
+        config = entry.dataset.config
+        if config.val not in self.dataset.pools and "val" in config.model_fields_set:
+            # Left at its default, a missing pool means that nothing is scored; named, it is a mistake.
+            raise InputError(
+                f"dataset.val: {config.val!r} is not a pool of {self.dataset.name} here; "
+                f"pools: {', '.join(self.dataset.pools)}"
+            )
+        root = str(Path(entry.dataset.root).expanduser().absolute()) if entry.dataset.root is not None else None
+        self.train = Source(config, root, config.pool)
+        self.val = Source(config, root, config.val)
+
+    @cached_property
+    def identity(self) -> Mapping[str, Any]:
+        """What the data set is to a key."""
+        return {"identity": self.dataset.identity(), "order_seed": self.entry.dataset.order_seed}
+
+    @cached_property
+    def makes_labels(self) -> bool:
+        """Whether labels are made for their own sake, or a contrastive pre-training reads them."""
+        if self.until == "labels":
+            return True
+        if self.entry.pretrain is not None:
+            return self.entry.pretrain.config.objective == "contrast"
+        return self.entry.finetune is None
+
+    @cached_property
+    def scores_labels(self) -> bool:
+        """Whether the validation pool has ground truth."""
+        return self.val.pool in self.dataset.pools and self.dataset.labelled(self.val.pool)
+
+    def step(self, role: str) -> Step | None:
+        """The step of a role; None where the cell has none."""
+        if role not in self.planned:
+            self.planned[role] = BY_ROLE[role].plan(role, self)
+        return self.planned[role]
+
+    def image_set(self, source: Source, requested: int | None) -> ImageSet:
+        """The first images of a pool, or all."""
+        return self._planner.image_set(self.entry, source, requested)
+
+    def truth_digest(self, source: Source, image_ids: Iterable[str] | None = None) -> str:
+        """What identifies the ground truth of a pool's images, of all where none are named."""
+        listed = (entry.id for entry in self.dataset.entries(source.pool)) if image_ids is None else image_ids
+        return ground_truth_digest(self.dataset, source.pool, listed)
+
+    def weights_identity(self, arch: str, weights: str | None) -> str:
+        """What identifies the content of weights."""
+        return self._planner.weights_identity(arch, weights)
+
+
+def of_pool(error: InputError, key: str) -> InputError:
+    """The error, with the key of the experiment file that named the pool where it is about a pool."""
+    text = str(error)
+    return InputError(f"dataset.{key}: {text.removeprefix('pool: ')}") if text.startswith("pool: ") else error

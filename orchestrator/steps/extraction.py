@@ -1,0 +1,41 @@
+"""The extractor of a step, as it travels to a worker."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from orchestrator.ledger.manifests import Ledger
+from orchestrator.spec.experiment import ExtractorEntry
+from orchestrator.steps.jobs import absolute_place
+from orchestrator.steps.step import Step
+from orchestrator.storage.store import Storage
+from workloads.configs.extraction import ExtractorConfig
+
+
+@dataclass(frozen=True)
+class ExtractorSource:
+    """A feature extractor, where its weights are, and the device it runs on (see `torch_device`).
+
+    `stored` is the place on a storage of a network that this project trained; it stands in for `weights`.
+    """
+
+    config: ExtractorConfig
+    weights: str | None
+    device: str
+    stored: tuple[Storage, str] | None = None
+
+    @staticmethod
+    def of(storage: Storage, entry: ExtractorEntry, network: Step | None, device: str) -> "ExtractorSource":
+        """The extractor that an experiment names, or the one that a step of it trains."""
+        if network is None:
+            return ExtractorSource(entry.config, absolute_place(entry.weights), device)
+        place = Ledger(storage).finished(network.kind, network.key).shards[0].path
+        return ExtractorSource(entry.config, None, device, (storage, place))
+
+
+def extractor_rate(kind: str, meaning: Mapping[str, Any]) -> str:
+    """The name of the rate of a step that extracts: kind/network/output stride."""
+    extractor = meaning["extractor"]
+    own = extractor.get("network")
+    network = f"{own['head']}_{own['backbone']}" if own else extractor["arch"]
+    return "/".join(str(part) for part in (kind, network, extractor["output_stride"]) if part is not None)

@@ -1,0 +1,298 @@
+"""Fine-tuning of a segmentation network on labelled images, and its mIoU."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from orchestrator.ledger.image_sets import read_listing
+from orchestrator.ledger.layout import labelled_list_path, model_path
+from orchestrator.ledger.manifests import Ledger, Manifest
+from orchestrator.ledger.outcomes import Outcome
+from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
+from orchestrator.ledger.training_states import VAL_MIOU_SUBSET
+from orchestrator.spec.training import FinetuneEntry
+from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place, below
+from orchestrator.steps.pretrain import PretrainStep
+from orchestrator.steps.rates import Rate
+from orchestrator.steps.step import CellSteps, Step
+from orchestrator.steps.training import DistributedContext, TrainingJob, TrainingStep, first_weights_identity
+from orchestrator.storage.store import Storage
+from workloads.configs.networks import Initialisation
+from workloads.configs.training import EvaluationConfig, FinetuneConfig
+from workloads.datasets.fractions import LabelledList, labelled_list, parse_labelled_list
+from workloads.errors import InputError
+
+if TYPE_CHECKING:
+    from workloads.training.batches import Sample
+    from workloads.training.loop import Loop
+
+_SUBSET_IMAGES = 16
+_PREDICTED_IMAGES = 4
+_EXTRACTOR = "extractor_finetune"
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FinetuneStep(TrainingStep):
+    """Fine-tuning on a list of labelled images (a file of the storage), judged on the step's image set.
+
+    `truth` identifies the ground truth that is trained on and that is judged against; the first weights count only
+    where nothing was pre-trained.
+    """
+
+    kind: ClassVar[str] = "finetune"
+    code_version: ClassVar[int] = 2
+    title: ClassVar[str] = "fine-tune"
+    roles: ClassVar[tuple[str, ...]] = (_EXTRACTOR, "finetune")
+    assumed_rate: ClassVar[Rate] = Rate(seconds=0.07)
+    may_be_given_up: ClassVar[bool] = True
+
+    judged: Source
+    labelled: LabelledList
+    truth: tuple[str, str]
+    num_classes: int
+    config: FinetuneConfig
+    init: Initialisation
+    pretrained: PretrainStep | None
+
+    @classmethod
+    def plan(cls, role: str, cell: CellSteps) -> Self | None:
+        """The cell's own fine-tuning, or that of its extractor where the labels need one trained here."""
+        entry = cell.entry
+        if role == _EXTRACTOR:
+            finetune = entry.labels.extractor.finetune
+            if finetune is None or not cell.makes_labels or entry.labels.source != "auxiliary":
+                return None
+            try:
+                return cls._plan(finetune, cell, None)
+            except InputError as error:
+                raise below("labels.extractor", error) from None
+        if entry.finetune is None or cell.until != "finetune":
+            return None
+        pretrained = cell.step("pretrain")
+        assert isinstance(pretrained, PretrainStep | None)
+        return cls._plan(entry.finetune, cell, pretrained)
+
+    @classmethod
+    def _plan(cls, finetune: FinetuneEntry, cell: CellSteps, pretrained: PretrainStep | None) -> Self:
+        dataset = cell.dataset
+        train = replace(cell.train, pool=finetune.pool or cell.train.pool)
+        for source in (train, cell.val):
+            if not dataset.labelled(source.pool):
+                raise InputError(f"finetune: pool {source.pool!r} of {dataset.name} has no ground truth")
+        ids = [image.id for image in dataset.entries(train.pool)]
+        counted = {"number": finetune.number} if finetune.number is not None else {"fraction": finetune.fraction or 1.0}
+        listed = labelled_list(ids, **counted, seed=cell.entry.dataset.order_seed)
+        if cell.storage is not None:
+            cell.storage.create(labelled_list_path(listed.sha256), listed.to_text().encode())
+        config = finetune.config.model_copy(update={"seed": finetune.config.seed + cell.entry.seed})
+        identity = ""
+        if pretrained is None:
+            backbone = config.segmentor.backbone
+            identity = first_weights_identity(cell, "finetune", backbone, finetune.init, finetune.weights)
+        elif pretrained.config.segmentor != config.segmentor:
+            raise InputError(
+                f"finetune.segmentor: {config.segmentor} is not the network that was pre-trained, "
+                f"{pretrained.config.segmentor}"
+            )
+        return cls(
+            images=cell.image_set(cell.val, None),
+            dataset=cell.identity,
+            source=train,
+            judged=cell.val,
+            labelled=listed,
+            truth=(cell.truth_digest(train, listed.ids), cell.truth_digest(cell.val)),
+            num_classes=len(dataset.classes),
+            config=config,
+            init=finetune.init,
+            weights_identity=identity,
+            first_weights=finetune.weights,
+            pretrained=pretrained,
+        )
+
+    @property
+    def inputs(self) -> dict[str, Step]:
+        """The pre-training, where there is one."""
+        return {"pretrain": self.pretrained} if self.pretrained else {}
+
+    def own_meaning(self) -> Mapping[str, Any]:
+        """The labelled images, the ground truth, the network, its first weights, the recipe."""
+        return {
+            "dataset": self.dataset,
+            "pools": [self.source.pool, self.judged.pool],
+            "labelled": self.labelled.sha256,
+            "truth": self.truth,
+            "num_classes": self.num_classes,
+            "config": self.config,
+            "init": None if self.pretrained else [self.init, self.weights_identity],
+        }
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the optimiser."""
+        return self.config.total_steps(len(self.labelled.ids))
+
+    @property
+    def image_passes(self) -> int:
+        """Images of all batches."""
+        return self.total_steps * self.config.batch_size
+
+    @property
+    def weights(self) -> str | None:
+        """Where the first weights come from, if they count."""
+        return None if self.pretrained else self.first_weights
+
+    def evaluated(self, role: str) -> tuple[Source, int] | None:
+        """The validation pool and its classes; the extractor is no part of the cell's figures."""
+        return None if role == _EXTRACTOR else (self.judged, self.num_classes)
+
+    def shown(self, role: str, manifest: Manifest) -> dict[str, Any]:
+        """All results of the cell's own network."""
+        return {} if role == _EXTRACTOR else super().shown(role, manifest)
+
+    def training_job(self, storage: Storage) -> "FinetuneJob":
+        """The training as it travels."""
+        pretrained = None
+        if self.pretrained is not None:
+            pretrained = Ledger(storage).finished(self.pretrained.kind, self.pretrained.key).shards[0].path
+        return FinetuneJob(
+            storage,
+            self.key,
+            self.source,
+            labelled_list_path(self.labelled.sha256),
+            self.judged,
+            ImageSlice.of(self.images),
+            self.num_classes,
+            self.config,
+            pretrained,
+            self.init,
+            absolute_place(self.first_weights),
+        )
+
+
+@dataclass(frozen=True)
+class FinetuneJob(TrainingJob):
+    """Fine-tune a network on labelled images, and score it on the validation images."""
+
+    source: Source
+    labelled: str
+    judged: Source
+    judged_images: ImageSlice
+    num_classes: int
+    config: FinetuneConfig
+    pretrained: str | None
+    init: Initialisation
+    weights: str | None
+
+    @property
+    def name(self) -> str:
+        """The job's kind."""
+        return "FinetuneJob"
+
+    def run(self, cache: WorkerCache) -> Outcome:
+        """Train in this process, as the only worker."""
+        # Here and below: what computes is imported by workers alone; the driver is spared torch.
+        from orchestrator.steps.training_runs import train_alone
+
+        del cache
+        return train_alone(self)
+
+    def build(self, context: DistributedContext) -> "Loop":
+        """The training loop of one worker, at step 0."""
+        from orchestrator.steps.tensors import read_tensors
+        from workloads.networks.segmentors import build_segmentor, initialise, load_pretrained
+        from workloads.seeding import stable_hash
+        from workloads.training.finetuning import class_pixels, finetuning_loop, log_inverse_weights
+
+        seed = stable_hash(self.config.seed, "network") % 2**63
+        network = build_segmentor(self.config.segmentor, self.num_classes, seed=seed)
+        if self.pretrained is not None:
+            load_pretrained(network, read_tensors(self.storage, self.pretrained))
+        else:
+            initialise(network, self.init, self.weights)
+        images = TrueLabels(self.source, parse_labelled_list(self.storage.read(self.labelled).decode()).ids)
+        class_weights = None
+        if self.config.class_balance == "log_inverse":
+            # Every worker reads its share.
+            ours = class_pixels(images.ground_truth(context.workers.rank, context.workers.size), self.num_classes)
+            class_weights = log_inverse_weights(context.workers.sum(ours.to(context.machine.device)).cpu())
+        return finetuning_loop(
+            network,
+            images,
+            self.config,
+            machine=context.machine,
+            workers=context.workers,
+            wrap=context.wrap,
+            class_weights=class_weights,
+        )
+
+    def evaluate_subset(self, loop: "Loop") -> dict[str, float]:
+        """The mIoU, single scale, on the validation subset: the first few images."""
+        from workloads.scoring.evaluation import class_counts
+        from workloads.scoring.metrics import mean_iou
+
+        images = self._judged(_SUBSET_IMAGES)
+        counts = class_counts(loop.objective.segmentor, images, self.config.evaluation, loop.machine.device)
+        return {VAL_MIOU_SUBSET: mean_iou(counts).miou}
+
+    def finish(self, loop: "Loop", last_loss: float | None) -> Outcome:
+        """Write the network, score it (at single scale and, where the recipe says so, at several), and keep a few
+        predictions to look at.
+        """
+        from orchestrator.steps.tensors import write_tensors
+
+        record = write_tensors(self.storage, model_path(self.key, "pt"), loop.objective.segmentor.state_dict())
+        images = self._judged(self.judged_images.stop)
+        results: dict[str, Any] = {"finetune_loss": last_loss}
+        results |= _score(loop, images, self.config.evaluation, "miou")
+        if self.config.evaluation_multi_scale is not None:
+            results |= _score(loop, images, self.config.evaluation_multi_scale, "miou_multi_scale")
+        return Outcome(files={"network": record, "predictions": self._predictions(loop)}, results={self.key: results})
+
+    def _judged(self, limit: int) -> "TrueLabels":
+        stop = min(limit, self.judged_images.stop)
+        return TrueLabels(self.judged, read_listing(self.storage, self.judged_images.listing, 0, stop))
+
+    def _predictions(self, loop: "Loop") -> ShardRecord:
+        """Predicted classes of the first few judged images, as a shard of maps."""
+        from workloads.scoring.evaluation import predict
+
+        images = self._judged(_PREDICTED_IMAGES)
+        writer = ShardWriter(MAP_SCHEMA, compression=MAP_COMPRESSION)
+        for name in images.ids:
+            picture = images.load(name).image
+            classes = predict(loop.objective.segmentor, [picture], self.config.evaluation, loop.machine.device)[0]
+            writer.add(map_batch(name, classes.astype(np.uint16)))
+        # The network's record has the seconds of the whole training.
+        return writer.write(self.storage, model_path(self.key, "predictions.arrow"), seconds=0.0)
+
+
+@dataclass(frozen=True)
+class TrueLabels:
+    """Images with their ground truth."""
+
+    source: Source
+    ids: Sequence[str]
+
+    def load(self, image_id: str) -> "Sample":
+        """Decode one image and its ground truth."""
+        from workloads.training.batches import Sample
+
+        dataset = self.source.open()
+        pool = self.source.pool
+        return Sample(dataset.read_image(pool, image_id), dataset.read_ground_truth(pool, image_id))
+
+    def ground_truth(self, start: int, step: int) -> Iterator[np.ndarray]:
+        """The ground truth of every `step`-th image from `start` on, uint8 (H, W), 255 ignored."""
+        dataset = self.source.open()
+        return (dataset.read_ground_truth(self.source.pool, image_id) for image_id in self.ids[start::step])
+
+
+def _score(loop: "Loop", images: TrueLabels, config: EvaluationConfig, name: str) -> dict[str, Any]:
+    from workloads.scoring.evaluation import class_counts
+    from workloads.scoring.metrics import mean_iou
+
+    score = mean_iou(class_counts(loop.objective.segmentor, images, config, loop.machine.device))
+    per_class = [None if np.isnan(value) else float(value) for value in score.per_class_iou]
+    return {name: score.miou, f"{name}_per_class": per_class, f"{name}_classes_present": score.present}

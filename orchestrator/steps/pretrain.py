@@ -1,0 +1,194 @@
+"""Pre-training of a segmentation network on auxiliary labels, superpixels or views alone."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import pyarrow as pa
+
+from orchestrator.ledger.image_sets import read_listing
+from orchestrator.ledger.layout import model_path
+from orchestrator.ledger.manifests import Ledger
+from orchestrator.ledger.outcomes import Outcome
+from orchestrator.ledger.shards import map_of
+from orchestrator.steps.cluster import ClusterStep
+from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place
+from orchestrator.steps.rates import Rate
+from orchestrator.steps.step import CellSteps, Step
+from orchestrator.steps.training import DistributedContext, TrainingJob, TrainingStep, first_weights_identity
+from orchestrator.storage.store import Storage
+from workloads.configs.clustering import KMeansConfig
+from workloads.configs.training import PretrainConfig
+
+if TYPE_CHECKING:
+    from workloads.training.batches import Sample
+    from workloads.training.loop import Loop
+
+# What the positives of the contrast come from; pixel ids need no labels, nor do the baselines' objectives.
+_LABELS = {"auxiliary": "label", "superpixel": "superpixels"}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PretrainStep(TrainingStep):
+    """Pre-training on an image set; `num_labels` is None where the number of clusters is not known beforehand."""
+
+    kind: ClassVar[str] = "pretrain"
+    code_version: ClassVar[int] = 1
+    title: ClassVar[str] = "pre-train"
+    roles: ClassVar[tuple[str, ...]] = ("pretrain",)
+    assumed_rate: ClassVar[Rate] = Rate(seconds=0.13)
+
+    config: PretrainConfig
+    labels: Step | None
+    num_labels: int | None
+
+    @classmethod
+    def plan(cls, role: str, cell: CellSteps) -> Self | None:
+        """A pre-training where the cell asks for one; its positives follow `labels.source`, its seed the cell's."""
+        entry = cell.entry
+        if entry.pretrain is None or cell.until == "labels":
+            return None
+        config = entry.pretrain.config.model_copy(update={"seed": entry.pretrain.config.seed + entry.seed})
+        labels, num_labels = None, None
+        if config.objective == "contrast":
+            source = entry.labels.source
+            contrast = config.contrast.model_copy(update={"positives": source})
+            config = config.model_copy(update={"contrast": contrast})
+            labels = cell.step(_LABELS[source]) if source in _LABELS else None
+            cluster = cell.step("cluster")
+            if isinstance(cluster, ClusterStep) and isinstance(cluster.config, KMeansConfig):
+                num_labels = cluster.clusters
+        weights = entry.pretrain.weights
+        identity = first_weights_identity(cell, "pretrain", config.segmentor.backbone, config.init, weights)
+        return cls(
+            images=cell.image_set(cell.train, entry.labels.images),
+            dataset=cell.identity,
+            source=cell.train,
+            config=config,
+            weights_identity=identity,
+            first_weights=weights,
+            labels=labels,
+            num_labels=num_labels,
+        )
+
+    @property
+    def inputs(self) -> dict[str, Step]:
+        """The labels, where there are any."""
+        return {"labels": self.labels} if self.labels else {}
+
+    def own_meaning(self) -> Mapping[str, Any]:
+        """The objective, the network, its first weights, the recipe."""
+        return {
+            "dataset": self.dataset,
+            "pool": self.source.pool,
+            "config": self.config,
+            "weights": self.weights_identity,
+        }
+
+    @property
+    def image_passes(self) -> int:
+        """Images of all batches."""
+        return self.config.total_steps(self.images.count) * self.config.batch_size
+
+    @property
+    def weights(self) -> str | None:
+        """Where the first weights come from."""
+        return self.first_weights
+
+    def training_job(self, storage: Storage) -> "PretrainJob":
+        """The training as it travels."""
+        labels = (self.labels.kind, self.labels.key) if self.labels else None
+        weights = absolute_place(self.first_weights)
+        images = ImageSlice.of(self.images)
+        return PretrainJob(storage, self.key, self.source, images, labels, self.config, weights, self.num_labels)
+
+
+@dataclass(frozen=True)
+class PretrainJob(TrainingJob):
+    """Pre-train a network; `labels` is the step (kind, key) whose maps say what is positive."""
+
+    source: Source
+    images: ImageSlice
+    labels: tuple[str, str] | None
+    config: PretrainConfig
+    weights: str | None
+    num_labels: int | None
+
+    @property
+    def name(self) -> str:
+        """The job's kind and its objective."""
+        return f"PretrainJob {self.config.objective}"
+
+    def run(self, cache: WorkerCache) -> Outcome:
+        """Train in this process, as the only worker."""
+        # Here and below: what computes is imported by workers alone; the driver is spared torch.
+        from orchestrator.steps.training_runs import train_alone
+
+        del cache
+        return train_alone(self)
+
+    def build(self, context: DistributedContext) -> "Loop":
+        """The training loop of one worker, at step 0."""
+        from workloads.networks.segmentors import initialise
+        from workloads.training.pretraining import pretraining_loop, pretraining_network
+
+        network = pretraining_network(self.config)
+        initialise(network, self.config.init, self.weights)
+        return pretraining_loop(
+            network,
+            TrainingImages.of_job(self),
+            self.config,
+            num_labels=self.num_labels,
+            machine=context.machine,
+            workers=context.workers,
+            wrap=context.wrap,
+        )
+
+    def finish(self, loop: "Loop", last_loss: float | None) -> Outcome:
+        """Write what was pre-trained."""
+        from orchestrator.steps.tensors import write_tensors
+        from workloads.networks.segmentors import pretrained_state
+        from workloads.training.pretraining import pretrained_scope
+
+        state = pretrained_state(loop.objective.segmentor, pretrained_scope(self.config))
+        record = write_tensors(self.storage, model_path(self.key, "pt"), state)
+        return Outcome(files={"network": record}, results={self.key: {"pretrain_loss": last_loss}})
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """Images with their label or superpixel maps, read from the shards by whoever needs them."""
+
+    storage: Storage
+    source: Source
+    ids: Sequence[str]
+    places: dict[str, tuple[str, int]] = field(repr=False)
+
+    @staticmethod
+    def of_job(job: PretrainJob) -> "TrainingImages":
+        """The images of a pre-training: those that have a map, or all where none is needed."""
+        if job.labels is None:
+            names = read_listing(job.storage, job.images.listing, job.images.start, job.images.stop)
+            return TrainingImages(job.storage, job.source, names, {})
+        places = {}
+        for record in Ledger(job.storage).finished(*job.labels).shards:
+            reader = _reader(job.storage, record.path)
+            for index in range(reader.num_record_batches):
+                places[reader.get_batch(index).column("image")[0].as_py()] = (record.path, index)
+        return TrainingImages(job.storage, job.source, list(places), places)
+
+    def load(self, image_id: str) -> "Sample":
+        """Decode one image and its map."""
+        from workloads.training.batches import Sample
+
+        image = self.source.open().read_image(self.source.pool, image_id)
+        if image_id not in self.places:
+            return Sample(image, None)
+        path, index = self.places[image_id]
+        return Sample(image, map_of(_reader(self.storage, path).get_batch(index)))
+
+
+@lru_cache(maxsize=64)
+def _reader(storage: Storage, path: str) -> pa.ipc.RecordBatchFileReader:
+    return pa.ipc.open_file(storage.open(path))
