@@ -25,7 +25,7 @@ from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.planning.plan import Plan, may_be_stopped, skip_stopped
 from orchestrator.steps.step import Pool, Step
 from orchestrator.storage.store import Storage
-from workloads.errors import InputError
+from workloads.errors import GroupedInputError, InputError
 
 _POLL_SECONDS = 1.0
 
@@ -117,7 +117,7 @@ def _make_runner(plan: Plan, storage: Storage, progress: Progress, capacity: Cap
         )
     verdict = judge(requests, capacity)
     if verdict.refused:
-        raise InputError("\n".join(verdict.refused))
+        raise GroupedInputError(map(InputError, verdict.refused))
     for line in verdict.waits:
         progress.note(line)
     return runner

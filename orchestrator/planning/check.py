@@ -84,7 +84,7 @@ def check_experiment(document: dict[str, Any], storage: Storage, images: int) ->
     try:
         planned = make_plan(document, storage, write_listings=False).cells
     except InputError as error:
-        report.problems.extend(str(error).splitlines())
+        report.problems.extend(map(str, error.each))
         return report
     report.problems.extend(dict.fromkeys(cell.error for cell in planned if cell.error))
     _try_extractors(planned, datasets, report)

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.runtime_config import RuntimeConfig
+from orchestrator.spec.entries import RuntimeConfig
+from orchestrator.spec.validation import validated
 from orchestrator.steps.kinds import BY_NAME
 from orchestrator.steps.rates import Rate
 from orchestrator.steps.step import Step
@@ -93,18 +94,13 @@ def read_assumptions(path: str) -> Assumptions:
         InputError: it cannot be read, or holds something else; one line per wrong key.
     """
     try:
-        return Assumptions.model_validate(yaml.safe_load(Path(path).read_text()) or {})
+        return validated(Assumptions, yaml.safe_load(Path(path).read_text()) or {})
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--rates: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
         raise InputError(f"--rates: {path} is not YAML: {error}") from None
-    except ValidationError as error:
-        raise InputError(
-            "\n".join(
-                f"--rates: {path}: {'.'.join(map(str, detail['loc']))}: {detail['input']!r}: {detail['msg']}"
-                for detail in error.errors(include_url=False)
-            )
-        ) from None
+    except InputError as error:
+        raise error.read_from(f"--rates: {path}") from None
 
 
 def estimate(

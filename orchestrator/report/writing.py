@@ -14,7 +14,7 @@ from orchestrator.report.page import IndexLine, render_index, render_report
 from orchestrator.report.reading import read_experiment
 from orchestrator.results.cells import experiment_names
 from orchestrator.storage.store import Storage
-from workloads.errors import InputError
+from workloads.errors import GroupedInputError, InputError
 
 _INDEX = "index.html"
 
@@ -62,7 +62,7 @@ def write_all(storage: Storage, output: str | None) -> Written:
         _write(report, target, written)
         lines.append(_index_line(report))
     if not lines:
-        raise InputError("\n".join(written.problems))
+        raise GroupedInputError(map(InputError, written.problems))
     target.replace(_INDEX, render_index(storage.uri, lines))
     written.index = target.locate(_INDEX)
     return written

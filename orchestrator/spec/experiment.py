@@ -1,26 +1,25 @@
 """The experiment file: what may be written in it, and one readable message for everything that is wrong with it.
 
-The model: a YAML file is a base configuration, a `grid`, and what makes a table of it (`documents`, `tables`); every
-cell is validated by the same strict types. Fields that decide a result are in `HashedConfig`s; paths, devices and
-worker counts in `RuntimeConfig`s, never hashed. All errors of a file are reported together, each with its key, its
-value and what is allowed.
+The model: a YAML file is a base configuration, a `grid`, and what makes a table of it (`loading`, `rows`); every cell
+is validated by the same strict types, which say of every field whether it decides a result (`entries`). All errors of a
+file are reported together, each with its key, its value and what is allowed.
 """
 
-import difflib
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from orchestrator.spec.entries import Entry, Hashed, Inline, Place, Runtime, RuntimeConfig
 from orchestrator.spec.merging import laid_over
 from orchestrator.spec.references import resolved
-from orchestrator.spec.runtime_config import RuntimeConfig
 from orchestrator.spec.training import FinetuneEntry, PretrainEntry
+from orchestrator.spec.validation import validated
 from workloads.configs.base import HashedConfig
 from workloads.configs.clustering import DbscanConfig, KMeansConfig
 from workloads.configs.extraction import ExtractorConfig
 from workloads.configs.networks import SegmentorConfig
 from workloads.configs.superpixels import SuperpixelConfig
-from workloads.datasets import DatasetConfig
+from workloads.datasets import DATASETS, DatasetConfig
 from workloads.errors import InputError
 
 FINETUNED = "finetuned"
@@ -32,45 +31,52 @@ class SamplingConfig(HashedConfig, tag="SamplingConfig"):
     pixels_per_image: int = Field(200, ge=1, description="seeded sample of feature pixels per image")
 
 
-class DatasetEntry(RuntimeConfig):
-    """A data set: its configuration (hashed) and where it lies (not hashed)."""
+class DatasetEntry(Entry):
+    """A data set: what it is, the order of its images, and where it lies."""
 
-    config: DatasetConfig
-    root: str | None = Field(None, description="folder of the data set; relative to the working directory")
-    order_seed: int = Field(0, ge=0, description="seed of the one order of the pool of which n images are a prefix")
+    config: Inline[DatasetConfig]
+    root: Place[str | None] = Field(None, description="folder of the data set; relative to the working directory")
+    order_seed: Hashed[int] = Field(
+        0, ge=0, description="seed of the one order of the pool of which n images are a prefix"
+    )
 
     @model_validator(mode="before")
     @classmethod
-    def _gather(cls, data: Any) -> Any:
-        return _gather_config(data, own=("root", "order_seed"))
+    def _named(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "name" not in data:
+            raise InputError("is missing", key="name", allowed=f"allowed: {', '.join(DATASETS)}")
+        return data
 
 
-class ExtractorEntry(RuntimeConfig):
-    """A feature extractor: its configuration (hashed) and its weights (hashed by content, not by place).
+class ExtractorEntry(Entry):
+    """A feature extractor and its weights.
 
     With ``weights: finetuned`` it is a network that this experiment fine-tunes for the purpose, by `finetune`.
     """
 
-    config: ExtractorConfig
-    weights: str | None = Field(None, description="'random', 'finetuned', a torchvision weights name, a file or a URL")
+    config: Inline[ExtractorConfig]
+    weights: Place[str | None] = Field(
+        None, description="'random', 'finetuned', a torchvision weights name, a file or a URL"
+    )
     finetune: FinetuneEntry | None = Field(
         None, description="how the network of weights 'finetuned' is trained; laid over the cell's own finetune"
     )
 
     @model_validator(mode="before")
     @classmethod
-    def _gather(cls, data: Any) -> Any:
-        data = _gather_config(data, own=("weights", "finetune"))
-        if isinstance(data, dict) and data.get("weights") == FINETUNED and isinstance(data["config"], dict):
-            data["config"] = {"arch": "segmentor", "network": _network_of(data.get("finetune"))} | data["config"]
+    def _finetuned(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("weights") == FINETUNED:
+            return {"arch": "segmentor", "network": _network_of(data.get("finetune")), **data}
         return data
 
     @model_validator(mode="after")
     def _finetuned_only(self) -> Self:
         if (self.weights == FINETUNED) != (self.finetune is not None):
-            raise ValueError(
-                f"weights {self.weights!r} and finetune do not go together; weights 'finetuned' needs a finetune, here "
-                "or in the experiment, and nothing else takes one"
+            raise InputError(
+                f"{{key}} {self.weights!r} and finetune do not go together",
+                key="weights",
+                value=self.weights,
+                allowed="'finetuned' needs a finetune, here or in the experiment, and nothing else takes one",
             )
         return self
 
@@ -78,19 +84,23 @@ class ExtractorEntry(RuntimeConfig):
 ClusteringConfig = Annotated[KMeansConfig | DbscanConfig, Field(discriminator="method")]
 
 
-class LabelsEntry(RuntimeConfig):
+class LabelsEntry(Entry):
     """Auxiliary labels: from which images, by which features, clusters, superpixels and outlier share."""
 
-    source: Literal["auxiliary", "superpixel", "pixel"] = Field(
+    source: Hashed[Literal["auxiliary", "superpixel", "pixel"]] = Field(
         "auxiliary",
         description="auxiliary labels, or the conditions of Table 1: #2 superpixel ids, #1 pixel ids",
     )
-    images: int | None = Field(None, ge=1, description="first n images of the pool's seeded order; null for all")
+    images: Hashed[int | None] = Field(
+        None, ge=1, description="first n images of the pool's seeded order; null for all"
+    )
     extractor: ExtractorEntry = Field(default_factory=lambda: ExtractorEntry.model_validate({"arch": "filters"}))
     sampling: SamplingConfig = SamplingConfig()
     clustering: ClusteringConfig = KMeansConfig()
     superpixels: SuperpixelConfig | None = SuperpixelConfig()
-    outliers: float = Field(0.05, ge=0, lt=1, description="share of each cluster's farthest pixels that cast no vote")
+    outliers: Hashed[float] = Field(
+        0.05, ge=0, lt=1, description="share of each cluster's farthest pixels that cast no vote"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -141,12 +151,12 @@ class Compute(RuntimeConfig):
 TABLE_KEYS = ("extends", "title", "layout", "size", "sizes", "rows", "columns", "grid", "notes")
 
 
-class ExperimentEntry(RuntimeConfig):
+class ExperimentEntry(Entry):
     """One cell of an experiment: everything but what makes the cells (`TABLE_KEYS`)."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the results file")
-    seed: int = Field(0, ge=0, description="seed of sampling and clustering; added to the seeds of training")
-    weights: dict[str, str | None] = Field(
+    name: Runtime[str] = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="names the results file")
+    seed: Hashed[int] = Field(0, ge=0, description="seed of sampling and clustering; added to the seeds of training")
+    weights: Place[dict[str, str | None]] = Field(
         default_factory=dict, description="weights by name, for what is written as $name; null: not at hand"
     )
     dataset: DatasetEntry
@@ -169,9 +179,11 @@ class ExperimentEntry(RuntimeConfig):
             return data
         for name in ("pool", "fraction", "number"):
             if name in own and own[name] != base.get(name):
-                raise ValueError(
-                    f"labels.extractor.finetune.{name} {own[name]!r} differs from finetune.{name} {base.get(name)!r}; "
-                    "an extractor may see the labels of its own cell only, so leave it out"
+                raise InputError(
+                    f"{{key}} {own[name]!r} differs from finetune.{name} {base.get(name)!r}",
+                    key=f"labels.extractor.finetune.{name}",
+                    value=own[name],
+                    allowed="an extractor may see the labels of its own cell only, so leave it out",
                 )
         extractor |= {"weights": FINETUNED, "finetune": laid_over(base, own)}
         return {**data, "labels": {**labels, "extractor": extractor}}
@@ -181,18 +193,15 @@ def parse_entry(document: dict[str, Any]) -> ExperimentEntry:
     """Validate one cell's document (without `TABLE_KEYS`), after filling in what stands for something else.
 
     Raises:
-        InputError: one line per wrong key, each with the key, the value and what is allowed.
+        InputError: one for every wrong key, each with the key, the value and what is allowed.
     """
-    try:
-        entry = ExperimentEntry.model_validate(resolved(document))
-    except ValidationError as error:
-        lines = [_explain(detail) for detail in error.errors(include_url=False)]
-        raise InputError("\n".join(dict.fromkeys(lines))) from None
-    batch = entry.labels.extractor.config.batch_size
-    if entry.compute.shard_images % batch:
+    entry = validated(ExperimentEntry, resolved(document), TABLE_KEYS)
+    batch, shard_images = entry.labels.extractor.config.batch_size, entry.compute.shard_images
+    if shard_images % batch:
         raise InputError(
-            f"compute.shard_images: {entry.compute.shard_images} must be a multiple of "
-            f"labels.extractor.batch_size ({batch})"
+            f"{shard_images} must be a multiple of labels.extractor.batch_size ({batch})",
+            key="compute.shard_images",
+            value=shard_images,
         )
     return entry
 
@@ -203,96 +212,3 @@ def _network_of(finetune: Any) -> Any:
         return FinetuneEntry.model_validate(finetune).config.segmentor
     except ValidationError:
         return SegmentorConfig()
-
-
-def _gather_config(data: Any, own: tuple[str, ...]) -> Any:
-    if not isinstance(data, dict) or "config" in data:
-        return data
-    return {name: data[name] for name in own if name in data} | {
-        "config": {name: value for name, value in data.items() if name not in own}
-    }
-
-
-def _explain(detail: Any) -> str:
-    parts = [str(part) for part in detail["loc"]]
-    key = ".".join(_without_tags(parts))
-    value = detail.get("input")
-    match detail["type"]:
-        case "extra_forbidden":
-            if key in _known_keys():
-                return f"{key}: {value!r} is not allowed; {parts[-2]} has no such option"
-            near = _nearest(key)
-            return f"unknown key {key}" + (f"; did you mean {near}?" if near else "")
-        case "missing":
-            return f"{key} is missing"
-        case "union_tag_not_found" | "union_tag_invalid":
-            context = detail["ctx"]
-            tag = str(context["discriminator"]).strip("'")
-            got = f"{context['tag']!r} is not known" if "tag" in context else "is missing"
-            allowed = context.get("expected_tags") or ", ".join(_tags(key))
-            return f"{key}.{tag}: {got}; allowed: {allowed}"
-        case "model_type" | "model_attributes_type":
-            return f"{key}: {value!r} is not allowed; give a mapping of keys: {', '.join(_keys_below(key))}"
-        case _:
-            message = detail["msg"].removeprefix("Value error, ")
-            return f"{key}: {value!r} is not allowed; {message[0].lower()}{message[1:]}"
-
-
-def _without_tags(parts: list[str]) -> list[str]:
-    """Drop what pydantic adds to a location: the inner `config` and the tag of a union."""
-    kept: list[str] = []
-    skip_tag = False
-    for part in parts:
-        if part == "config":
-            skip_tag = kept[-1:] == ["dataset"]
-            continue
-        if skip_tag or (kept[-2:] == ["labels", "clustering"] and part in ("kmeans", "dbscan")):
-            skip_tag = False
-            continue
-        if part in ("float", "int", "str") or part.startswith("literal["):
-            continue
-        kept.append(part)
-    return kept
-
-
-def _tags(key: str) -> list[str]:
-    """The names that tell the alternatives of a union apart."""
-    properties = ExperimentEntry.model_json_schema()["$defs"]["DatasetEntry"]["properties"]["config"]
-    return list(properties["discriminator"]["mapping"]) if key == "dataset" else []
-
-
-def _keys_below(key: str) -> list[str]:
-    inner = (name.removeprefix(f"{key}.") for name in _known_keys() if name.startswith(f"{key}."))
-    return [name for name in inner if "." not in name]
-
-
-def _nearest(key: str) -> str | None:
-    """The known key that is spelt most alike, or ends most alike: a key is often right but in the wrong place."""
-    known = _known_keys()
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
-    if near:
-        return near[0]
-    ends = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-    end = difflib.get_close_matches(key.rsplit(".", 1)[-1], ends, n=1, cutoff=0.6)
-    return ends[end[0]] if end else None
-
-
-def _known_keys() -> list[str]:
-    """Every dotted key that an experiment file may hold."""
-    schema = ExperimentEntry.model_json_schema()
-    found: set[str] = set()
-
-    def walk(node: dict[str, Any], prefix: str) -> None:
-        if "$ref" in node:
-            node = schema["$defs"][node["$ref"].rsplit("/", 1)[1]]
-        for option in node.get("anyOf", []) + node.get("oneOf", []):
-            walk(option, prefix)
-        for name, child in node.get("properties", {}).items():
-            if name == "config":
-                walk(child, prefix)
-                continue
-            found.add(f"{prefix}{name}")
-            walk(child, f"{prefix}{name}.")
-
-    walk(schema, "")
-    return sorted(found | set(TABLE_KEYS))

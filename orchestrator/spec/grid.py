@@ -16,7 +16,7 @@ from orchestrator.ledger.keys import digest
 from orchestrator.spec.experiment import TABLE_KEYS, ExperimentEntry, parse_entry
 from orchestrator.spec.merging import set_key
 from orchestrator.spec.rows import Part, printed, rows_and_columns
-from workloads.errors import InputError
+from workloads.errors import GroupedInputError, InputError
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def expand(document: dict[str, Any]) -> list[Cell]:
     base = {key: value for key, value in document.items() if key not in TABLE_KEYS}
     notes = _shown(document)
     cells: dict[str, Cell] = {}
-    problems: dict[str, None] = {}
+    problems: list[InputError] = []
     rows, columns = rows_and_columns(document)
     for row, column in itertools.product(rows, columns):
         for values in _values(row, column, document.get("grid")):
@@ -57,14 +57,14 @@ def expand(document: dict[str, Any]) -> list[Cell]:
                 # Validated first: what is no value of a key (a date, a NaN) has no digest either.
                 entry = parse_entry(filled)
             except InputError as error:
-                problems |= dict.fromkeys(str(error).splitlines())
+                problems.append(error)
                 continue
             identity = digest([row.name, column.name, entry.model_dump(mode="json")])
             paper = printed(row, column, entry.dataset.config.name)
             said = (*notes, *row.notes, *column.notes)
             cells.setdefault(identity, Cell(values, entry, row.name, column.name, paper, tuple(dict.fromkeys(said))))
     if problems:
-        raise InputError("\n".join(problems))
+        raise GroupedInputError(problems)
     return list(cells.values())
 
 
@@ -72,10 +72,10 @@ def _shown(document: Mapping[str, Any]) -> list[str]:
     """The notes on all cells; title and layout are checked with them."""
     for key in ("title", "layout"):
         if not isinstance(document.get(key), str | None):
-            raise InputError(f"{key}: {document[key]!r} is not allowed; give a text")
+            raise InputError(key=key, value=document[key], allowed="give a text")
     notes = document.get("notes") or []
     if not isinstance(notes, list) or not all(isinstance(note, str) for note in notes):
-        raise InputError(f"notes: {notes!r} is not allowed; give a list of sentences")
+        raise InputError(key="notes", value=notes, allowed="give a list of sentences")
     return notes
 
 
@@ -98,7 +98,8 @@ def _joined(parts: list[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
     for place, part in parts:
         for key, value in part.items():
             if key in origin:
-                raise InputError(f"{key} is set by {origin[key]} and by {place}; a key varies in one place")
+                both = f"{{key}} is set by {origin[key]} and by {place}"
+                raise InputError(both, key=key, allowed="a key varies in one place")
             origin[key] = place
             values[key] = value
     return values
@@ -111,16 +112,18 @@ def _products(grid: Any) -> list[dict[str, Any]]:
 
 def _product(product: Any) -> list[dict[str, Any]]:
     if not isinstance(product, dict):
-        raise InputError(f"grid must be a mapping of keys to lists (or a list of such mappings), got {product!r}")
+        message = f"{{key}} must be a mapping of keys to lists (or a list of such mappings), got {product!r}"
+        raise InputError(message, key="grid", value=product)
     for key, values in product.items():
         _require_cell_key("grid", key)
         if not isinstance(values, list) or not values:
-            raise InputError(f"grid.{key}: {values!r} is not allowed; give a list of at least one value")
+            raise InputError(key=f"grid.{key}", value=values, allowed="give a list of at least one value")
     return [dict(zip(product, chosen, strict=True)) for chosen in itertools.product(*product.values())]
 
 
 def _require_cell_key(place: str, key: Any) -> None:
     common = ("name", "compute", "weights")
     if not isinstance(key, str) or key.split(".")[0] in (*common, *TABLE_KEYS):
-        allowed = ", ".join(name for name in ExperimentEntry.model_fields if name not in common)
-        raise InputError(f"{place}.{key} cannot vary between cells; allowed are {allowed} and keys below them")
+        names = ", ".join(name for name in ExperimentEntry.model_fields if name not in common)
+        allowed = f"allowed are {names} and keys below them"
+        raise InputError("{key} cannot vary between cells", key=f"{place}.{key}", allowed=allowed)

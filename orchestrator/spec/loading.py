@@ -66,7 +66,7 @@ def _with_bases(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     """The file's document laid over those that it extends; a name belongs to one file and is not handed on."""
     if path.resolve() in extended_by:
         circle = " -> ".join(str(one.name) for one in (*extended_by, path.resolve()))
-        raise InputError(f"extends: {circle} is a circle")
+        raise InputError(f"{circle} is a circle", key="extends")
     document = _read(path)
     if "sizes" in document:
         document["sizes"] = _sizes(document["sizes"])
@@ -74,12 +74,12 @@ def _with_bases(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if base is None:
         return document
     if not isinstance(base, str):
-        raise InputError(f"extends: {base!r} is not allowed; give the path of one experiment file, relative to {path}")
+        allowed = f"give the path of one experiment file, relative to {path}"
+        raise InputError(key="extends", value=base, allowed=allowed)
     try:
         below = _with_bases(path.parent / base, (*extended_by, path.resolve()))
     except InputError as error:
-        text = str(error)
-        raise InputError(text if text.startswith("extends: ") else f"extends: {text}") from None
+        raise (error if error.key == "extends" else error.read_from("extends")) from None
     below.pop("name", None)
     return _over(below, document)
 
@@ -120,11 +120,12 @@ def _of_dataset(document: dict[str, Any], name: Any) -> dict[str, Any]:
 def _sizes(sizes: Any) -> dict[str, dict[str, Any]]:
     """The sizes of one file, with dotted keys written as mappings."""
     if not isinstance(sizes, dict) or not all(isinstance(layer, dict | None) for layer in sizes.values()):
-        raise InputError(f"sizes: {sizes!r} is not allowed; give a mapping of names to mappings of keys")
+        raise InputError(key="sizes", value=sizes, allowed="give a mapping of names to mappings of keys")
     for size, layer in sizes.items():
         for key in layer or {}:
             if not isinstance(key, str) or key.split(".")[0] in _UNSIZED:
-                raise InputError(f"sizes.{size}.{key} is not allowed; a size cannot set {', '.join(_UNSIZED)}")
+                refused = f"a size cannot set {', '.join(_UNSIZED)}"
+                raise InputError("{key} is not allowed", key=f"sizes.{size}.{key}", allowed=refused)
     return {str(size): nested(layer or {}) for size, layer in sizes.items()}
 
 
@@ -134,7 +135,7 @@ def _at_size(document: dict[str, Any]) -> dict[str, Any]:
     size = document.get("size")
     if size is not None and size not in sizes:
         allowed = f"allowed: {', '.join(sizes)}" if sizes else "the experiment has no sizes"
-        raise InputError(f"size: {size!r} is not allowed; {allowed}")
+        raise InputError(key="size", value=size, allowed=allowed)
     if size is not None:
         document = _over(document, sizes[size])
     return document | sized_parts(document, size, tuple(sizes))
@@ -161,16 +162,16 @@ def _override(document: dict[str, Any], key: str, value: Any) -> None:
         case "weights" if rest:
             known = document.get("weights")
             if not isinstance(known, dict) or rest not in known:
-                raise InputError(_no_such_weights(key, known if isinstance(known, dict) else {}))
+                raise _no_such_weights(key, known if isinstance(known, dict) else {})
         case "extends":
             raise InputError(f"override {key}={value}: a file says itself what it extends")
     set_key(document, key, value)
 
 
-def _no_such_weights(key: str, known: dict[str, Any]) -> str:
+def _no_such_weights(key: str, known: dict[str, Any]) -> InputError:
     near = difflib.get_close_matches(key, [f"weights.{name}" for name in known], n=1, cutoff=0.6)
-    allowed = f"; allowed: {', '.join(known)}" if known else ""
-    return f"unknown key {key}" + (f"; did you mean {near[0]}?" if near else allowed)
+    allowed = f"allowed: {', '.join(known)}" if known else None
+    return InputError("unknown key {key}", key=key, allowed=f"did you mean {near[0]}?" if near else allowed)
 
 
 def _with_grid_key(grid: Any, key: str, value: Any) -> Any:

@@ -41,7 +41,8 @@ def set_key(document: dict[str, Any], dotted: str, value: Any) -> None:
     for depth, name in enumerate(path):
         inner = place.get(name)
         if inner is not None and not isinstance(inner, dict):
-            raise InputError(f"key {dotted}: {'.'.join(path[: depth + 1])} is {inner!r}, not a mapping")
+            passed = ".".join(path[: depth + 1])
+            raise InputError(f"key {{key}}: {passed} is {inner!r}, not a mapping", key=dotted, value=inner)
         place[name] = dict(inner or {})
         place = place[name]
     place[last] = value

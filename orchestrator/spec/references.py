@@ -41,9 +41,11 @@ def weights_identity(arch: str, weights: str | None) -> str:
         InputError: as there, and for a name without a place.
     """
     if weights is not None and weights.startswith(_MARK):
-        name = weights.removeprefix(_MARK)
         raise InputError(
-            f"weights: {weights} is not at hand; give weights.{name}=FILE, the path or URL of a checkpoint"
+            f"{weights} is not at hand",
+            key="weights",
+            value=weights,
+            allowed=f"give weights.{weights.removeprefix(_MARK)}=FILE, the path or URL of a checkpoint",
         )
     return workloads.networks.weight_files.weights_identity(arch, weights)
 
@@ -68,7 +70,7 @@ def _place(reference: str, key: str, weights: Mapping[str, Any]) -> str:
     if name not in weights:
         near = difflib.get_close_matches(name, weights, n=1, cutoff=0.6)
         known = f"did you mean ${near[0]}?" if near else f"weights names {', '.join(weights) or 'nothing'}"
-        raise InputError(f"{key}: {reference!r} is not allowed; {known}")
+        raise InputError(key=key, value=reference, allowed=known)
     place = weights[name]
     # What is no place is reported once, where it is written.
     return place if isinstance(place, str) else reference
@@ -76,8 +78,6 @@ def _place(reference: str, key: str, weights: Mapping[str, Any]) -> str:
 
 def _recipe(dataset: Any, key: str) -> str:
     if dataset not in RECIPES:
-        allowed = ", ".join(RECIPES)
-        raise InputError(
-            f"{key}: {_OWN_RECIPE!r} is not allowed; data set {dataset} has no recipe of its own; allowed: {allowed}"
-        )
+        allowed = f"data set {dataset} has no recipe of its own; allowed: {', '.join(RECIPES)}"
+        raise InputError(key=key, value=_OWN_RECIPE, allowed=allowed)
     return str(dataset)

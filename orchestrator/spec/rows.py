@@ -7,7 +7,7 @@ failure this guards against: a number set beside the wrong entry of the paper's 
 
 import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -70,7 +70,7 @@ def printed(row: Part, column: Part, dataset: str) -> dict[str, Any] | None:
 
 def _listed(parts: Any, kind: str, plural: str) -> list[dict[str, Any]]:
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
-        raise InputError(f"{plural}: {parts!r} is not allowed; give a list of mappings with the keys {kind} and set")
+        raise InputError(key=plural, value=parts, allowed=f"give a list of mappings with the keys {kind} and set")
     return parts
 
 
@@ -78,11 +78,11 @@ def _sized(part: dict[str, Any], place: str, kind: str, size: str | None, sizes:
     own = ("column", "set", "notes") if kind == "column" else ("row", "set", "grid", "paper", "notes")
     # `paper` is what the paper prints, whatever sizes there are.
     layers = [name for name in sizes if name not in ("row", "column", "set", "grid", "paper", "notes")]
-    for key in part:
+    for key, value in part.items():
         if key not in (*own, *layers):
             near = difflib.get_close_matches(str(key), (*own, *layers), n=1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join((*own, *layers))}"
-            raise InputError(f"unknown key {place}.{key}; {hint}")
+            raise InputError("unknown key {key}", key=f"{place}.{key}", value=value, allowed=hint)
     values = _mapping(part.get("set"), f"{place}.set")
     notes = _notes(part.get("notes"), f"{place}.notes")
     if size in layers:
@@ -99,9 +99,9 @@ def _parts(parts: Any, kind: str, plural: str) -> list[Part]:
         place = f"{plural}.{index}"
         name = part.get(kind)
         if isinstance(name, bool) or not isinstance(name, str | int | float) or name == "":
-            raise InputError(f"{place}.{kind}: {name!r} is not allowed; give the name of the {kind}")
+            raise InputError(key=f"{place}.{kind}", value=name, allowed=f"give the name of the {kind}")
         if str(name) in made:
-            raise InputError(f"{place}.{kind}: {name!r} is the name of another {kind}, too")
+            raise InputError(f"{name!r} is the name of another {kind}, too", key=f"{place}.{kind}", value=name)
         values = _mapping(part.get("set"), f"{place}.set")
         paper = _mapping(part.get("paper"), f"{place}.paper")
         notes = tuple(_notes(part.get("notes"), f"{place}.notes"))
@@ -113,24 +113,28 @@ def _check_paper(row: Part, columns: list[str]) -> None:
     place = f"row {row.name!r}: paper"
     for dataset, figures in row.paper.items():
         if dataset not in DATASETS:
-            raise InputError(f"{place}: data set {dataset!r} is not known; allowed: {', '.join(DATASETS)}")
+            raise _unknown(place, f"data set {dataset!r} is not known", DATASETS)
         inner = _mapping(figures, f"{place}.{dataset}")
         for column in inner if columns else ():
             if column not in columns:
-                raise InputError(f"{place}.{dataset}: {column!r} is no column; allowed: {', '.join(columns)}")
+                raise _unknown(f"{place}.{dataset}", f"{column!r} is no column", columns)
         for each in inner.values() if columns else [inner]:
             for metric, value in _mapping(each, f"{place}.{dataset}").items():
                 if metric not in PAPER_METRICS:
-                    raise InputError(f"{place}.{dataset}: {metric!r} is not known; allowed: {', '.join(PAPER_METRICS)}")
+                    raise _unknown(f"{place}.{dataset}", f"{metric!r} is not known", PAPER_METRICS)
                 if isinstance(value, bool) or not (isinstance(value, int | float) or _BOUND.fullmatch(str(value))):
-                    raise InputError(f"{place}.{dataset}.{metric}: {value!r} is not allowed; give a number, or '<1'")
+                    raise InputError(key=f"{place}.{dataset}.{metric}", value=value, allowed="give a number, or '<1'")
+
+
+def _unknown(place: str, message: str, allowed: Iterable[str]) -> InputError:
+    return InputError(message, key=place, allowed=f"allowed: {', '.join(allowed)}")
 
 
 def _mapping(value: Any, place: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-        raise InputError(f"{place}: {value!r} is not allowed; give a mapping of keys")
+        raise InputError(key=place, value=value, allowed="give a mapping of keys")
     return value
 
 
@@ -138,5 +142,5 @@ def _notes(value: Any, place: str) -> list[str]:
     if value is None:
         return []
     if not isinstance(value, list) or not all(isinstance(note, str) for note in value):
-        raise InputError(f"{place}: {value!r} is not allowed; give a list of sentences")
+        raise InputError(key=place, value=value, allowed="give a list of sentences")
     return value

@@ -5,69 +5,72 @@ differs. The failure this guards against: a number that nobody can reproduce bec
 of code.
 """
 
+from collections.abc import Callable
 from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from orchestrator.spec.entries import Entry, Hashed, Inline, Place
 from orchestrator.spec.merging import laid_over
-from orchestrator.spec.runtime_config import RuntimeConfig
+from workloads.configs.base import HashedConfig
 from workloads.configs.networks import Initialisation
 from workloads.configs.recipes import RECIPES, Recipe, finetuning_recipe, pretraining_recipe
 from workloads.configs.training import FinetuneConfig, PretrainConfig
+from workloads.errors import InputError
 
 _RECIPE = "named configuration that the other keys are laid over; 'dataset' stands for the one of the data set's name"
 
 
-class PretrainEntry(RuntimeConfig):
-    """Contrastive pre-training: its configuration (hashed), and where the first weights are (their content is hashed).
+class PretrainEntry(Entry):
+    """Contrastive pre-training, and where its first weights are. Positives follow `labels.source`."""
 
-    Positives follow `labels.source`; `contrast.positives` need not be given.
-    """
-
-    recipe: Recipe | None = Field(None, description=_RECIPE)
-    config: PretrainConfig
-    weights: str | None = Field(None, description="first weights for init imagenet, moco, pixpro or file")
+    recipe: Hashed[Recipe | None] = Field(None, description=_RECIPE)
+    config: Inline[PretrainConfig]
+    weights: Place[str | None] = Field(None, description="first weights for init imagenet, moco, pixpro or file")
 
     @model_validator(mode="before")
     @classmethod
     def _lay_over(cls, data: Any) -> Any:
-        return _over_recipe(data, ("recipe", "weights"), pretraining_recipe)
+        return _over_recipe(data, pretraining_recipe)
 
 
-class FinetuneEntry(RuntimeConfig):
+class FinetuneEntry(Entry):
     """Fine-tuning on a fraction or a number of the labelled images, from pre-training or from `init`."""
 
-    recipe: Recipe | None = Field(None, description=_RECIPE)
-    config: FinetuneConfig
-    init: Initialisation = Field("random", description="first weights of the backbone where nothing is pre-trained")
-    weights: str | None = Field(None, description="first weights for init imagenet, moco, pixpro or file")
-    pool: str | None = Field(None, description="pool of the labelled images; null: dataset.pool")
-    fraction: float | None = Field(None, gt=0, le=1, description="share of the labelled images; this or number")
-    number: int | None = Field(None, ge=1, description="number of labelled images; neither: all of them")
+    recipe: Hashed[Recipe | None] = Field(None, description=_RECIPE)
+    config: Inline[FinetuneConfig]
+    init: Hashed[Initialisation] = Field(
+        "random", description="first weights of the backbone where nothing is pre-trained"
+    )
+    weights: Place[str | None] = Field(None, description="first weights for init imagenet, moco, pixpro or file")
+    pool: Hashed[str | None] = Field(None, description="pool of the labelled images; null: dataset.pool")
+    fraction: Hashed[float | None] = Field(None, gt=0, le=1, description="share of the labelled images; this or number")
+    number: Hashed[int | None] = Field(None, ge=1, description="number of labelled images; neither: all of them")
 
     @model_validator(mode="before")
     @classmethod
     def _lay_over(cls, data: Any) -> Any:
-        return _over_recipe(data, ("recipe", "init", "weights", "pool", "fraction", "number"), finetuning_recipe)
+        return _over_recipe(data, finetuning_recipe)
 
     @model_validator(mode="after")
     def _one_count(self) -> Self:
         if self.fraction is not None and self.number is not None:
-            raise ValueError(f"fraction {self.fraction} and number {self.number} are both given; one is allowed")
+            raise InputError(
+                f"{{key}} {self.fraction} and number {self.number} are both given",
+                key="fraction",
+                value=self.fraction,
+                allowed="one is allowed",
+            )
         return self
 
 
-def _over_recipe(data: Any, own: tuple[str, ...], recipe: Any) -> Any:
-    if not isinstance(data, dict) or "config" in data:
-        return data
-    given = {name: value for name, value in data.items() if name not in own}
-    kept = {name: data[name] for name in own if name in data}
+def _over_recipe(data: Any, recipe: Callable[[Recipe], HashedConfig]) -> Any:
     # An unknown recipe is reported by the field itself.
-    base: dict[str, Any] = {}
-    if data.get("recipe") in RECIPES:
-        base = recipe(data["recipe"]).model_dump()
-    if given.get("steps") is not None:
+    if not isinstance(data, dict) or data.get("recipe") not in RECIPES:
+        return data
+    base = recipe(data["recipe"]).model_dump()
+    if data.get("steps") is not None:
         base["epochs"] = None
-    if given.get("epochs") is not None:
+    if data.get("epochs") is not None:
         base["steps"] = None
-    return kept | {"config": laid_over(base, given)}
+    return laid_over(base, data)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from orchestrator.spec.runtime_config import RuntimeConfig
+from orchestrator.spec.entries import RuntimeConfig
 
 
 class Rate(RuntimeConfig):

@@ -5,7 +5,8 @@ A `HashedConfig` is hashed into the key of the step that uses it, so equal ones 
 count leaking into the identity of a result, so that the same work is done twice, or different work is taken for equal.
 """
 
-from typing import Any, ClassVar
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict
 
@@ -30,3 +31,18 @@ class HashedConfig(BaseModel):
         if _OWNERS.setdefault(tag, name) != name:
             raise TypeError(f"tag {tag!r} of {name} is that of {_OWNERS[tag]}, too")
         cls.tag = tag
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        super().__pydantic_init_subclass__(**options)
+        for name, field in cls.model_fields.items():
+            if not all(issubclass(model, HashedConfig) for model in models_of(field.annotation)):
+                raise TypeError(f"{cls.__name__}.{name}: only what is hashed, too, may be part of what is hashed")
+
+
+def models_of(kind: Any) -> list[type[BaseModel]]:
+    """The models among the alternatives of a type."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return [kind]
+    alternatives = get_args(kind) if get_origin(kind) in (Annotated, Union, UnionType) else ()
+    return [model for alternative in alternatives for model in models_of(alternative)]

@@ -60,8 +60,11 @@ class KMeansConfig(HashedConfig, tag="KMeansConfig"):
             if values.get("k") is None and values.get("k_per_class") is None:
                 return {**values, "k_per_class": 1.5}
             if values.get("k") is not None and values.get("k_per_class") is not None:
-                raise ValueError(
-                    f"k {values['k']} and k_per_class {values['k_per_class']} are both given; one is allowed"
+                raise InputError(
+                    f"{{key}} {values['k']} and k_per_class {values['k_per_class']} are both given",
+                    key="k",
+                    value=values["k"],
+                    allowed="one is allowed",
                 )
         return values
 

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from workloads.configs.base import HashedConfig
 from workloads.configs.networks import SegmentorConfig
+from workloads.errors import InputError
 
 Arch = Literal["filters", "mobilenet_v2", "resnet18", "resnet50", "vgg19", "deeplabv3_resnet50", "segmentor"]
 
@@ -60,15 +61,23 @@ class ExtractorConfig(HashedConfig, tag="ExtractorConfig"):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.input_size is not None and min(self.input_size) < MINIMUM_SIZE:
-            raise ValueError(
-                f"input_size: {list(self.input_size)} is too small; both sides must be {MINIMUM_SIZE} or more"
+            raise InputError(
+                f"{list(self.input_size)} is too small",
+                key="input_size",
+                value=self.input_size,
+                allowed=f"both sides must be {MINIMUM_SIZE} or more",
             )
         if self.arch != "filters" and self.filter_bank != FilterBankConfig():
-            raise ValueError(f"filter_bank: options are given, but arch is {self.arch}; they belong to arch filters")
+            raise InputError(
+                f"options are given, but arch is {self.arch}", key="filter_bank", allowed="they belong to arch filters"
+            )
         if (self.network is not None) != (self.arch == "segmentor"):
-            raise ValueError(
-                f"network: arch {self.arch} and network {self.network} do not go together; it belongs to segmentor"
+            raise InputError(
+                f"arch {self.arch} and network {self.network} do not go together",
+                key="network",
+                value=self.network,
+                allowed="it belongs to segmentor",
             )
         if self.arch == "filters" and (self.layer is not None or self.precision != "float32"):
-            raise ValueError("layer, precision: arch filters has one layer and computes in float32")
+            raise InputError("arch filters has one layer and computes in float32", key="layer, precision")
         return self

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from workloads.configs.base import HashedConfig
+from workloads.errors import InputError
 
 Positives = Literal["auxiliary", "superpixel", "pixel"]
 
@@ -35,12 +36,18 @@ class ContrastConfig(HashedConfig, tag="ContrastConfig"):
     @model_validator(mode="after")
     def _memory_needs_lasting_labels(self) -> "ContrastConfig":
         if self.memory_per_label and self.positives != "auxiliary":
-            raise ValueError(
-                f"memory_per_label is {self.memory_per_label} with positives {self.positives!r}; allowed: 0, "
-                "since only auxiliary labels mean the same in every image"
+            raise InputError(
+                f"{{key}} is {self.memory_per_label} with positives {self.positives!r}",
+                key="memory_per_label",
+                value=self.memory_per_label,
+                allowed="allowed: 0, since only auxiliary labels mean the same in every image",
             )
         if self.memory_per_label and self.memory_update_per_label > self.memory_per_label:
-            raise ValueError("memory_update_per_label must not exceed memory_per_label")
+            raise InputError(
+                key="memory_update_per_label",
+                value=self.memory_update_per_label,
+                allowed=f"it must not exceed memory_per_label ({self.memory_per_label})",
+            )
         return self
 
 

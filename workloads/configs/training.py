@@ -8,6 +8,7 @@ from workloads.configs.base import HashedConfig
 from workloads.configs.networks import Initialisation, SegmentorConfig
 from workloads.configs.objectives import ContrastConfig, MocoConfig, PixproConfig
 from workloads.configs.views import ViewsConfig
+from workloads.errors import InputError
 
 AUGMENTATION = ViewsConfig(
     crop_mode="fixed",
@@ -55,7 +56,12 @@ class TrainingConfig(HashedConfig, tag="TrainingConfig"):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.epochs is None) == (self.steps is None):
-            raise ValueError(f"epochs is {self.epochs} and steps is {self.steps}; allowed: exactly one of them")
+            raise InputError(
+                f"{{key}} is {self.epochs} and steps is {self.steps}",
+                key="epochs",
+                value=self.epochs,
+                allowed="allowed: exactly one of them",
+            )
         return self
 
     def total_steps(self, num_images: int) -> int:

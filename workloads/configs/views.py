@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from workloads.configs.base import HashedConfig
+from workloads.errors import InputError
 
 Probability = float
 
@@ -41,12 +42,15 @@ class ViewsConfig(HashedConfig, tag="ViewsConfig"):
     def _ranges_are_ordered(self) -> "ViewsConfig":
         for name in ("scale", "rotation", "cutout"):
             low, high = getattr(self, name)
-            if low > high:
-                raise ValueError(f"{name} is [{low}, {high}]; allowed: the smaller value first")
-        if self.crop_mode == "range" and self.crop[0] > self.crop[1]:
-            raise ValueError(f"crop is {list(self.crop)}; allowed: the smaller side first")
-        if self.scale[0] <= 0 or self.cutout[0] < 0 or min(self.crop) < 1:
-            raise ValueError("scale and crop must be positive, cutout not negative")
-        if not 0 <= self.jitter[3] <= 0.5 or min(self.jitter[:3]) < 0:
-            raise ValueError("jitter must be four strengths, none negative, hue at most 0.5")
+            self._require(low <= high, name, "give the smaller value first")
+        self._require(self.crop_mode == "fixed" or self.crop[0] <= self.crop[1], "crop", "give the smaller side first")
+        self._require(min(self.crop) >= 1, "crop", "both must be 1 or more")
+        self._require(self.scale[0] > 0, "scale", "both must be positive")
+        self._require(self.cutout[0] >= 0, "cutout", "neither may be negative")
+        allowed = "give four strengths, none negative, hue at most 0.5"
+        self._require(self.jitter[3] <= 0.5 and min(self.jitter) >= 0, "jitter", allowed)
         return self
+
+    def _require(self, right: bool, key: str, allowed: str) -> None:
+        if not right:
+            raise InputError(key=key, value=list(getattr(self, key)), allowed=allowed)

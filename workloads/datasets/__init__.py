@@ -63,11 +63,11 @@ def open_dataset(config: AnyDatasetConfig, root: str | os.PathLike[str] | None) 
     """
     if isinstance(config, ScenesConfig):
         if root is not None:
-            raise InputError(f"dataset.root: {os.fspath(root)!r} given, but scenes are generated; leave it out")
+            raise InputError(f"{os.fspath(root)!r} given, but scenes are generated; leave it out", key="dataset.root")
         return Scenes(config)
     if root is None:
         hint = environment_hint() if isinstance(config, CityscapesConfig) else ""
-        raise InputError(f"dataset.root: missing; {config.name} is read from a folder{hint}")
+        raise InputError(f"missing; {config.name} is read from a folder{hint}", key="dataset.root")
     folder = Path(root).expanduser()
     match config:
         case CamvidConfig():

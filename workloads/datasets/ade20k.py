@@ -68,7 +68,9 @@ class Ade20k(FileDataset):
         super().__init__(root / _ARCHIVE if (root / _ARCHIVE / "images").is_dir() else root)
         self.pools = tuple(pool for pool, folder in _FOLDERS.items() if (self.root / "images" / folder).is_dir())
         if not self.pools:
-            raise InputError(f"dataset.root: {root} holds neither images/training nor images/validation ({_ARCHIVE})")
+            raise InputError(
+                f"{root} holds neither images/training nor images/validation ({_ARCHIVE})", key="dataset.root"
+            )
         self._table = value_table({0: IGNORE_CLASS, **{label + 1: label for label in range(len(CLASSES))}})
 
     def image_folder(self, pool: str) -> Path:

@@ -126,14 +126,19 @@ class Dataset(ABC):
     def require_pool(self, pool: str) -> None:
         """Raise InputError, naming the pools that are there, unless ``pool`` is one of them."""
         if pool not in self.pools:
-            raise InputError(f"pool: {self.name} has no pool {pool!r} here; pools: {', '.join(self.pools) or 'none'}")
+            raise InputError(
+                f"{self.name} has no pool {pool!r} here",
+                key="pool",
+                value=pool,
+                allowed=f"pools: {', '.join(self.pools) or 'none'}",
+            )
 
 
 def check_root(root: Path) -> None:
     """Raise InputError unless ``root`` is a folder on this machine."""
     if not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
-        raise InputError(f"dataset.root: {root} {what} on this machine")
+        raise InputError(f"{root} {what} on this machine", key="dataset.root")
 
 
 def value_table(mapping: Mapping[int, int]) -> npt.NDArray[np.int16]:

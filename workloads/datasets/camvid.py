@@ -53,7 +53,8 @@ class CamvidConfig(HashedConfig, tag="CamvidConfig"):
     @model_validator(mode="after")
     def _never_scored_on_what_was_trained_on(self) -> Self:
         if self.val == _HELD_OUT and self.pool != _FIT:
-            raise ValueError(f"val is {_HELD_OUT!r} with pool {self.pool!r}; allowed: {_FIT!r}, the rest of train")
+            message = f"{{key}} is {_HELD_OUT!r} with pool {self.pool!r}"
+            raise InputError(message, key="val", value=self.val, allowed=f"allowed: {_FIT!r}, the rest of train")
         return self
 
 
@@ -73,7 +74,8 @@ class Camvid(FileDataset):
         self.pools = tuple(pool for pool in _POOLS if (root / pool).is_dir())
         if not self.pools:
             raise InputError(
-                f"dataset.root: {root} holds none of the folders {', '.join(_POOLS)} (CamVid, SegNet layout)"
+                f"{root} holds none of the folders {', '.join(_POOLS)} (CamVid, SegNet layout)",
+                key="dataset.root",
             )
         if "train" in self.pools:
             self.pools += (_FIT, _HELD_OUT)

@@ -92,7 +92,8 @@ class Cityscapes(FileDataset):
         if not self.pools:
             wanted = ", ".join(_FOLDERS.values())
             raise InputError(
-                f"dataset.root: {root} holds none of the folders {wanted} (Cityscapes){environment_hint()}"
+                f"{root} holds none of the folders {wanted} (Cityscapes){environment_hint()}",
+                key="dataset.root",
             )
         train_ids = {label_id: train_id for train_id, (label_id, _) in enumerate(CLASSES.values())}
         self._label_ids = value_table(

@@ -68,10 +68,9 @@ class FileDataset(Dataset):
         self.require_pool(pool)
         entries = sorted(self.scan(pool), key=lambda entry: entry.id)
         if not entries:
-            raise InputError(
-                f"pool: {self.name} pool {pool!r} is empty; looked for images in {self.image_folder(pool)}"
-                + "".join(f"; {line}" for line in self.passed_over(pool))
-            )
+            looked = f"looked for images in {self.image_folder(pool)}"
+            passed_over = "; ".join((looked, *self.passed_over(pool)))
+            raise InputError(f"{self.name} pool {pool!r} is empty; {passed_over}", key="pool", value=pool)
         for before, after in pairwise(entries):
             if before.id == after.id:
                 raise InputError(f"{self.image_folder(pool)}: two files give the same image id {after.id!r}")
@@ -96,7 +95,7 @@ class FileDataset(Dataset):
         """See :meth:`Dataset.read_ground_truth`."""
         self.require_pool(pool)
         if not self.labelled(pool):
-            raise InputError(f"pool: {self.name} pool {pool!r} has no ground truth")
+            raise InputError(f"{self.name} pool {pool!r} has no ground truth", key="pool")
         path = self.label_path(pool, image_id)
         values = decode_labels(self._read_labels(path, image_id), str(path))
         # The header of the image tells its size; images that cannot be read are the reader's concern, not the

@@ -88,10 +88,11 @@ def open_nyuv2(root: Path) -> "Nyuv2":
     if (root / "raw").is_dir():
         return Nyuv2(root)
     raise InputError(
-        f"dataset.root: {root} holds no NYUv2 layout; known: "
+        f"{root} holds no NYUv2 layout; known: "
         f"{LABELED_FILE} with {MAPPING_FILE} and {SPLITS_FILE}; "
         "images/ + segmentation/ + gt_sets/{train,val}.txt; "
-        "RGB/ + Label/ + train.txt + test.txt; or a folder raw/"
+        "RGB/ + Label/ + train.txt + test.txt; or a folder raw/",
+        key="dataset.root",
     )
 
 
@@ -233,7 +234,7 @@ class Nyuv2Official(Nyuv2):
         """See :meth:`Dataset.read_ground_truth`."""
         self.require_pool(pool)
         if not self.labelled(pool):
-            raise InputError(f"pool: {self.name} pool {pool!r} has no ground truth")
+            raise InputError(f"{self.name} pool {pool!r} has no ground truth", key="pool")
         where = f"{self.root / LABELED_FILE}, image {image_id}"
         try:
             labels_WH = self._dataset("labels")[int(image_id) - 1]

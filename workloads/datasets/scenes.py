@@ -70,7 +70,8 @@ class ScenesConfig(HashedConfig, tag="ScenesConfig"):
     @classmethod
     def _size_in_range(cls, size: tuple[int, int]) -> tuple[int, int]:
         if not all(_SMALLEST_SIDE <= side <= _LARGEST_SIDE for side in size):
-            raise ValueError(f"image_size {list(size)}: each side must be {_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels")
+            allowed = f"each side must be {_SMALLEST_SIDE} to {_LARGEST_SIDE} pixels"
+            raise InputError(value=list(size), allowed=allowed)
         return size
 
 

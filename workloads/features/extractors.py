@@ -264,12 +264,12 @@ def _measure(network: nn.Module, layer: str, arch: str) -> tuple[int, int]:
     modules = {name: module for name, module in network.named_modules() if name}
     if layer not in modules:
         nearest = difflib.get_close_matches(layer, modules, n=4, cutoff=0.3) or list(modules)[:4]
-        raise InputError(f"layer: {arch} has no layer {layer!r}; the nearest are {', '.join(nearest)}")
+        raise InputError(f"{arch} has no layer {layer!r}; the nearest are {', '.join(nearest)}", key="layer")
     try:
         run_probe(network, {modules[layer]: _stop})
     except _LayerReached as reached:
         output = reached.output
         if isinstance(output, torch.Tensor) and output.dim() == 4 and output.shape[-1] > 1:
             return output.shape[1], stride_of(output.shape[-1])
-        raise InputError(f"layer: {layer!r} of {arch} gives no feature map (B, D, h, w)") from None
-    raise InputError(f"layer: {layer!r} of {arch} takes no part in computing features")
+        raise InputError(f"{layer!r} of {arch} gives no feature map (B, D, h, w)", key="layer") from None
+    raise InputError(f"{layer!r} of {arch} takes no part in computing features", key="layer")

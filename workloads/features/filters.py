@@ -62,7 +62,12 @@ class FilterBank(nn.Module):
     def __init__(self, config: FilterBankConfig, output_stride: int) -> None:
         super().__init__()
         if output_stride % CELL:
-            raise InputError(f"output_stride: {output_stride} is not possible for filters; allowed are multiples of 8")
+            raise InputError(
+                f"{output_stride} is not possible for filters",
+                key="output_stride",
+                value=output_stride,
+                allowed="allowed are multiples of 8",
+            )
         self.step = output_stride // CELL
         centre: list[float] = []
         scale: list[float] = []

@@ -104,9 +104,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 def _read_safely(path: Path) -> Any:
     if not path.is_file():
-        raise InputError(f"weights: no file {path}")
+        raise InputError(f"no file {path}", key="weights")
     if path.stat().st_size == 0:
-        raise InputError(f"weights: {path} is empty (0 bytes)")
+        raise InputError(f"{path} is empty (0 bytes)", key="weights")
     # PixPro's files carry their command line as an argparse.Namespace, which holds plain values and runs no code.
     try:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
@@ -117,19 +117,21 @@ def _read_safely(path: Path) -> Any:
         if "GLOBAL" in str(error):
             reason = next(line for line in str(error).splitlines() if "GLOBAL" in line).strip()
             raise InputError(
-                f"weights: {path} holds more than tensors and plain values, and is refused because "
-                f"reading it could run code ({reason})"
+                f"{path} holds more than tensors and plain values, and is refused because "
+                f"reading it could run code ({reason})",
+                key="weights",
             ) from None
         raise InputError(
-            f"weights: {path} is not a checkpoint written by torch.save (other pickles are refused, because reading "
-            "one could run code), or is damaged"
+            f"{path} is not a checkpoint written by torch.save (other pickles are refused, because reading "
+            "one could run code), or is damaged",
+            key="weights",
         ) from None
     except Exception as error:
         # torch.load raises many types for a damaged file (RuntimeError, EOFError, KeyError, ValueError, ...).
         first_line = (str(error).splitlines() or [""])[0][:200]
         raise InputError(
-            f"weights: {path} is not a checkpoint written by torch.save, or is damaged "
-            f"({type(error).__name__}: {first_line})"
+            f"{path} is not a checkpoint written by torch.save, or is damaged ({type(error).__name__}: {first_line})",
+            key="weights",
         ) from None
 
 
@@ -141,8 +143,9 @@ def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
                 return {str(name): tensor for name, tensor in candidate.items()}
     found = f"a dict with keys {_first(content)}" if isinstance(content, dict) else type(content).__name__
     raise InputError(
-        f"weights: {path} holds no state dict, neither by itself nor under 'state_dict' or 'model'; "
-        f"found {found}. Known formats: {FORMATS}"
+        f"{path} holds no state dict, neither by itself nor under 'state_dict' or 'model'; "
+        f"found {found}. Known formats: {FORMATS}",
+        key="weights",
     )
 
 
@@ -154,11 +157,12 @@ def _own(content: dict[str, Any], path: Path) -> Checkpoint:
     kind, state_dict = content.get("kind"), content.get("state_dict")
     if kind not in OWN_KINDS or content.get("version") != 1:
         raise InputError(
-            f"weights: {path} is a lookbeyond file of version {content.get('version')!r} and kind {kind!r}; "
-            f"known are version 1 and the kinds {list(OWN_KINDS)}"
+            f"{path} is a lookbeyond file of version {content.get('version')!r} and kind {kind!r}; "
+            f"known are version 1 and the kinds {list(OWN_KINDS)}",
+            key="weights",
         )
     if not isinstance(state_dict, dict) or not _all_tensors(state_dict):
-        raise InputError(f"weights: {path} is a lookbeyond file without a state_dict of tensors")
+        raise InputError(f"{path} is a lookbeyond file without a state_dict of tensors", key="weights")
     return Checkpoint(
         tensors=_float32(state_dict),
         format=f"lookbeyond {kind}",
@@ -185,8 +189,9 @@ def _by_keys(tensors: dict[str, torch.Tensor], path: Path) -> Checkpoint:
         skipped = tuple(name for name in names if not name.startswith("encoder."))
     elif _any(names, "encoder_k."):
         raise InputError(
-            f"weights: {path} holds only encoder_k, the momentum copy; the trained network is encoder_q "
-            "(MoCo v2) or encoder (PixPro)"
+            f"{path} holds only encoder_k, the momentum copy; the trained network is encoder_q "
+            "(MoCo v2) or encoder (PixPro)",
+            key="weights",
         )
     elif _any(names, "backbone."):
         kept, skipped, format_name = plain, (), "torchvision segmentation network"
@@ -194,7 +199,8 @@ def _by_keys(tensors: dict[str, torch.Tensor], path: Path) -> Checkpoint:
         kept, skipped, format_name = plain, (), "torchvision"
     else:
         raise InputError(
-            f"weights: {path} is of no known format; its first keys are {_first(tensors)}. Known formats: {FORMATS}"
+            f"{path} is of no known format; its first keys are {_first(tensors)}. Known formats: {FORMATS}",
+            key="weights",
         )
     return Checkpoint(_float32(kept), format_name, file_sha256(path), skipped)
 

@@ -76,7 +76,12 @@ def dilate(module: nn.Module, output_stride: int) -> nn.Module:
         Another output stride, or a network that strides by something that cannot be dilated.
     """
     if output_stride not in OUTPUT_STRIDES:
-        raise InputError(f"output_stride: {output_stride} is not possible; allowed are {list(OUTPUT_STRIDES)}")
+        raise InputError(
+            f"{output_stride} is not possible",
+            key="output_stride",
+            value=output_stride,
+            allowed=f"allowed are {list(OUTPUT_STRIDES)}",
+        )
     strides = _input_strides(module)
     names = {layer: name for name, layer in module.named_modules()}
     for layer, input_stride in strides.items():
@@ -96,8 +101,9 @@ def dilate(module: nn.Module, output_stride: int) -> nn.Module:
     for layer, input_stride in _input_strides(module).items():
         if input_stride > output_stride and max(_pair(layer.kernel_size, "")) > 1:
             raise InputError(
-                f"output_stride: {output_stride} cannot be reached, {type(module).__name__} strides outside "
-                "of its Conv2d and MaxPool2d layers"
+                f"{output_stride} cannot be reached, {type(module).__name__} strides outside "
+                "of its Conv2d and MaxPool2d layers",
+                key="output_stride",
             )
     return module
 

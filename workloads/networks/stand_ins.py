@@ -45,7 +45,8 @@ def stand_in(weights: str) -> StandIn | None:
     for kind in get_args(StandIn):
         if weights == f"{_PREFIX}{kind}":
             return kind
-    raise InputError(f"weights: {weights!r} is not known; allowed: {', '.join(_PREFIX + kind for kind in NOTES)}")
+    allowed = ", ".join(_PREFIX + kind for kind in NOTES)
+    raise InputError(f"{weights!r} is not known", key="weights", value=weights, allowed=f"allowed: {allowed}")
 
 
 def stand_in_identity(arch: str, weights: str) -> str:
@@ -81,7 +82,7 @@ def _require(arch: str, weights: str) -> StandIn:
     assert kind is not None
     known = arch in ("mobilenet_v2", "resnet18", "resnet50", "vgg19")
     if not known and (arch, kind) != ("deeplabv3_resnet50", "voc"):
-        raise InputError(f"weights: there is no stand-in {weights!r} for arch {arch}")
+        raise InputError(f"there is no stand-in {weights!r} for arch {arch}", key="weights")
     return kind
 
 

@@ -60,7 +60,9 @@ def weights_identity(arch: str, weights: str | None) -> str:
     """
     if arch in WEIGHT_FREE:
         if weights not in (None, NONE):
-            raise InputError(f"weights: {weights!r} is given, but {arch} has no weights; leave it out")
+            raise InputError(
+                f"{weights!r} is given, but {arch} has no weights", key="weights", value=weights, allowed="leave it out"
+            )
         return NONE
     weights = given_weights(arch, weights)
     if weights == RANDOM:
@@ -83,7 +85,8 @@ def given_weights(arch: str, weights: str | None) -> str:
     """
     if weights is None or not weights.strip() or weights == NONE:
         raise InputError(
-            f"weights: {arch} needs 'random', a torchvision weights name ({torchvision_names(arch)}), a path or a URL"
+            f"{arch} needs 'random', a torchvision weights name ({torchvision_names(arch)}), a path or a URL",
+            key="weights",
         )
     return weights.strip()
 
@@ -103,14 +106,16 @@ def _torchvision_member(arch: str, weights: str) -> "WeightsEnum | None":
     if parts is None or (parts["enum"] is None and Path(weights).is_file()):
         return None
     if arch not in (*BACKBONES, "deeplabv3_resnet50"):
-        raise InputError(f"weights: torchvision publishes none for {arch}, so {weights!r} cannot be used")
+        raise InputError(f"torchvision publishes none for {arch}, so {weights!r} cannot be used", key="weights")
     import torchvision
 
     enumeration = torchvision.models.get_model_weights(arch)
     if parts["enum"] not in (None, enumeration.__name__) or parts["member"] not in enumeration.__members__:
         raise InputError(
-            f"weights: {weights!r} is not torchvision's for {arch}; allowed are "
-            f"{', '.join(f'{enumeration.__name__}.{member.name}' for member in enumeration)}"
+            f"{weights!r} is not torchvision's for {arch}",
+            key="weights",
+            value=weights,
+            allowed=f"allowed are {', '.join(f'{enumeration.__name__}.{member.name}' for member in enumeration)}",
         )
     member = enumeration[parts["member"]]
     if parts["member"] == "DEFAULT":
@@ -138,15 +143,24 @@ def weights_file(arch: str, weights: str) -> Path:
         # Read where it lies: a cached copy would go stale when the file changes.
         path = Path(urllib.request.url2pathname(parsed.path))
     elif "://" in weights:
-        raise InputError(f"weights: {weights!r} has a scheme that cannot be read; allowed are https, http and file")
+        raise InputError(
+            f"{weights!r} has a scheme that cannot be read",
+            key="weights",
+            value=weights,
+            allowed="allowed are https, http and file",
+        )
     else:
         path = Path(weights).expanduser()
     if path.is_dir():
-        raise InputError(f"weights: {weights} is a directory; a checkpoint file is needed")
+        raise InputError(
+            f"{weights} is a directory", key="weights", value=weights, allowed="a checkpoint file is needed"
+        )
     if not path.is_file():
         raise InputError(
-            f"weights: no file {weights} (relative paths are relative to the working directory); "
-            f"allowed are 'random', a torchvision weights name ({torchvision_names(arch)}), a path or a URL"
+            f"no file {weights} (relative paths are relative to the working directory)",
+            key="weights",
+            value=weights,
+            allowed=f"allowed are 'random', a torchvision weights name ({torchvision_names(arch)}), a path or a URL",
         )
     return path
 
@@ -168,8 +182,10 @@ def _downloaded(url: str, file_name: str, hash_prefix: str | None) -> Path:
         hidden = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
         reason = getattr(error, "reason", error) if hidden else error
         raise InputError(
-            f"weights: {url} could not be downloaded ({reason}); "
-            "fetch it on a machine with network access and give its path"
+            f"{url} could not be downloaded ({reason})",
+            key="weights",
+            value=url,
+            allowed="fetch it on a machine with network access and give its path",
         ) from None
     finally:
         socket.setdefaulttimeout(before)
@@ -179,7 +195,7 @@ def _downloaded(url: str, file_name: str, hash_prefix: str | None) -> Path:
 def _digest(path: Path) -> str:
     status = path.stat()
     if status.st_size == 0:
-        raise InputError(f"weights: {path} is empty (0 bytes)")
+        raise InputError(f"{path} is empty (0 bytes)", key="weights")
     return _digest_of_version(path.resolve(), status.st_size, status.st_mtime_ns)
 
 

@@ -80,11 +80,16 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
     """
     given = given_weights(arch, weights)
     if given == RANDOM:
-        raise InputError("weights: 'random' are drawn, not loaded")
+        raise InputError("'random' are drawn, not loaded", key="weights")
     path = weights_file(arch, given)
     checkpoint = read_checkpoint(path)
     if checkpoint.format == "lookbeyond backbone" and checkpoint.arch != arch:
-        raise InputError(f"weights: {given} is a backbone of {checkpoint.arch}; the architecture asked for is {arch}")
+        raise InputError(
+            f"{given} is a backbone of {checkpoint.arch}",
+            key="weights",
+            value=given,
+            allowed=f"the architecture asked for is {arch}",
+        )
     tensors, skipped = _for_architecture(checkpoint, arch)
 
     own = module.state_dict()
@@ -107,7 +112,7 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
         skipped=(*skipped, *(name for name in surplus if name.startswith(may_be_left))),
     )
     if report.missing or report.unexpected:
-        raise InputError(_refusal(report, given, len(required), tensors))
+        raise InputError(_refusal(report, given, len(required), tensors), key="weights", value=given)
 
     # Files written before batch normalisation counted its batches have no such tensor; nothing here depends on it.
     counters = {name: torch.zeros_like(tensor) for name, tensor in own.items() if name.endswith(".num_batches_tracked")}
@@ -115,8 +120,10 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
     spoilt = tuple(name for name, tensor in loaded.items() if not torch.isfinite(tensor).all())
     if spoilt:
         raise InputError(
-            f"weights: {given} holds NaN or infinity in {len(spoilt)} of {len(loaded)} tensors{_named(spoilt)}; "
-            "every weight must be finite"
+            f"{given} holds NaN or infinity in {len(spoilt)} of {len(loaded)} tensors{_named(spoilt)}",
+            key="weights",
+            value=given,
+            allowed="every weight must be finite",
         )
     module.load_state_dict({**own, **counters, **loaded})
     logger.info("weights %s: %s", given, report)
@@ -164,7 +171,7 @@ def _refusal(report: WeightsReport, given: str, num_required: int, tensors: dict
     looks_like = _looks_like(tensors)
     hint = f"; the file looks like a {looks_like}" if looks_like not in (None, report.arch) else ""
     return (
-        f"weights: {given} does not fit {report.arch}: {report.matched} of {num_required} tensors matched, "
+        f"{given} does not fit {report.arch}: {report.matched} of {num_required} tensors matched, "
         f"{len(report.missing)} missing or of another shape{_named(report.missing)}, "
         f"{len(report.unexpected)} unexpected{_named(report.unexpected)}, {len(report.skipped)} skipped "
         f"({report.format} file, sha256 {report.sha256}){hint}"

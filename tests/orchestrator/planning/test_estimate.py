@@ -72,9 +72,15 @@ def test_what_is_assumed_is_said(tiny: dict[str, Any], storage: Storage) -> None
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("rates: {score: {seconds: fast}}", "rates.score.seconds: 'fast': Input should be a valid number"),
-        ("rates: {score: {seconds: -1}}", "rates.score.seconds: -1: Input should be greater than or equal to 0"),
-        ("prices: {cpu_hour: 1}", "prices.cpu_hour: 1: Extra inputs are not permitted"),
+        (
+            "rates: {score: {seconds: fast}}",
+            "rates.score.seconds: 'fast' is not allowed; input should be a valid number",
+        ),
+        (
+            "rates: {score: {seconds: -1}}",
+            "rates.score.seconds: -1 is not allowed; input should be greater than or equal to 0",
+        ),
+        ("prices: {cpu_hour: 1}", "unknown key prices.cpu_hour; did you mean prices.gpu_hour?"),
         ("rates: [1", "is not YAML"),
     ],
 )
