@@ -41,6 +41,7 @@ from orchestrator.storage.store import Storage
 from workloads.training.batches import Slot
 from workloads.training.collectives import SingleProcess
 from workloads.training.loop import Loop, Machine
+from workloads.training.views import crop_of_batch
 
 RATE = Aim("images/s of project / plain, median of turns, of the slower kind of training", least=0.95)
 WAITING = Aim("share of a step that waits for its batch, %, largest of all trainings", most=5)
@@ -130,7 +131,7 @@ class Inputs(torch.utils.data.Dataset):
     def __init__(self, loop: Loop, steps: int) -> None:
         self.objective, self.source = loop.objective, loop.source
         # The recipes' crop is fixed: any random numbers give it.
-        crop = loop.objective.crop(np.random.default_rng(0))
+        crop = crop_of_batch(loop.objective.views, np.random.default_rng(0))
         self.slots = [Slot(name, epoch, crop) for step in range(steps) for name, epoch in loop.order.batch(step)]
 
     def __len__(self) -> int:

@@ -39,7 +39,8 @@ from workloads.ignored import IGNORE_CLASS
 from workloads.labels.auxiliary import assign, scorer, vote
 from workloads.labels.kmeans import ClusterModel, fit_kmeans
 from workloads.labels.superpixels import superpixels
-from workloads.scoring.metrics import Confusion, mean_iou, proxy_mean_iou
+from workloads.scoring.confusion import Confusion
+from workloads.scoring.metrics import mean_iou, proxy_mean_iou
 from workloads.seeding import generator
 
 # What docs/superpixels.md recommends, and why.

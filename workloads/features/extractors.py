@@ -31,16 +31,13 @@ from workloads.configs.extraction import MINIMUM_SIZE, ExtractorConfig
 from workloads.configs.networks import SegmentorConfig
 from workloads.errors import InputError
 from workloads.features.filters import FilterBank
+from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.networks.dilation import dilate, run_probe, stride_of
 from workloads.networks.folding import fold_batch_normalisation
 from workloads.networks.random_weights import draw_weights
 from workloads.networks.segmentors import Segmentor
 from workloads.networks.weight_files import RANDOM, weights_identity
 from workloads.networks.weights import WeightsReport, load_backbone
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 SMALLEST_LENGTH = 1e-12
 """A vector shorter than this is divided by it instead of by its length, so an all-zero vector stays zero."""

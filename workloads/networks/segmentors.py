@@ -181,6 +181,11 @@ class Segmentor(nn.Module):
         if config.dropout is not None:
             set_dropout(self, config.dropout)
 
+    @property
+    def logits_prefix(self) -> str:
+        """Prefix of the names of the last 1x1 convolution, the one layer that depends on the classes."""
+        return f"classifier.{len(self.classifier) - 1}."
+
     def representation(self, images: Tensor) -> Tensor:
         """What the last 1x1 convolution sees: (B, C, h, w), C = `config.channels`, at the output stride."""
         stages: Stages = self.backbone(images)
@@ -264,8 +269,7 @@ def initialise(network: Segmentor, initialisation: Initialisation, weights: str 
 
 def pretrained_state(network: Segmentor, scope: Literal["segmentor", "backbone"]) -> dict[str, Tensor]:
     """What pre-training trained, on the CPU: everything below the last 1x1 convolutions, or the backbone alone."""
-    last = f"classifier.{len(network.classifier) - 1}."
-    left = ("aux_classifier.", "classifier." if scope == "backbone" else last)
+    left = ("aux_classifier.", "classifier." if scope == "backbone" else network.logits_prefix)
     state = network.state_dict()
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in state.items() if not name.startswith(left)}
 

@@ -8,8 +8,7 @@ Ground truth is never resized, and ignored pixels count neither as errors nor as
 """
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import Protocol
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,26 +17,15 @@ import torchvision.transforms.v2.functional as V
 from torch import Tensor
 
 from workloads.configs.training import EvaluationConfig
-from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
+from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.networks.segmentors import Segmentor
-from workloads.training.batches import Sample
-from workloads.training.views import IMAGENET_MEAN, IMAGENET_STD
-
-
-class LabelledImages(Protocol):
-    """Ids and a loader of images with ground truth uint8 (H, W), 255 = ignore."""
-
-    @property
-    def ids(self) -> Iterable[str]:
-        """Ids of the images."""
-
-    def load(self, image_id: str) -> Sample:
-        """Decode one image and its ground truth."""
+from workloads.scoring.metrics import network_confusion
+from workloads.training.batches import Sample, Source, check_labels
 
 
 def class_counts(
-    segmentor: Segmentor, images: LabelledImages, config: EvaluationConfig, device: torch.device | None = None
+    segmentor: Segmentor, images: Source, config: EvaluationConfig, device: torch.device | None = None
 ) -> np.ndarray:
     """Pixels of all images by true class (rows) and predicted class (columns), ignored pixels left out.
 
@@ -66,44 +54,22 @@ def class_counts(
         predicted = predict(segmentor, [sample.image for _, sample in batch], config, device)
         for (_, sample), prediction in zip(batch, predicted, strict=True):
             assert sample.labels is not None
-            counts += count(sample.labels, prediction, segmentor.num_classes)
+            counts += network_confusion(prediction, sample.labels, segmentor.num_classes)
     return counts
 
 
-def count(truth: np.ndarray, prediction: np.ndarray, num_classes: int) -> np.ndarray:
-    """The table of one image: int64 (M, M), truth by prediction, without ignored pixels."""
-    known = truth != IGNORE_CLASS
-    pairs = truth[known].astype(np.int64) * num_classes + prediction[known]
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def _batches(images: LabelledImages, size: int, num_classes: int) -> Iterator[list[tuple[str, Sample]]]:
+def _batches(images: Source, size: int, num_classes: int) -> Iterator[list[tuple[str, Sample]]]:
     """Consecutive images of one size, at most `size` of them."""
     waiting: list[tuple[str, Sample]] = []
     for image_id in images.ids:
         sample = images.load(image_id)
-        _check(image_id, sample, num_classes)
+        check_labels(image_id, sample, "ground truth", num_classes, IGNORE_CLASS)
         if waiting and (len(waiting) == size or waiting[0][1].image.shape != sample.image.shape):
             yield waiting
             waiting = []
         waiting.append((image_id, sample))
     if waiting:
         yield waiting
-
-
-def _check(image_id: str, sample: Sample, num_classes: int) -> None:
-    if sample.labels is None:
-        raise InputError(f"{image_id}: no ground truth to score against")
-    if sample.labels.shape != sample.image.shape[:2]:
-        raise InputError(
-            f"{image_id}: the image is {sample.image.shape[:2]}, its ground truth {sample.labels.shape}; allowed: equal"
-        )
-    wrong = sample.labels[(sample.labels >= num_classes) & (sample.labels != IGNORE_CLASS)]
-    if wrong.size:
-        raise InputError(
-            f"{image_id}: label {int(wrong.max())} in the ground truth; "
-            f"allowed: 0 to {num_classes - 1}, and {IGNORE_CLASS}"
-        )
 
 
 @torch.inference_mode()

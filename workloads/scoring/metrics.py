@@ -22,21 +22,8 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from workloads.errors import InputError
-from workloads.ignored import IGNORE_CLASS, IGNORE_LABEL
+from workloads.ignored import IGNORE_CLASS
 from workloads.scoring.confusion import Confusion
-
-__all__ = [
-    "IGNORE_CLASS",
-    "IGNORE_LABEL",
-    "Confusion",
-    "MeanIou",
-    "ProxyScore",
-    "mean_iou",
-    "network_confusion",
-    "pixel_condition",
-    "proxy_mean_iou",
-    "superpixel_condition",
-]
 
 Match = Literal["iou", "overlap"]
 Mapping = Literal["one_to_one", "class_best", "many_to_one"]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from workloads.errors import InputError
 from workloads.seeding import generator
 
 
@@ -20,6 +21,24 @@ class Sample(NamedTuple):
 
     image: np.ndarray
     labels: np.ndarray | None
+
+
+def check_labels(image_id: str, sample: Sample, what: str, num_labels: int | None, ignore: int) -> np.ndarray:
+    """The map of a sample; refused when it is missing, of another size than the image, or holds other values.
+
+    `what` is the map's name in messages. Values are below `num_labels` (None: any) or `ignore`.
+    """
+    labels, size = sample.labels, sample.image.shape[:2]
+    if labels is None:
+        raise InputError(f"{image_id}: no {what}; allowed: one for every image")
+    if labels.shape != size:
+        raise InputError(f"{image_id}: the image is {size}, its {what} {labels.shape}; allowed: equal")
+    wrong = labels[(labels >= num_labels) & (labels != ignore)] if num_labels is not None else labels[:0]
+    if wrong.size:
+        raise InputError(
+            f"{image_id}: label {int(wrong.max())} in the {what}; allowed: 0 to {num_labels - 1}, and {ignore}"
+        )
+    return labels
 
 
 class Source(Protocol):

@@ -23,10 +23,10 @@ from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
 from workloads.networks.segmentors import Logits, Segmentor
 from workloads.seeding import generator
-from workloads.training.batches import Sample, Slot, Source
+from workloads.training.batches import Sample, Slot, Source, check_labels
 from workloads.training.collectives import SingleProcess, Workers, at_least_float32
 from workloads.training.loop import Batch, Loop, Machine, Objective, Wrap
-from workloads.training.views import check_crop, crop_of_batch, draw, render, resize_image, resize_labels
+from workloads.training.views import draw, prepared, render, resize_labels
 
 
 class Finetuning(Objective):
@@ -47,34 +47,17 @@ class Finetuning(Objective):
         super().__init__()
         self.segmentor = segmentor
         self.config = config
+        self.views = config.augmentation
         self.workers = workers or SingleProcess()
         self.shown = {}
         # Not part of the state: it follows from the labelled images.
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def crop(self, rng: np.random.Generator) -> tuple[int, int]:
-        """See `Objective.crop`."""
-        return crop_of_batch(self.config.augmentation, rng)
-
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
         """`image` float32 (3, h, w) and `labels` int64 (h, w), -1 where nothing is known."""
-        views = self.config.augmentation
-        if sample.labels is None:
-            raise InputError(f"{slot.image_id}: no ground truth; fine-tuning needs labelled images")
-        labels, classes = sample.labels, self.segmentor.num_classes
-        if labels.shape != sample.image.shape[:2]:
-            raise InputError(
-                f"{slot.image_id}: the image is {sample.image.shape[:2]}, its ground truth {labels.shape}; "
-                "allowed: equal"
-            )
-        wrong = labels[(labels >= classes) & (labels != IGNORE_CLASS)]
-        if wrong.size:
-            raise InputError(
-                f"{slot.image_id}: label {int(wrong.max())} in the ground truth; "
-                f"allowed: 0 to {classes - 1}, and {IGNORE_CLASS}"
-            )
-        check_crop(views, (sample.image.shape[0], sample.image.shape[1]))
-        image = resize_image(sample.image, views.image_size)
+        views = self.views
+        labels = check_labels(slot.image_id, sample, "ground truth", self.segmentor.num_classes, IGNORE_CLASS)
+        image = prepared(sample.image, views)
         labels = resize_labels(labels, image.shape[:2] if views.image_size else None)
         rng = generator(self.config.seed, "view", slot.epoch, slot.image_id, 0)
         view = render(image, draw(views, slot.crop, rng), views.cutout_labels)

@@ -18,17 +18,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from workloads.configs.training import TrainingConfig
+from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
 from workloads.networks.segmentors import Segmentor
 from workloads.seeding import generator, stable_hash
 from workloads.training.batches import Order, Prefetcher, Sample, Slot, Source
 from workloads.training.collectives import SingleProcess, Workers, share_batch_norm
 from workloads.training.optimisation import build_optimiser, learning_rate_factor
+from workloads.training.views import crop_of_batch
 
 Batch = dict[str, Tensor]
 Wrap = Callable[[nn.Module], nn.Module]
@@ -56,11 +57,8 @@ class Objective(nn.Module, ABC):
     """
 
     segmentor: Segmentor
+    views: ViewsConfig
     shown: dict[str, Tensor]
-
-    @abstractmethod
-    def crop(self, rng: np.random.Generator) -> tuple[int, int]:
-        """The crop of one batch."""
 
     @abstractmethod
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
@@ -182,7 +180,7 @@ class Loop:
     def _make_batch(self, step: int, pool: ThreadPoolExecutor) -> Batch:
         share = self.config.batch_size // self.workers.size
         first = self.workers.rank * share
-        crop = self.objective.crop(generator(self.config.seed, "crop", step))
+        crop = crop_of_batch(self.objective.views, generator(self.config.seed, "crop", step))
         slots = [Slot(image_id, epoch, crop) for image_id, epoch in self.order.batch(step)[first : first + share]]
         made = list(pool.map(lambda slot: self.objective.inputs(self.source.load(slot.image_id), slot), slots))
         batch = {name: torch.stack([one[name] for one in made]) for name in made[0]}

@@ -10,7 +10,6 @@ of keys is not shuffled between workers before batch normalisation.
 
 import copy
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from workloads.networks.segmentors import STAGE_CHANNELS, Segmentor
 from workloads.training.batches import Sample, Slot
 from workloads.training.collectives import SingleProcess, Workers, at_least_float32
 from workloads.training.loop import Batch, Objective
-from workloads.training.views import check_crop, crop_of_batch, image_views, resize_image
+from workloads.training.views import image_views, prepared
 
 
 class PooledEmbedding(nn.Module):
@@ -75,14 +74,9 @@ class MomentumContrast(Objective):
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
         self._new_keys: Tensor | None = None
 
-    def crop(self, rng: np.random.Generator) -> tuple[int, int]:
-        """See `Objective.crop`."""
-        return crop_of_batch(self.views, rng)
-
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
         """`views` float32 (2, 3, h, w)."""
-        check_crop(self.views, (sample.image.shape[0], sample.image.shape[1]))
-        image = resize_image(sample.image, self.views.image_size)
+        image = prepared(sample.image, self.views)
         views = image_views(image, self.views, slot.crop, self.seed, (slot.image_id, slot.epoch))
         return {"views": torch.stack([view.image for view in views])}
 

@@ -13,7 +13,6 @@ cosine. Departures, ours: views are those of the configuration, and there is no 
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -25,7 +24,7 @@ from workloads.training.batches import Sample, Slot
 from workloads.training.collectives import at_least_float32
 from workloads.training.loop import Batch, Objective
 from workloads.training.moco import follow, frozen_copy
-from workloads.training.views import View, check_crop, crop_of_batch, image_views, resize_image
+from workloads.training.views import View, image_views, prepared
 
 
 class DenseEmbedding(nn.Module):
@@ -81,14 +80,9 @@ class PixelPropagation(Objective):
         self.target = frozen_copy(self.online)
         self.transform = nn.Linear(config.embedding_dim, config.embedding_dim)
 
-    def crop(self, rng: np.random.Generator) -> tuple[int, int]:
-        """See `Objective.crop`."""
-        return crop_of_batch(self.views, rng)
-
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
         """`views` float32 (2, 3, h, w), `places` float32 (2, cells, 2), `diagonals` float32 (2,)."""
-        check_crop(self.views, (sample.image.shape[0], sample.image.shape[1]))
-        image = resize_image(sample.image, self.views.image_size)
+        image = prepared(sample.image, self.views)
         views = image_views(image, self.views, slot.crop, self.seed, (slot.image_id, slot.epoch))
         stride = self.segmentor.config.output_stride
         return {

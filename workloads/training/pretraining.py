@@ -29,13 +29,13 @@ from workloads.networks.segmentors import (
     set_dropout,
 )
 from workloads.seeding import generator, stable_hash
-from workloads.training.batches import Sample, Slot, Source
+from workloads.training.batches import Sample, Slot, Source, check_labels
 from workloads.training.collectives import SingleProcess, Workers, at_least_float32
 from workloads.training.contrast import Keys, LabelMemory, cell_labels, contrastive_loss, joined, places, sample_anchors
 from workloads.training.loop import Batch, Loop, Machine, Objective, Wrap
 from workloads.training.moco import MomentumContrast
 from workloads.training.pixpro import PixelPropagation
-from workloads.training.views import View, check_crop, crop_of_batch, image_views, resize_image, resize_labels
+from workloads.training.views import View, image_views, prepared, resize_labels
 
 
 class PixelContrast(Objective):
@@ -54,6 +54,7 @@ class PixelContrast(Objective):
         super().__init__()
         self.segmentor = segmentor
         self.config = config
+        self.views = config.views
         self.num_labels = num_labels
         self.workers = workers or SingleProcess()
         self.shown = {}
@@ -68,19 +69,14 @@ class PixelContrast(Objective):
             self.memory = LabelMemory(num_labels, config.contrast)
         self._seen: Keys | None = None
 
-    def crop(self, rng: np.random.Generator) -> tuple[int, int]:
-        """See `Objective.crop`."""
-        return crop_of_batch(self.config.views, rng)
-
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
         """`views` float32 (2, 3, h, w); `cells` and `labels` of the anchors, int64 (anchors_per_image,)."""
-        config, contrast = self.config.views, self.config.contrast
-        check_crop(config, (sample.image.shape[0], sample.image.shape[1]))
-        image = resize_image(sample.image, config.image_size)
+        contrast = self.config.contrast
+        image = prepared(sample.image, self.views)
         labels = self._checked_labels(sample, slot.image_id)
         if labels is not None:
             labels = resize_labels(labels, (image.shape[0], image.shape[1]))
-        views = image_views(image, config, slot.crop, self.config.seed, (slot.image_id, slot.epoch))
+        views = image_views(image, self.views, slot.crop, self.config.seed, (slot.image_id, slot.epoch))
         cells = torch.stack([self._cells(view, labels, image.shape[1]) for view in views]).numpy()
         rng = generator(self.config.seed, "anchors", slot.epoch, slot.image_id)
         anchors = sample_anchors(cells, contrast.anchors_per_image, contrast.positives, rng)
@@ -93,21 +89,8 @@ class PixelContrast(Objective):
     def _checked_labels(self, sample: Sample, image_id: str) -> np.ndarray | None:
         if self.config.contrast.positives == "pixel":
             return None
-        if sample.labels is None:
-            raise InputError(f"{image_id}: no label map; positives {self.config.contrast.positives!r} need one")
-        if sample.labels.shape != sample.image.shape[:2]:
-            raise InputError(
-                f"{image_id}: the image is {sample.image.shape[:2]}, its label map {sample.labels.shape}; "
-                "allowed: equal"
-            )
-        if self.num_labels is not None and self.config.contrast.positives == "auxiliary":
-            wrong = sample.labels[(sample.labels >= self.num_labels) & (sample.labels != IGNORE_LABEL)]
-            if wrong.size:
-                raise InputError(
-                    f"{image_id}: label {int(wrong.max())} in the label map; allowed: 0 to {self.num_labels - 1}, "
-                    f"and {IGNORE_LABEL}"
-                )
-        return sample.labels
+        num_labels = self.num_labels if self.config.contrast.positives == "auxiliary" else None
+        return check_labels(image_id, sample, "label map", num_labels, IGNORE_LABEL)
 
     def _cells(self, view: View, labels: np.ndarray | None, image_width: int) -> Tensor:
         stride, contrast = self.segmentor.config.output_stride, self.config.contrast
@@ -164,9 +147,8 @@ def build_objective(
     set_dropout(segmentor, 0.0)
     # What no gradient reaches must not ask for one: DistributedDataParallel would wait for it.
     trained_names = ("backbone.", "classifier.") if pretrained_scope(config) == "segmentor" else ("backbone.",)
-    last = f"classifier.{len(segmentor.classifier) - 1}."
     for name, parameter in segmentor.named_parameters():
-        parameter.requires_grad_(name.startswith(trained_names) and not name.startswith(last))
+        parameter.requires_grad_(name.startswith(trained_names) and not name.startswith(segmentor.logits_prefix))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stable_hash(config.seed, "objective") % 2**63)
         match config.objective:

@@ -31,10 +31,9 @@ from torch.nn.functional import grid_sample
 
 from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
+from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.seeding import generator
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 OUTSIDE = -1
 
 
@@ -140,6 +139,12 @@ def resize_image(image: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
     # A copy: decoded images are read-only, which torch warns about.
     planes = torch.from_numpy(image.copy()).permute(2, 0, 1)
     return F.resize(planes, list(size), antialias=True).permute(1, 2, 0).contiguous().numpy()
+
+
+def prepared(image: np.ndarray, config: ViewsConfig) -> np.ndarray:
+    """An image uint8 (H, W, 3) at the size that views are drawn from; refused where no crop fits it."""
+    check_crop(config, (image.shape[0], image.shape[1]))
+    return resize_image(image, config.image_size)
 
 
 def resize_labels(labels: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:

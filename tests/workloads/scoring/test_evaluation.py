@@ -8,11 +8,11 @@ from torch import nn
 from workloads.configs.networks import SegmentorConfig
 from workloads.configs.training import EvaluationConfig
 from workloads.errors import InputError
+from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.networks.segmentors import Logits, build_segmentor
-from workloads.scoring.evaluation import class_counts, class_scores, count, predict
-from workloads.scoring.metrics import mean_iou
+from workloads.scoring.evaluation import class_counts, class_scores, predict
+from workloads.scoring.metrics import mean_iou, network_confusion
 from workloads.training.batches import Sample
-from workloads.training.views import IMAGENET_MEAN, IMAGENET_STD
 
 torch.set_num_threads(1)
 RNG = np.random.default_rng(0)
@@ -74,7 +74,7 @@ def test_counts_of_parts_add_up():
 
 def test_ignored_pixels_are_in_no_cell():
     truth = np.array([[0, 255], [1, 1]], np.uint8)
-    assert np.array_equal(count(truth, np.array([[0, 0], [1, 0]]), 2), [[1, 0], [1, 1]])
+    assert np.array_equal(network_confusion(np.array([[0, 0], [1, 0]]), truth, 2), [[1, 0], [1, 1]])
 
 
 def two_halves(height=64, width=96):

@@ -11,10 +11,9 @@ from torchvision.transforms import InterpolationMode
 
 from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
+from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.seeding import generator
 from workloads.training.views import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     Draw,
     check_crop,
     crop_of_batch,
