@@ -33,7 +33,9 @@ def check_labels(image_id: str, sample: Sample, what: str, num_labels: int | Non
         raise InputError(f"{image_id}: no {what}; allowed: one for every image")
     if labels.shape != size:
         raise InputError(f"{image_id}: the image is {size}, its {what} {labels.shape}; allowed: equal")
-    wrong = labels[(labels >= num_labels) & (labels != ignore)] if num_labels is not None else labels[:0]
+    if num_labels is None:
+        return labels
+    wrong = labels[(labels >= num_labels) & (labels != ignore)]
     if wrong.size:
         raise InputError(
             f"{image_id}: label {int(wrong.max())} in the {what}; allowed: 0 to {num_labels - 1}, and {ignore}"

@@ -9,11 +9,12 @@ other workers get no gradient; and batch normalisation over a worker's share onl
 number.
 """
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.nn import functional
 
 
 class Workers(Protocol):
@@ -58,42 +59,11 @@ class ProcessGroup:
 
     def gather(self, tensor: Tensor) -> Tensor:
         """See `Workers.gather`."""
-        return _Gather.apply(tensor)
+        return torch.cat(functional.all_gather(tensor))
 
     def sum(self, tensor: Tensor) -> Tensor:
         """See `Workers.sum`."""
-        return _Sum.apply(tensor)
-
-
-class _Gather(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.share = tensor.shape[0]
-        parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, tensor.contiguous())
-        return torch.cat(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        # Every worker's loss reaches every key: add what all of them say, keep what is ours.
-        whole = gradients[0].contiguous().clone()
-        dist.all_reduce(whole)
-        first = dist.get_rank() * ctx.share
-        return whole[first : first + ctx.share]
-
-
-class _Sum(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        whole = tensor.contiguous().clone()
-        dist.all_reduce(whole)
-        return whole
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        whole = gradients[0].contiguous().clone()
-        dist.all_reduce(whole)
-        return whole
+        return functional.all_reduce(tensor)
 
 
 def at_least_float32(tensor: Tensor) -> Tensor:
