@@ -15,6 +15,7 @@ from orchestrator.cluster import session
 from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.runner import Runner
 from orchestrator.cluster.workers import extraction_request
+from orchestrator.execution.early_stopping import SuccessiveHalving
 from orchestrator.execution.execution import Execution
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.trial_info import trial_info
@@ -102,7 +103,6 @@ def _make_runner(plan: Plan, storage: Storage, progress: Progress, capacity: Cap
         requests.append(ResourceRequest("the clustering worker (compute.device)", 1, 0, 1))
     if Pool.TRAIN in pending:
         # Ray Train takes seconds to import; a run that only labels does without it.
-        from orchestrator.cluster.halving import Halving
         from orchestrator.cluster.training import Scale
         from orchestrator.cluster.trials import Trainings
 
@@ -111,7 +111,7 @@ def _make_runner(plan: Plan, storage: Storage, progress: Progress, capacity: Cap
         info = partial(trial_info, plan)
         halving = None
         if compute.early_stopping is not None:
-            halving = Halving(compute.early_stopping, may_be_stopped(plan.steps.values()), storage)
+            halving = SuccessiveHalving(compute.early_stopping, may_be_stopped(plan.steps.values()), storage)
         runner.trainings = Trainings(
             storage, plan.name, compute, scale, capacity, progress, info, runner.retries, runner.metrics, halving
         )

@@ -27,7 +27,6 @@ from typing import Any
 from ray import tune
 
 from orchestrator.cluster import ray_private, session
-from orchestrator.cluster.halving import Halving
 from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.training import (
     DRIVER_CORES,
@@ -39,6 +38,7 @@ from orchestrator.cluster.training import (
     fit,
 )
 from orchestrator.cluster.waves import NothingStartedError, Wave, Work
+from orchestrator.execution.early_stopping import SuccessiveHalving
 from orchestrator.execution.execution import Execution, Task
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.schedule import Item
@@ -65,7 +65,7 @@ class Trainings:
     info: Callable[[Step], TrialInfo]
     retries: Counter[str]
     metrics: RunMetrics
-    halving: Halving | None = None
+    halving: SuccessiveHalving | None = None
     _lost: Counter[str] = field(default_factory=Counter)
     _begun: bool = False
 

@@ -87,7 +87,9 @@ class Wave:
             return
         self._any_worked |= "loss" in result
         halving = trainings.halving
-        if halving is not None and (stop := halving.judge(_key(trial), result)):
+        if halving is None or "timesteps_total" not in result:
+            return
+        if stop := halving.judge(_key(trial), result["timesteps_total"], result.get(VAL_MIOU_SUBSET)):
             self._events.append(lambda: mark_stopped(trainings.storage, _key(trial), stop))
 
     def note_end(self, trial: Trial) -> None:

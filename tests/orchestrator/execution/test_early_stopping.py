@@ -1,17 +1,18 @@
 """Which fine-tunings are given up, by which comparison, and what is remembered of it."""
 
 import json
+import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from support.star import EXPERIMENT
 from support.trainings import DOCUMENT
 
-from orchestrator.cluster.halving import Halving
-from orchestrator.execution.early_stopping import Column, column
+from orchestrator.execution.early_stopping import Column, SuccessiveHalving, column
 from orchestrator.ledger.layout import history_path
 from orchestrator.ledger.stop_marks import Stop, forget_mark, is_marked, mark_stopped
 from orchestrator.planning.explain import explain
@@ -22,6 +23,7 @@ from orchestrator.spec.experiment import EarlyStopping
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
+STEPS = 10
 RULE = EarlyStopping()
 STOP = Stop(2, 10, 12.5, 20.0, RULE.reduction_factor, RULE.grace)
 
@@ -37,17 +39,13 @@ def planned(storage: Storage, **changes: Any) -> Plan:
 
 def rivals(storage: Storage, number: int) -> list[str]:
     """The keys of so many fine-tunings of one column, of 10 steps each."""
-    plan = planned(storage, grid={"finetune.seed": list(range(number)), "finetune.steps": [10]})
+    plan = planned(storage, grid={"finetune.seed": list(range(number)), "finetune.steps": [STEPS]})
     return list(plan.steps)
 
 
-def halving(storage: Storage, number: int, rule: EarlyStopping = RULE) -> Halving:
-    plan = planned(storage, grid={"finetune.seed": list(range(number)), "finetune.steps": [10]})
-    return Halving(rule, may_be_stopped(plan.steps.values()), storage)
-
-
-def at(step: int, miou: float) -> dict[str, Any]:
-    return {"timesteps_total": step, "val_miou_subset": miou}
+def halving(storage: Storage, number: int, rule: EarlyStopping = RULE) -> SuccessiveHalving:
+    plan = planned(storage, grid={"finetune.seed": list(range(number)), "finetune.steps": [STEPS]})
+    return SuccessiveHalving(rule, may_be_stopped(plan.steps.values()), storage)
 
 
 def column_of(storage: Storage, **finetune: Any) -> Column:
@@ -83,59 +81,72 @@ def test_what_others_are_computed_from_is_never_given_up(storage: Storage) -> No
     assert make_plan(document, storage, write_listings=True).skipped == {}
 
 
-@pytest.mark.parametrize(("factor", "grace"), [(3.0, 0.2), (2.0, 0.2), (4.0, 0.3)])
-def test_whoever_is_below_the_best_that_came_before_is_given_up(factor: float, grace: float, storage: Storage) -> None:
+@pytest.mark.parametrize(("factor", "grace"), [(3.0, 0.2), (2.0, 0.1), (4.0, 0.3), (1.5, 0.05)])
+def test_rays_own_scheduler_decides_the_same(factor: float, grace: float, storage: Storage) -> None:
+    """Trainings of one column at their own pace, reporting often or seldom; a few repeat themselves after a restart."""
     drawn = random.Random(0)
     keys = rivals(storage, 12)
     rule = EarlyStopping(reduction_factor=factor, grace=grace)
-    judge = halving(storage, 12, rule)
-    # The rungs, and at each of them what came so far, from the definition.
-    rungs = [rung for rung in (10 * grace * factor**power for power in range(4)) if rung < 10]
-    seen: dict[float, list[float]] = {rung: [] for rung in rungs}
-    running, stops = set(keys), 0
-    for step in (2, 4, 6, 8, 10):
-        for key in sorted(running):
-            miou = drawn.uniform(0, 100)
-            stop = judge.judge(key, at(step, miou))
-            reached = [rung for rung in rungs if (step - 2 < rung <= step)] if step < 10 else []
-            limits = [float(np.quantile(seen[rung], 1 - 1 / factor)) for rung in reached if seen[rung]]
-            for rung in reached:
-                seen[rung].append(miou)
-            assert (stop is not None) == any(miou < limit for limit in limits)
-            if stop is not None:
-                stops += 1
-                running.discard(key)
-                assert (stop.step, stop.total_steps, stop.miou) == (step, 10, miou)
-                assert stop.limit == pytest.approx(limits[0])
-    assert 0 < stops < len(keys)
+    ours = halving(storage, 12, rule)
+    theirs = ASHAScheduler(
+        time_attr="step",
+        metric="miou",
+        mode="max",
+        max_t=STEPS,
+        grace_period=max(1, math.ceil(grace * STEPS)),
+        reduction_factor=factor,
+        stop_last_trials=False,
+    )
+    nothing: Any = None
+    trials: dict[str, Any] = {key: SimpleNamespace(trial_id=key) for key in keys}
+    for trial in trials.values():
+        theirs.on_trial_add(nothing, trial)
+    at = dict.fromkeys(keys, 0)
+    running, stopped = list(keys), 0
+    while running:
+        key = drawn.choice(running)
+        at[key] += drawn.choice([-1, 1, 1, 2, 3]) if at[key] > 1 else 1
+        if at[key] >= STEPS:
+            assert ours.judge(key, at[key], 0.0) is None
+            running.remove(key)
+            continue
+        miou = drawn.uniform(0, 100)
+        stop = ours.judge(key, at[key], miou)
+        told = theirs.on_trial_result(nothing, trials[key], {"step": at[key], "miou": miou})
+        assert (stop is not None) == (told == TrialScheduler.STOP)
+        if stop is not None:
+            assert (stop.step, stop.total_steps, stop.miou) == (at[key], STEPS, miou) and miou < stop.limit
+            stopped += 1
+            running.remove(key)
+    assert 0 < stopped < len(keys)
 
 
 def test_other_columns_and_reports_without_a_score_decide_nothing(storage: Storage) -> None:
     plan = planned(storage, grid={"finetune.steps": [10, 20], "finetune.seed": [0, 1]})
-    judge = Halving(RULE, may_be_stopped(plan.steps.values()), storage)
+    judge = SuccessiveHalving(RULE, may_be_stopped(plan.steps.values()), storage)
     short, _, long, last = (cell.roles["finetune"].key for cell in plan.cells)
-    assert judge.judge(short, at(2, 90.0)) is None
-    assert judge.judge(long, at(4, 10.0)) is None, "it is the first of its column"
-    assert judge.judge(last, {"timesteps_total": 4, "loss": 1.0}) is None
-    assert judge.judge(last, at(4, float("nan"))) is None
-    assert judge.judge("a key of another plan", at(4, 0.0)) is None
-    assert judge.judge(last, at(4, 9.0)) is not None
+    assert judge.judge(short, 2, 90.0) is None
+    assert judge.judge(long, 4, 10.0) is None, "it is the first of its column"
+    assert judge.judge(last, 4, None) is None
+    assert judge.judge(last, 4, float("nan")) is None
+    assert judge.judge("a key of another plan", 4, 0.0) is None
+    assert judge.judge(last, 4, 9.0) is not None
 
 
 def test_a_new_run_compares_with_what_the_storage_remembers(storage: Storage) -> None:
     first, second = rivals(storage, 2)
     rows = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0, "val_miou_subset": 50.0}]
     storage.replace(history_path(first), json.dumps(rows).encode())
-    stop = halving(storage, 2).judge(second, at(2, 49.0))
+    stop = halving(storage, 2).judge(second, 2, 49.0)
     assert stop is not None
     assert stop.limit == 50.0
-    assert halving(storage, 2).judge(first, at(2, 1.0)) is None, "it has passed this rung already"
+    assert halving(storage, 2).judge(first, 2, 1.0) is None, "it has passed this rung already"
 
 
 def test_a_cell_that_was_given_up_says_so_under_the_same_rule_only(storage: Storage) -> None:
     first, second = rivals(storage, 2)
     mark_stopped(storage, second, STOP)
-    grid = {"finetune.seed": [0, 1], "finetune.steps": [10]}
+    grid = {"finetune.seed": [0, 1], "finetune.steps": [STEPS]}
     plan = planned(storage, grid=grid, compute={"early_stopping": {}})
     assert [step.key for step in plan.pending] == [first]
     cell = collect(plan, set(), {})[1]
