@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from orchestrator.cli.submission import Sending, submit_experiment
-from orchestrator.execution.progress import Progress
+from orchestrator.execution.progress import Progress, plain_console
 from orchestrator.ledger.layout import results_path
 from orchestrator.ledger.verification import verify as verify_storage
 from orchestrator.planning.cells import PlannedCell
@@ -28,7 +28,7 @@ from orchestrator.planning.selection import select_best
 from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
 from orchestrator.results.cells import Status
-from orchestrator.results.console_tables import print_cells
+from orchestrator.results.console_tables import print_cells, print_table
 from orchestrator.results.figures import write_predictions, write_sheets
 from orchestrator.results.keeping import former_results, keep_other
 from orchestrator.results.label_export import export_label_maps
@@ -100,7 +100,7 @@ def plan(options: Namespace) -> int:
         }
         print(json.dumps(document, indent=1))
         return 0
-    console = Console(highlight=False)
+    console = plain_console()
     table = Table(title=f"{made.name}: {_count(made)}", title_justify="left")
     for heading in ("step", "named by cells", "distinct", "cached", "to run", "estimate"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
@@ -110,7 +110,7 @@ def plan(options: Namespace) -> int:
             *(str(counts[name]) for name in ("named", "distinct", "cached", "to_run")),
             duration(costs.seconds_by_kind.get(kind, 0.0)),
         )
-    console.print(table)
+    print_table(table, console)
     gpus = f", {costs.gpu_seconds / 3600:.1f} GPU-hours" if costs.gpu_seconds else ""
     console.print(
         f"to run: {duration(costs.core_seconds)} of one core{gpus}, {size(costs.bytes)} to write, "
@@ -135,7 +135,7 @@ def check(options: Namespace) -> int:
     if options.json:
         print(json.dumps(report.to_json(), indent=1))
     else:
-        report.print(Console(highlight=False))
+        report.print(plain_console())
     return 2 if report.problems else 0
 
 
@@ -241,7 +241,7 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
         print(results.to_bytes().decode())
     else:
         with _only_for_show("the table"):
-            print_cells(made.name, cells, Console(highlight=False))
+            print_cells(made.name, cells, plain_console())
         lines = [("results", storage.locate(results_path(made.name))), *(("picture", sheet) for sheet in sheets)]
         if kept is not None:
             other = storage.locate(results_path(kept))

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from orchestrator import __version__
+from orchestrator.cli.streams import lenient_streams
 from orchestrator.execution.errors import OwnMachineLostError
 from workloads.errors import InputError
 
@@ -34,12 +35,17 @@ examples:
   lookbeyond submit demo --address http://localhost:8265 --storage s3://BUCKET/FOLDER       as a job on a cluster
 
 Any key of the experiment file can be set on the command line as key=value; the value is YAML.
-exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wrong, 130 interrupted (also by SIGTERM)"""
+exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wrong,
+130 interrupted (also by SIGTERM and SIGHUP)"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    options = _parse(arguments)
+    with lenient_streams():
+        return _answer(_parse(arguments))
+
+
+def _answer(options: argparse.Namespace) -> int:
     try:
         # Parsing and --help must not wait for all that the commands import.
         from orchestrator.cli import commands
@@ -55,10 +61,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("lookbeyond: interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        # The reader of a pipe went away (`lookbeyond plan ... | head`): nothing more to say to it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         # What the machine refuses (no permission, no such folder, no room) is for the user to mend.
         where = f"{error.filename}: " if error.filename else ""

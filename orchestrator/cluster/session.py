@@ -73,9 +73,10 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[bool]:
 
 @contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM, as `ray job stop` and supervisors send it, ends a run as Ctrl-C does: trials are ended, nothing is lost.
+    """SIGTERM, as `ray job stop` and supervisors send it, and SIGHUP of a terminal that is closed end a run as Ctrl-C
+    does: trials are ended, nothing is lost.
 
-    Ray has put a handler of its own there that leaves at once.
+    Ray has put a handler of its own on SIGTERM that leaves at once. Under `nohup` SIGHUP stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -86,11 +87,13 @@ def _termination_as_interrupt() -> Iterator[None]:
         handler = signal.getsignal(signal.SIGINT)
         (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else [])]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _set_unless_set(variables: dict[str, str]) -> None:

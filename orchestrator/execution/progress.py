@@ -8,11 +8,13 @@ import sys
 import time
 from collections import Counter
 from types import TracebackType
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -20,21 +22,38 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+# Below this many columns a whole bar has no room.
+_NARROW = 76
+
+
+def _columns(width: int) -> list[ProgressColumn]:
+    """The parts of a bar: all of them, or what a narrow terminal has room for."""
+    if width < _NARROW:
+        return [TextColumn("{task.description:.11}"), MofNCompleteColumn()]
+    return [
+        TextColumn("{task.description:<16}"),
+        BarColumn(bar_width=min(32, width - 68)),
+        MofNCompleteColumn(),
+        TextColumn("images"),
+        TextColumn("{task.fields[rate]:>9}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(compact=True),
+    ]
+
+
+def plain_console(stream: TextIO | None = None) -> Console:
+    """A console that shows text as it is: brackets in a name are no markup, and colons no pictures."""
+    return Console(file=stream, highlight=False, markup=False, emoji=False)
+
 
 class Progress:
     """Progress of a run, written to standard error."""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(file=sys.stderr, highlight=False)
+        self.console = console or plain_console(sys.stderr)
         self._bars = Bars(
-            TextColumn("{task.description:<16}"),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
-            TextColumn("images"),
-            TextColumn("{task.fields[rate]:>9}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(compact=True),
+            *_columns(self.console.width),
             console=self.console,
             disable=not self.console.is_terminal,
         )

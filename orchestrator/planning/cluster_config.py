@@ -39,7 +39,7 @@ def cluster_capacity(path: str | Path) -> Capacity:
 
 def _load(path: str | Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(Path(path).read_text())
+        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"compute.cluster_config: {path} cannot be read: {reason}") from None

@@ -94,7 +94,7 @@ def read_assumptions(path: str) -> Assumptions:
         InputError: it cannot be read, or holds something else; one line per wrong key.
     """
     try:
-        return validated(Assumptions, yaml.safe_load(Path(path).read_text()) or {})
+        return validated(Assumptions, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--rates: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:

@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Sequence
 
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 
 from orchestrator.results.cells import CellResult
@@ -18,6 +19,9 @@ from workloads.formats import figure
 
 _METRICS = (CLUSTERS, PMIOU, COVERAGE, MIOU, MIOU_MULTI_SCALE)
 
+# A wider terminal folds what does not fit; on a narrower one nothing of a column would be left.
+_NARROW = 60
+
 
 def print_cells(name: str, cells: Sequence[CellResult], console: Console) -> None:
     """Print the cells of an experiment, and what repeats over seeds give."""
@@ -25,10 +29,23 @@ def print_cells(name: str, cells: Sequence[CellResult], console: Console) -> Non
         # A log is as wide as its longest line; 80 columns would fold every row.
         console.width = max(shutil.get_terminal_size().columns, 160)
     metrics = [metric for metric in _METRICS if any(cell.metrics.number(metric.name) is not None for cell in cells)]
-    console.print(_cells_table(name, cells, metrics))
+    print_table(_cells_table(name, cells, metrics), console)
     groups = [group for group in repeats(cells) if len(group) > 1]
     if groups:
-        console.print(_repeats_table(groups, cells, metrics))
+        print_table(_repeats_table(groups, cells, metrics), console)
+
+
+def print_table(table: Table, console: Console) -> None:
+    """Print a table, or a line for each of its values where the terminal is too narrow for its columns."""
+    needed = Measurement.get(console, console.options.update(width=1000), table).minimum
+    if needed <= console.width or console.width > _NARROW:
+        console.print(table)
+        return
+    console.print(table.title or "", soft_wrap=True)
+    for number in range(table.row_count):
+        values = [(column.header, list(column.cells)[number]) for column in table.columns]
+        console.print("\n".join(f"{name}: {value}" for name, value in values if value != ""), soft_wrap=True)
+        console.print()
 
 
 def _cells_table(name: str, cells: Sequence[CellResult], metrics: Sequence[Metric]) -> Table:

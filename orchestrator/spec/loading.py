@@ -86,7 +86,7 @@ def _with_bases(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = [found.name for found in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
         hint = f"; there are {', '.join(near[:12])}" if near else ""
