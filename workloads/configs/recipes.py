@@ -3,7 +3,8 @@
 A recipe is a complete configuration; whoever wants another value overrides that field and the key changes. Fine-tuning
 follows hszhao/semseg's PSPNet-50, whose multi-scale numbers the paper's ImageNet rows repeat: SGD 0.01 with new layers
 at ten times that, momentum 0.9, weight decay 1e-4, poly 0.9 to zero, auxiliary loss 0.4, scale 0.5-2, rotation +-10
-degrees and blur with probability 0.5, crop with mean padding, sliding window, scales 0.5-1.75 and flip.
+degrees and blur with probability 0.5, crop with mean padding. Both its evaluations average mirrored images and sliding
+windows, the second one scales 0.5-1.75, too; images of ADE20K are brought to 512 pixels on their longer side.
 
     recipe      crop   epochs  batch   origin
     cityscapes  713    200     16      semseg
@@ -38,7 +39,7 @@ def finetuning_recipe(name: Recipe) -> FinetuneConfig:
         case "cityscapes":
             return _semseg(crop=713, epochs=200)
         case "ade20k":
-            return _semseg(crop=473, epochs=100)
+            return _semseg(crop=473, epochs=100, base_size=512)
         case "nyuv2":
             return _semseg(crop=473, epochs=200)
         case "camvid":
@@ -66,15 +67,16 @@ def finetuning_recipe(name: Recipe) -> FinetuneConfig:
             )
 
 
-def _semseg(crop: int, epochs: int) -> FinetuneConfig:
+def _semseg(crop: int, epochs: int, base_size: int | None = None) -> FinetuneConfig:
     window = (crop, crop)
+    evaluation = EvaluationConfig(base_size=base_size, window=window, flip=True)
     return FinetuneConfig(
         epochs=epochs,
         batch_size=16,
         augmentation=AUGMENTATION.model_copy(update={"crop": window}),
         optimiser=OptimiserConfig(learning_rate=0.01, head_factor=10.0, momentum=0.9, weight_decay=1e-4, power=0.9),
-        evaluation=EvaluationConfig(window=window),
-        evaluation_multi_scale=EvaluationConfig(scales=MULTI_SCALE, flip=True, window=window),
+        evaluation=evaluation,
+        evaluation_multi_scale=evaluation.model_copy(update={"scales": MULTI_SCALE}),
     )
 
 

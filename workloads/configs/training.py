@@ -91,11 +91,20 @@ class EvaluationConfig(HashedConfig, tag="EvaluationConfig"):
     """How a trained network is scored; the prediction always has the size of the ground truth."""
 
     image_size: tuple[int, int] | None = Field(None, description="height and width of the input at scale 1; null: own")
+    base_size: int | None = Field(None, ge=1, description="longer side of the input at scale 1, in place of image_size")
     scales: tuple[float, ...] = Field((1.0,), min_length=1, description="factors of that size, averaged in softmax")
     flip: bool = Field(False, description="average with the mirrored image, too")
     window: tuple[int, int] | None = Field(None, description="height and width of a sliding window; null: whole images")
     window_stride: float = Field(2 / 3, gt=0, le=1, description="step of the window as a share of its size")
     batch_size: int = Field(1, ge=1, description="images of equal size per forward pass")
+
+    @model_validator(mode="after")
+    def _one_size(self) -> Self:
+        if self.image_size is not None and self.base_size is not None:
+            raise ValueError(
+                f"image_size is {list(self.image_size)} and base_size is {self.base_size}; allowed: one of them"
+            )
+        return self
 
 
 class FinetuneConfig(TrainingConfig, tag="FinetuneConfig"):

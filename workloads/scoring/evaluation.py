@@ -88,54 +88,78 @@ def predict(
 
 
 def class_scores(segmentor: Segmentor, images: Tensor, config: EvaluationConfig) -> Tensor:
-    """Scores of images uint8 (B, 3, H, W) at their own size, float32 (B, M, H, W).
+    """Probabilities of the classes at the images' own size, averaged over scales, windows and mirror images.
 
-    Of several passes (scales, mirrored) the softmax is averaged; one pass alone gives its logits.
+    Parameters
+    ----------
+    segmentor : Segmentor
+        In evaluation mode.
+    images : Tensor of uint8, shape (B, 3, H, W)
+        RGB.
+    config : EvaluationConfig
+        How.
+
+    Returns
+    -------
+    Tensor of float32, shape (B, M, H, W)
+
+    References
+    ----------
+    `net_process` and `scale_process` of hszhao/semseg, `tool/test.py`; shrunk images are anti-aliased here, as they are
+    in training.
     """
     full = (images.shape[2], images.shape[3])
-    height, width = config.image_size or full
-    passes = len(config.scales) * (1 + config.flip)
     total: Tensor | None = None
     for scale in config.scales:
-        size = [max(1, round(height * scale)), max(1, round(width * scale))]
-        resized = images if tuple(size) == full else V.resize(images, size, antialias=True)
+        size = input_size(full, config, scale)
+        resized = images if size == full else V.resize(images, list(size), antialias=True)
         inputs = V.normalize(V.to_dtype(resized, torch.float32, scale=True), list(IMAGENET_MEAN), list(IMAGENET_STD))
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
-        for mirrored in (False, True) if config.flip else (False,):
-            logits = _forward(segmentor, inputs.flip(3) if mirrored else inputs, config)
-            logits = F.interpolate(logits.flip(3) if mirrored else logits, full, mode="bilinear", align_corners=False)
-            part = logits if passes == 1 else logits.softmax(dim=1)
-            total = part if total is None else total.add_(part)
+        part = _in_windows(segmentor, inputs.contiguous(memory_format=torch.channels_last), config)
+        part = F.interpolate(part, full, mode="bilinear", align_corners=False) if size != full else part
+        total = part if total is None else total.add_(part)
     assert total is not None
-    return total if passes == 1 else total / passes
+    return total / len(config.scales)
 
 
-def _forward(segmentor: Segmentor, inputs: Tensor, config: EvaluationConfig) -> Tensor:
-    """Logits float32 at the size of the inputs: whole, or the mean over a sliding window where that is smaller."""
-    if config.window is None or (inputs.shape[2] <= config.window[0] and inputs.shape[3] <= config.window[1]):
-        return _logits(segmentor, inputs)
-    # A side shorter than the window is padded with the mean colour, which is zero here; as in training.
+def input_size(full: tuple[int, int], config: EvaluationConfig, scale: float) -> tuple[int, int]:
+    """Height and width that an image of size `full` is resized to at a scale."""
+    height, width = config.image_size or full
+    if config.base_size is None:
+        return max(1, round(height * scale)), max(1, round(width * scale))
+    longer = round(scale * config.base_size)
+    shorter = max(1, round(longer / max(height, width) * min(height, width)))
+    return (longer, shorter) if height > width else (shorter, longer)
+
+
+def _in_windows(segmentor: Segmentor, inputs: Tensor, config: EvaluationConfig) -> Tensor:
+    """Probabilities at the size of the inputs: the mean over the windows that see a pixel.
+
+    Inputs smaller than the window are padded to it on all sides with the mean colour, which is zero here.
+    """
     height, width = inputs.shape[2:]
-    window = config.window
-    padded = F.pad(inputs, (0, max(0, window[1] - width), 0, max(0, window[0] - height)))
+    window = config.window or (height, width)
+    above, left = (max(0, side - extent) // 2 for side, extent in zip(window, (height, width), strict=True))
+    padded = F.pad(inputs, (left, max(0, window[1] - width) - left, above, max(0, window[0] - height) - above))
     shape = (inputs.shape[0], segmentor.num_classes, *padded.shape[2:])
     total, seen = inputs.new_zeros(shape), inputs.new_zeros((1, 1, *padded.shape[2:]))
     for top in _offsets(padded.shape[2], window[0], config.window_stride):
-        for left in _offsets(padded.shape[3], window[1], config.window_stride):
-            here = (..., slice(top, top + window[0]), slice(left, left + window[1]))
-            total[here] += _logits(segmentor, padded[here])
+        for start in _offsets(padded.shape[3], window[1], config.window_stride):
+            here = (..., slice(top, top + window[0]), slice(start, start + window[1]))
+            total[here] += _probabilities(segmentor, padded[here], config.flip)
             seen[here] += 1
-    return (total / seen)[:, :, :height, :width]
+    return (total / seen)[:, :, above : above + height, left : left + width]
 
 
-def _logits(segmentor: Segmentor, inputs: Tensor) -> Tensor:
-    """One pass in the precision of the weights, float32 at its end."""
-    weight = next(segmentor.parameters(), inputs)
-    logits: Tensor = segmentor(inputs.to(weight.dtype)).main
-    return logits.float()
+def _probabilities(segmentor: Segmentor, inputs: Tensor, flip: bool) -> Tensor:
+    """Softmax of one pass in the precision of the weights, or the mean of it and the mirror image's; float32."""
+    inputs = inputs.to(next(segmentor.parameters(), inputs).dtype)
+    probabilities = segmentor(inputs).main.float().softmax(dim=1)
+    if not flip:
+        return probabilities
+    return (probabilities + segmentor(inputs.flip(3)).main.float().softmax(dim=1).flip(3)) / 2
 
 
 def _offsets(extent: int, window: int, stride: float) -> list[int]:
-    """Starts of windows that cover the extent, in equal steps of at most `stride` windows."""
-    steps = math.ceil((extent - window) / max(1, math.ceil(window * stride)))
-    return [round(i * (extent - window) / steps) for i in range(steps + 1)] if steps else [0]
+    """Starts of windows `stride` windows apart that cover the extent; the last one ends with it."""
+    step = max(1, math.ceil(window * stride))
+    return [min(start, extent - window) for start in range(0, extent - window + step, step)]

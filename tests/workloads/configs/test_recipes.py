@@ -18,7 +18,6 @@ SIZES = {
 @pytest.mark.parametrize("name", get_args(Recipe))
 def test_recipes_fit_their_images_and_survive_a_round_trip(name):
     finetuning, pretraining = finetuning_recipe(name), pretraining_recipe(name)
-    check_crop(finetuning.augmentation, SIZES[name])
     check_crop(pretraining.views, SIZES[name])
     assert FinetuneConfig.model_validate_json(finetuning.model_dump_json()) == finetuning
     assert PretrainConfig.model_validate_json(pretraining.model_dump_json()) == pretraining
@@ -40,7 +39,9 @@ def test_semseg_numbers(name, crop, epochs):
     assert (crop - 1) % 8 == 0
     multi = recipe.evaluation_multi_scale
     assert (multi.scales, multi.flip) == (MULTI_SCALE, True) == ((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), True)
-    assert recipe.evaluation.scales == (1.0,)
+    assert (recipe.evaluation.scales, recipe.evaluation.flip) == ((1.0,), True)
+    assert recipe.evaluation.window == multi.window == (crop, crop)
+    assert recipe.evaluation.base_size == multi.base_size == (512 if name == "ade20k" else None)
 
 
 def test_cityscapes_steps_are_those_of_the_literature():

@@ -1,7 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torchvision.transforms.v2.functional as V
 from sklearn.metrics import confusion_matrix
 from torch import nn
 
@@ -108,7 +111,7 @@ def test_sizes_that_the_network_sees():
     network.sizes.clear()
     predict(network, [two_halves().image], EvaluationConfig(window=(33, 33)))
     assert set(network.sizes) == {(1, 3, 33, 33)}
-    # 64 rows: windows of 33 at most 22 apart start at 0, 16 and 31; 96 columns: 0, 21, 42, 63.
+    # Windows of 33 start 22 apart and the last ends with the image: at rows 0, 22, 31 and columns 0, 22, 44, 63.
     assert len(network.sizes) == 3 * 4
 
 
@@ -123,6 +126,59 @@ def test_scales_and_flips_are_averaged_after_softmax():
         mirrored = F.softmax(network(inputs.flip(3)).main.flip(3), 1)
     torch.testing.assert_close(found, (plain + mirrored) / 2, rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(found.sum(1), torch.ones(1, 33, 49))
+
+
+def slow_and_plain(network, image, scales, base_size, window, flip):
+    """hszhao/semseg's protocol, a pixel, a window and a scale at a time: image uint8 (H, W, 3) to float64 (M, H, W)."""
+    height, width = image.shape[:2]
+    total = np.zeros((network.num_classes, height, width))
+    for scale in scales:
+        longer = round(scale * base_size)
+        size = (longer, round(longer / height * width)) if height > width else (round(longer / width * height), longer)
+        resized = V.resize(torch.from_numpy(image).permute(2, 0, 1), list(size), antialias=True)
+        inputs = (resized.double() / 255 - torch.tensor(IMAGENET_MEAN)[:, None, None]).numpy()
+        inputs /= np.array(IMAGENET_STD)[:, None, None]
+        canvas = np.zeros((3, max(size[0], window), max(size[1], window)))
+        top, left = (canvas.shape[1] - size[0]) // 2, (canvas.shape[2] - size[1]) // 2
+        canvas[:, top : top + size[0], left : left + size[1]] = inputs
+        sums, counts = np.zeros((network.num_classes, *canvas.shape[1:])), np.zeros(canvas.shape[1:])
+        for first_row in window_starts(canvas.shape[1], window):
+            for first_column in window_starts(canvas.shape[2], window):
+                rows, columns = slice(first_row, first_row + window), slice(first_column, first_column + window)
+                part = torch.from_numpy(canvas[:, rows, columns].copy())[None].float()
+                probabilities = network(part).main.softmax(1)
+                if flip:
+                    probabilities = (probabilities + network(part.flip(3)).main.softmax(1).flip(3)) / 2
+                for row in range(window):
+                    for column in range(window):
+                        sums[:, first_row + row, first_column + column] += probabilities[0, :, row, column].numpy()
+                        counts[first_row + row, first_column + column] += 1
+        mean = (sums / counts)[:, top : top + size[0], left : left + size[1]]
+        total += F.interpolate(torch.from_numpy(mean)[None], (height, width), mode="bilinear")[0].numpy()
+    return total / len(scales)
+
+
+def window_starts(extent, window):
+    start, step = 0, math.ceil(2 / 3 * window)
+    while start + window < extent:
+        yield start
+        start += step
+    yield extent - window
+
+
+@pytest.mark.parametrize(
+    ("size", "scales", "flip"), [((40, 60), (1.0,), True), ((60, 40), (0.5, 1.25), True), ((20, 29), (1.0,), False)]
+)
+def test_scores_are_those_of_a_slow_and_plain_implementation(size, scales, flip):
+    network = build_segmentor(SegmentorConfig(backbone="mobilenet_v2", output_stride=16, head_channels=8), 3).eval()
+    # Small logits would have the same softmax wherever they are averaged.
+    torch.nn.init.normal_(network.classifier[-1].weight, std=3, generator=torch.Generator().manual_seed(0))
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    config = EvaluationConfig(base_size=48, scales=scales, flip=flip, window=(33, 33))
+    with torch.inference_mode():
+        found = class_scores(network, torch.from_numpy(image).permute(2, 0, 1)[None], config)[0]
+        expected = slow_and_plain(network, image, scales, 48, 33, flip)
+    np.testing.assert_allclose(found.numpy(), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize("config", [EvaluationConfig(), EvaluationConfig(window=(20, 30))])

@@ -119,5 +119,12 @@ def test_bad_ground_truth_is_named():
         objective.inputs(Sample(image, None), Slot("a", 0, (49, 49)))
     with pytest.raises(InputError, match=r"\(64, 64\), its ground truth \(64, 63\)"):
         objective.inputs(Sample(image, np.zeros((64, 63), np.uint8)), Slot("a", 0, (49, 49)))
-    with pytest.raises(InputError, match="crop 49x49 is larger than the image"):
-        objective.inputs(Sample(image[:20], np.zeros((20, 64), np.uint8)), Slot("a", 0, (49, 49)))
+
+
+def test_an_image_smaller_than_the_crop_is_padded_with_pixels_that_no_label_is_known_of():
+    objective = Finetuning(build_segmentor(NETWORK, 3), CONFIG)
+    small = Sample(np.full((20, 30, 3), 200, np.uint8), np.ones((20, 30), np.uint8))
+    made = objective.inputs(small, Slot("a", 0, (129, 129)))
+    known = made["labels"] >= 0
+    assert 0 < known.float().mean() < 0.5
+    assert set(made["labels"].unique().tolist()) == {-1, 1}
