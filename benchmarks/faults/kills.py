@@ -169,7 +169,7 @@ def run_until_done(folder: Path, name: str, caps: Counter[str], seed: int, until
 def outcomes(storage: Storage) -> dict[str, Any]:
     """What every step made: the SHA-256 of its files and its results."""
     return {
-        f"{manifest.kind}/{manifest.key}": ([record.sha256 for record in manifest.shards], manifest.results)
+        f"{manifest.kind}/{manifest.key}": ([record.sha256 for record in manifest.records], manifest.results)
         for manifest in Ledger(storage).manifests()
     }
 

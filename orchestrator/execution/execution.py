@@ -61,7 +61,6 @@ class Execution:
     # By step and item: the shard that the item makes of the step.
     _outstanding: dict[str, dict[str, ShardRange | None]] = field(default_factory=dict)
     _records: dict[tuple[str, str], ShardRecord] = field(default_factory=dict)
-    _files: dict[str, list[ShardRecord]] = field(default_factory=dict)
     _started: dict[str, float] = field(default_factory=dict)
     _devices: dict[str, str] = field(default_factory=dict)
 
@@ -88,7 +87,7 @@ class Execution:
         for step in self._steps.values():
             # Finishing one step may fail it (too many broken images) and all that are computed from it.
             if not self._outstanding[step.key] and step.key not in self.failed:
-                self._finish(step, {})
+                self._finish(step, Outcome())
 
     def _item(self, name: str, sharing: list[tuple[Step, Piece]]) -> Item[Task]:
         after = {other for _, piece in sharing for need in piece.needs for other in self._behind(need)}
@@ -119,8 +118,7 @@ class Execution:
             self._devices.setdefault(step.key, outcome.device)
             self._outstanding[step.key].pop(item.name, None)
             if not self._outstanding[step.key] and step.key not in self.failed and step.key not in self.done:
-                self._files[step.key] = list(outcome.files.values())
-                self._finish(step, outcome.results.get(step.key, {}))
+                self._finish(step, outcome)
         self.schedule.settle(item.name)
 
     def fail(self, item: Item[Task], steps: Iterable[Step], error: BaseException | str, *, user: bool) -> None:
@@ -141,11 +139,8 @@ class Execution:
         """All steps of an item have failed already; it is not run."""
         self.schedule.settle(item.name)
 
-    def _finish(self, step: Step, results: dict[str, Any]) -> None:
-        if step.stream:
-            records = [self._record(step.stream, shard.digest) for shard in step.images.shards]
-        else:
-            records = self._files.get(step.key, [])
+    def _finish(self, step: Step, outcome: Outcome) -> None:
+        records = [self._record(step.stream, shard.digest) for shard in step.images.shards] if step.stream else []
         broken = [item for record in records for item in record.quarantined]
         allowed = math.ceil(self.compute.quarantine_limit * step.images.count)
         if len(broken) > allowed or (broken and len(broken) == step.images.count):
@@ -169,8 +164,9 @@ class Execution:
                 meaning=step.meaning,
                 inputs=step.input_keys,
                 shards=records,
-                results=results,
-                provenance=self._provenance(step, records),
+                results=outcome.results.get(step.key, {}),
+                provenance=self._provenance(step, [*records, *outcome.files.values()]),
+                files=outcome.files,
             )
         )
         self.done[step.key] = manifest

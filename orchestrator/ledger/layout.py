@@ -17,6 +17,7 @@
 KEY in a file's name is the first digits of the step's key; manifests and leases have the whole of it.
 """
 
+import re
 import secrets
 from pathlib import PurePosixPath
 
@@ -29,6 +30,7 @@ TUNE = "tune"
 
 _STOPPED = ".stopped.json"
 _UNFINISHED = ".part"
+_DATA = re.compile(rf"({SHARDS}|{MODELS})(/\w[\w.-]*)+", re.ASCII)
 
 
 def short(digest: str) -> str:
@@ -59,6 +61,22 @@ def attempt_path(stream: str, digest: str) -> str:
 def model_path(key: str, suffix: str) -> str:
     """A new file for one attempt at a step without shards."""
     return f"{MODELS}/{short(key)}-{secrets.token_hex(6)}.{suffix}"
+
+
+def data_path(path: str) -> str:
+    """The path of a shard's or model's file, as somebody else wrote it down.
+
+    Raises:
+        ValueError: it may lie elsewhere; what a document names is read, and deleted when it is damaged.
+    """
+    if not _DATA.fullmatch(path):
+        raise ValueError(f"{path!r} lies outside of the folders {SHARDS} and {MODELS}")
+    return path
+
+
+def is_attempt_at(record: str, path: str) -> bool:
+    """Whether a file was written by an attempt at the shard of a record."""
+    return path.startswith(f"{record.removesuffix('.json')}-")
 
 
 def is_model(path: str) -> bool:

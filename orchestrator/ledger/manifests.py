@@ -5,22 +5,50 @@ absent, and readers follow them and nothing else. Files are written under an att
 only files nobody refers to. The failure this guards against: taking a half-written or abandoned file for a result.
 """
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any, TypeVar
 
-from orchestrator.ledger.layout import STEPS, manifest_path, record_path, stem, stream_folder
-from orchestrator.ledger.shards import Quarantined, ShardRecord
+from pydantic import AfterValidator, BaseModel, TypeAdapter
+
+from orchestrator.ledger.documents import damaged, read_document, write_document
+from orchestrator.ledger.layout import STEPS, is_attempt_at, manifest_path, record_path, stem, stream_folder
+from orchestrator.ledger.shards import RECORD, Quarantined, ShardRecord
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
-FORMAT = 1
+Read = TypeVar("Read")
+
+
+class _Images(BaseModel):
+    pool: str
+    requested: int | None
+    available: int
+    used: int
+
+
+class _Provenance(BaseModel):
+    images: _Images | None = None
+    started: float = 0.0
+    wall_seconds: float = 0.0
+    work_seconds: float = 0.0
+    host: str = ""
+    device: str = ""
+    versions: dict[str, str] = {}
+
+
+def _provenance(given: dict[str, Any]) -> dict[str, Any]:
+    _Provenance.model_validate(given, strict=True)
+    return given
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """A finished step: its meaning, what it was computed from, its shards, its results and where they come from."""
+    """A finished step: its meaning, what it was computed from, what it made and where that comes from.
+
+    Shards are in the order of the images; other files have names. All that is read here may have been written by
+    somebody else.
+    """
 
     kind: str
     key: str
@@ -28,47 +56,65 @@ class Manifest:
     inputs: dict[str, str]
     shards: list[ShardRecord]
     results: dict[str, Any] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: Annotated[dict[str, Any], AfterValidator(_provenance)] = field(default_factory=dict)
+    files: dict[str, ShardRecord] = field(default_factory=dict)
+
+    @property
+    def records(self) -> list[ShardRecord]:
+        """All files of the step: its shards, and those that have a name."""
+        return [*self.shards, *self.files.values()]
 
     @property
     def quarantined(self) -> list[Quarantined]:
-        """The images that were quarantined, over all shards."""
-        return [item for shard in self.shards for item in shard.quarantined]
+        """The images that were quarantined, over all files."""
+        return [item for record in self.records for item in record.quarantined]
 
     @property
     def size(self) -> int:
-        """Bytes of all shards."""
-        return sum(shard.size for shard in self.shards)
+        """Bytes of all files."""
+        return sum(record.size for record in self.records)
+
+    def file(self, name: str) -> ShardRecord:
+        """The file of a name, such as the network of a training.
+
+        Raises:
+            InputError: the step has no such file, so that its manifest is not one that a run has written.
+        """
+        if name not in self.files:
+            there = ", ".join(self.files) or "none"
+            raise InputError(f"{manifest_path(self.kind, self.key)} names no file {name!r}; it names: {there}")
+        return self.files[name]
 
     def to_bytes(self) -> bytes:
         """The manifest as JSON text."""
-        data = {
-            "format": FORMAT,
-            "kind": self.kind,
-            "key": self.key,
-            "meaning": self.meaning,
-            "inputs": self.inputs,
-            "shards": [shard.to_json() for shard in self.shards],
-            "results": self.results,
-            "provenance": self.provenance,
-        }
-        return json.dumps(data, indent=1).encode()
+        return write_document(asdict(self))
 
-    @staticmethod
-    def from_bytes(data: bytes) -> "Manifest":
-        """The manifest that `to_bytes` wrote.
 
-        Raises:
-            ValueError: the bytes are not a manifest, or one of another version.
-        """
-        document = _mapping(data)
-        if document.pop("format", None) != FORMAT:
-            raise ValueError("the manifest was written by another version of lookbeyond")
-        try:
-            shards = [ShardRecord.from_json(record) for record in document.pop("shards")]
-            return Manifest(**document, shards=shards)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"not a manifest: {error}") from None
+_MANIFEST = TypeAdapter(Manifest)
+
+
+def read_manifest(path: str, data: bytes) -> Manifest:
+    """The manifest of a file of the given path and content.
+
+    Raises:
+        ValueError: the content is not a manifest, or one of another step.
+    """
+    manifest = read_document(data, _MANIFEST)
+    if manifest_path(manifest.kind, manifest.key) != path:
+        raise ValueError(f"it is the manifest of {manifest.kind} {manifest.key[:12]}")
+    return manifest
+
+
+def read_record(path: str, data: bytes) -> ShardRecord:
+    """The record of a shard in a file of the given path and content.
+
+    Raises:
+        ValueError: the content is not a record, or one of another shard.
+    """
+    record = read_document(data, RECORD)
+    if not is_attempt_at(path, record.path):
+        raise ValueError(f"it is the record of {record.path}")
+    return record
 
 
 @dataclass(frozen=True)
@@ -83,13 +129,7 @@ class Ledger:
         Raises:
             InputError: the file is damaged.
         """
-        path = manifest_path(kind, key)
-        try:
-            return Manifest.from_bytes(self.storage.read(path))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise self._damaged(path, error) from None
+        return self._read(manifest_path(kind, key), read_manifest)
 
     def finished(self, kind: str, key: str) -> Manifest:
         """The manifest of a step that others wait for, and that is done when they are."""
@@ -112,12 +152,8 @@ class Ledger:
             InputError: a file is damaged.
         """
         for file in self.storage.files(STEPS, deep=True):
-            if not file.path.endswith(".json"):
-                continue
-            try:
-                yield Manifest.from_bytes(self.storage.read(file.path))
-            except ValueError as error:
-                raise self._damaged(file.path, error) from None
+            if file.path.endswith(".json") and (manifest := self._read(file.path, read_manifest)) is not None:
+                yield manifest
 
     def forget(self, kind: str, key: str) -> None:
         """Remove a step's manifest, so that the step runs again; its shards are left to `forget_shard`."""
@@ -129,13 +165,7 @@ class Ledger:
         Raises:
             InputError: the file is damaged.
         """
-        path = record_path(stream, digest)
-        try:
-            return read_record(self.storage.read(path))
-        except FileNotFoundError:
-            return None
-        except ValueError as error:
-            raise self._damaged(path, error) from None
+        return self._read(record_path(stream, digest), read_record)
 
     def finished_shards(self, stream: str) -> set[str]:
         """The names of the shards of a stream that have a record, from one listing."""
@@ -143,8 +173,7 @@ class Ledger:
 
     def commit_shard(self, stream: str, digest: str, record: ShardRecord) -> ShardRecord:
         """Declare a shard finished. When another attempt was first, its record stands and is returned."""
-        data = json.dumps(record.to_json()).encode()
-        if self.storage.create(record_path(stream, digest), data):
+        if self.storage.create(record_path(stream, digest), write_document(asdict(record))):
             return record
         self.storage.delete(record.path)
         standing = self.shard(stream, digest)
@@ -155,27 +184,12 @@ class Ledger:
         """Remove a shard's record, so that the shard is computed again."""
         self.storage.delete(record_path(stream, digest))
 
-    def _damaged(self, path: str, error: ValueError) -> InputError:
-        return InputError(
-            f"{self.storage.locate(path)} is damaged ({error}); `lookbeyond verify {self.storage.uri} --repair` "
-            "forgets it, so that `run` makes it again"
-        )
-
-
-def read_record(data: bytes) -> ShardRecord:
-    """The record of a shard from the bytes of its file.
-
-    Raises:
-        ValueError: the bytes are not a record.
-    """
-    try:
-        return ShardRecord.from_json(_mapping(data))
-    except (KeyError, TypeError) as error:
-        raise ValueError(f"not the record of a shard: {error}") from None
-
-
-def _mapping(data: bytes) -> dict[str, Any]:
-    document = json.loads(data)
-    if not isinstance(document, dict):
-        raise ValueError(f"a mapping is expected, got {type(document).__name__}")
-    return document
+    def _read(self, path: str, read: Callable[[str, bytes], Read]) -> Read | None:
+        try:
+            data = self.storage.read(path)
+        except FileNotFoundError:
+            return None
+        try:
+            return read(path, data)
+        except ValueError as error:
+            raise damaged(self.storage, path, error) from None

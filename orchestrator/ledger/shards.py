@@ -6,16 +6,23 @@ were quarantined.
 """
 
 import hashlib
+import json
+import math
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
+from pydantic import AfterValidator, Field, TypeAdapter
 
+from orchestrator.ledger.documents import damaged, read_json
+from orchestrator.ledger.layout import data_path
 from orchestrator.storage.store import Storage, StorageUnavailableError
+from workloads.datasets.base import confined
 from workloads.errors import InputError
+from workloads.ignored import IGNORE_LABEL
 
 # Maps compress by a factor of ten or more at several GB/s; features are noise to a compressor.
 MAP_COMPRESSION = "lz4"
@@ -47,18 +54,21 @@ class Quarantined:
     reason: str
 
 
+_Count = Annotated[int, Field(ge=0)]
+
+
 @dataclass(frozen=True)
 class ShardRecord:
-    """What the ledger knows of a shard: enough to find it, to check it and to count it."""
+    """What the ledger knows of a shard, or of another file of a step: enough to find, check and count it."""
 
-    path: str
-    rows: int
-    size: int
-    sha256: str
+    path: Annotated[str, AfterValidator(data_path)]
+    rows: _Count
+    size: _Count
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
     columns: list[str]
-    images: int
+    images: _Count
     quarantined: list[Quarantined] = field(default_factory=list)
-    seconds: float = 0.0
+    seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     @staticmethod
     def of(path: str, data: bytes, *, rows: int, columns: list[str], images: int) -> "ShardRecord":
@@ -74,14 +84,12 @@ class ShardRecord:
         """The record that `to_json` wrote.
 
         Raises:
-            KeyError, TypeError: not a record.
-            ValueError: it names a file outside the storage.
+            ValueError: not a record.
         """
-        path = PurePosixPath(data["path"])
-        if path.is_absolute() or ".." in path.parts or not path.parts:
-            raise ValueError(f"{data['path']!r} lies outside the storage")
-        quarantined = [Quarantined(**item) for item in data["quarantined"]]
-        return ShardRecord(**{**data, "quarantined": quarantined})
+        return read_json(json.dumps(data).encode(), RECORD)
+
+
+RECORD = TypeAdapter(ShardRecord)
 
 
 class ShardWriter:
@@ -155,68 +163,132 @@ def _list_of(values: np.ndarray) -> pa.ListArray:
     return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(values, dtype=np.uint16).reshape(-1)))
 
 
-def read_batches(storage: Storage, path: str) -> Iterator[pa.RecordBatch]:
-    """The record batches of a shard, one at a time; memory-mapped on a local path.
+@dataclass(frozen=True)
+class Shard:
+    """A shard that is open for reading, one record batch at a time; memory-mapped on a local path.
 
-    Raises:
-        InputError: the shard is missing or damaged.
+    What is read may be damaged, or have been made by somebody else to do damage: a batch is checked from end to end
+    before a value of it is looked at.
     """
-    with _open_arrow(storage, path) as reader:
-        for index in range(reader.num_record_batches):
-            try:
-                batch = reader.get_batch(index)
-            except StorageUnavailableError:
-                raise
-            except (pa.ArrowInvalid, OSError) as error:
-                raise _damaged(storage, path, error) from None
-            yield batch
+
+    storage: Storage
+    path: str
+    _reader: pa.ipc.RecordBatchFileReader = field(repr=False)
+
+    @staticmethod
+    def open(storage: Storage, path: str, schema: pa.Schema) -> "Shard":
+        """Open a shard that has at least the columns of the schema.
+
+        Raises:
+            InputError: the shard is missing or damaged.
+        """
+        with _described(storage, path):
+            reader = pa.ipc.open_file(storage.open(path))
+            for wanted in schema:
+                found = reader.schema.field(wanted.name)
+                if found.type != wanted.type:
+                    raise ValueError(f"column {wanted.name} is {found.type}, wanted is {wanted.type}")
+        return Shard(storage, path, reader)
+
+    def __len__(self) -> int:
+        """How many record batches there are."""
+        return int(self._reader.num_record_batches)
+
+    def batch(self, index: int) -> pa.RecordBatch:
+        """A record batch that is whole and sound.
+
+        Raises:
+            InputError: the shard is damaged.
+        """
+        with _described(self.storage, self.path):
+            batch = self._reader.get_batch(index)
+            batch.validate(full=True)
+            if any(column.null_count for column in batch.columns):
+                raise ValueError("it has rows without values")
+            return batch
+
+    def map(self, index: int) -> "StoredMap":
+        """The map of a batch of a map or label shard.
+
+        Raises:
+            InputError: the shard is damaged.
+        """
+        batch = self.batch(index)
+        with _described(self.storage, self.path):
+            if batch.num_rows != 1:
+                raise ValueError(f"a map is one row, not {batch.num_rows}")
+            height, width = batch.column("height")[0].as_py(), batch.column("width")[0].as_py()
+            flat = batch.column("values").flatten().to_numpy(zero_copy_only=True)
+            if min(height, width) < 0 or height * width != len(flat):
+                raise ValueError(f"a map of {height} x {width} pixels has {len(flat)} values")
+            removed = batch.column("removed").flatten().to_numpy() if "removed" in batch.schema.names else None
+            return StoredMap(confined(batch.column("image")[0].as_py()), flat.reshape(height, width), removed)
+
+
+@dataclass(frozen=True)
+class StoredMap:
+    """A map (H, W) uint16 of an image, and the former labels (r,) of its ignored pixels where such were kept."""
+
+    image: str
+    values: np.ndarray
+    removed: np.ndarray | None
 
 
 def read_maps(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray]]:
     """Image id and map (H, W) uint16 of every image of a map or label shard."""
-    for batch in read_batches(storage, path):
-        yield batch.column("image")[0].as_py(), map_of(batch)
+    for stored in _maps(storage, path):
+        yield stored.image, stored.values
 
 
 def read_judged_labels(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Image id, label map (H, W), and the former labels of its ignored pixels (None where they were not kept)."""
-    for batch in read_batches(storage, path):
-        removed = batch.column("removed").flatten().to_numpy() if "removed" in batch.schema.names else None
-        yield batch.column("image")[0].as_py(), map_of(batch), removed
+    """Image id, label map (H, W), and the former labels of its ignored pixels (None where they were not kept).
+
+    Raises:
+        InputError: the shard is missing or damaged.
+    """
+    for stored in _maps(storage, path):
+        kept = stored.removed is not None and len(stored.removed)
+        with _described(storage, path):
+            if kept and kept != np.count_nonzero(stored.values == IGNORE_LABEL):
+                raise ValueError(f"{kept} former labels are not one for each ignored pixel")
+        yield stored.image, stored.values, stored.removed
 
 
-def _open_arrow(storage: Storage, path: str) -> pa.ipc.RecordBatchFileReader:
+def _maps(storage: Storage, path: str) -> Iterator[StoredMap]:
+    shard = Shard.open(storage, path, MAP_SCHEMA)
+    return (shard.map(index) for index in range(len(shard)))
+
+
+@contextmanager
+def _described(storage: Storage, path: str) -> Iterator[None]:
+    """Whatever is wrong with a file, in one sentence that names it."""
     try:
-        return pa.ipc.open_file(storage.open(path))
-    except StorageUnavailableError:
-        # A storage that does not answer says nothing about the shard.
+        yield
+    except (StorageUnavailableError, InputError):
+        # A storage that does not answer or refuses says nothing about the file.
         raise
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _damaged(storage, path, error) from None
-
-
-def _damaged(storage: Storage, path: str, error: Exception) -> InputError:
-    what = "is missing" if isinstance(error, FileNotFoundError) else f"is damaged ({error})"
-    return InputError(
-        f"{storage.locate(path)} {what}; `lookbeyond verify {storage.uri} --repair` forgets it, so that `run` makes it "
-        "again"
-    )
-
-
-def map_of(batch: pa.RecordBatch) -> np.ndarray:
-    """The map (H, W) of a one-row batch of a map or label shard."""
-    shape = (batch.column("height")[0].as_py(), batch.column("width")[0].as_py())
-    return batch.column("values").flatten().to_numpy(zero_copy_only=True).reshape(shape)
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise damaged(storage, path, error) from None
 
 
 def read_samples(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """Image id, cells (n,) and features (n, d) of every image of a sample shard."""
-    for batch in read_batches(storage, path):
+    """Image id, cells (n,) and features (n, d) of every image of a sample shard.
+
+    Raises:
+        InputError: the shard is missing or damaged.
+    """
+    shard = Shard.open(storage, path, pa.schema([("image", pa.string()), ("cell", pa.int32())]))
+    for index in range(len(shard)):
+        batch = shard.batch(index)
         if batch.num_rows == 0:
             continue
-        feature = batch.column("feature")
-        features = feature.flatten().to_numpy(zero_copy_only=True).reshape(batch.num_rows, feature.type.list_size)
-        yield batch.column("image")[0].as_py(), batch.column("cell").to_numpy(), features
+        with _described(storage, path):
+            feature = batch.column("feature")
+            if not pa.types.is_fixed_size_list(feature.type) or feature.type.value_type != pa.float32():
+                raise ValueError(f"column feature is {feature.type}")
+            features = feature.flatten().to_numpy(zero_copy_only=True).reshape(batch.num_rows, feature.type.list_size)
+            image = confined(batch.column("image")[0].as_py())
+        yield image, batch.column("cell").to_numpy(), features
 
 
 def write_arrays(arrays: Mapping[str, np.ndarray]) -> bytes:
@@ -242,11 +314,15 @@ def read_arrays(storage: Storage, path: str) -> dict[str, np.ndarray]:
     Raises:
         InputError: the file is missing or damaged.
     """
-    with _open_arrow(storage, path) as reader:
+    with _described(storage, path):
+        reader = pa.ipc.open_file(storage.open(path))
         batch = reader.get_batch(0)
+        batch.validate(full=True)
         arrays = {}
         for index, column_field in enumerate(reader.schema):
             shape = tuple(int(size) for size in column_field.metadata[b"shape"].decode().split(",") if size)
             flat = batch.column(index).flatten().to_numpy(zero_copy_only=True)
+            if min(shape, default=0) < 0 or math.prod(shape) != len(flat):
+                raise ValueError(f"{column_field.name} of shape {shape} has {len(flat)} values")
             arrays[column_field.name] = flat.reshape(shape)
         return arrays

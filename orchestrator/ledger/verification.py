@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.ledger.image_sets import listing_problem
 from orchestrator.ledger.layout import IMAGES, SHARDS, STEPS, is_attempt
-from orchestrator.ledger.manifests import Manifest, read_record
+from orchestrator.ledger.manifests import read_manifest, read_record
 from orchestrator.ledger.shards import ShardRecord
 from orchestrator.storage.store import Storage
 
@@ -72,10 +72,10 @@ def _read_named(storage: Storage, found: Verification) -> dict[str, _Mention]:
         data = storage.read(file.path)
         try:
             if file.path.startswith(f"{STEPS}/"):
-                records = Manifest.from_bytes(data).shards
+                records = read_manifest(file.path, data).records
                 found.steps += 1
             else:
-                records = [read_record(data)]
+                records = [read_record(file.path, data)]
         except ValueError as error:
             found.damaged[file.path] = f"cannot be read ({error})"
             continue

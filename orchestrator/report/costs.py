@@ -106,10 +106,10 @@ def _units(experiment: Experiment, cell: CellResult) -> dict[str, _Unit]:
 
 def _units_of(manifest: Manifest) -> dict[str, _Unit]:
     on_gpu = str(manifest.provenance.get("device", "")).startswith("cuda")
-    if any(shard.seconds for shard in manifest.shards):
-        return {shard.path: _Unit(shard.seconds, on_gpu, ((shard.path, shard.size),)) for shard in manifest.shards}
+    if any(record.seconds for record in manifest.records):
+        return {file.path: _Unit(file.seconds, on_gpu, ((file.path, file.size),)) for file in manifest.records}
     seconds = float(manifest.provenance.get("work_seconds") or manifest.provenance.get("wall_seconds") or 0.0)
-    return {manifest.key: _Unit(seconds, on_gpu, tuple((shard.path, shard.size) for shard in manifest.shards))}
+    return {manifest.key: _Unit(seconds, on_gpu, tuple((file.path, file.size) for file in manifest.records))}
 
 
 def cost_table(experiment: Experiment, costs: Costs) -> Table:

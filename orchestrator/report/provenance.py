@@ -151,7 +151,7 @@ def _step(key: str, role: str, experiment: Experiment) -> StepEntry:
     if manifest is None:
         return StepEntry(key, role, True, [], [], [], "")
     # A long list is as long in every step of a grid; the manifest on the storage has it.
-    listed = manifest.shards if len(manifest.shards) <= _LISTED_FILES else []
+    listed = manifest.records if len(manifest.records) <= _LISTED_FILES else []
     records = [ShardLine(shard.path, shard.rows, size(shard.size), shard.sha256) for shard in listed]
     return StepEntry(
         key=key,
@@ -185,7 +185,7 @@ def _step_facts(manifest: Manifest, experiment: Experiment) -> Facts:
         facts.append(("seed", str(seed)))
     quarantined = manifest.quarantined
     place = manifest_path(manifest.kind, manifest.key)
-    facts.append(("files", f"{len(manifest.shards)} with SHA-256, {size(manifest.size)}, listed in {place}"))
+    facts.append(("files", f"{len(manifest.records)} with SHA-256, {size(manifest.size)}, listed in {place}"))
     if quarantined:
         facts.append(("quarantined images", "; ".join(f"{item.image}: {item.reason}" for item in quarantined)))
     versions = provenance.get("versions")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.ledger.layout import STEPS, stem
-from orchestrator.ledger.manifests import Manifest
+from orchestrator.ledger.manifests import Manifest, read_manifest
 from orchestrator.ledger.training_states import read_history
 from orchestrator.results.cells import CellResult, Run, Status, read_results
 from orchestrator.storage.store import Storage
@@ -95,7 +95,7 @@ def _read_manifests(storage: Storage, keys: list[str], finished: set[str]) -> tu
         if key not in places:
             continue
         try:
-            manifests[key] = Manifest.from_bytes(storage.read(places[key]))
+            manifests[key] = read_manifest(places[key], storage.read(places[key]))
         except (ValueError, FileNotFoundError) as error:
             problems.append(f"{places[key]} is damaged ({error}); `lookbeyond verify --repair` forgets it")
     return manifests, problems

@@ -56,7 +56,7 @@ def export_backbone(plan: Plan, planned: PlannedCell, stage: str, storage: Stora
     if place.exists() and not _is_card(place):
         raise InputError(f"{place}, where the card would be, is a file of somebody else; give another name")
     assert isinstance(step, PretrainStep | FinetuneStep)
-    network = _network(step, read_tensors(storage, manifest.shards[0].path))
+    network = _network(step, read_tensors(storage, manifest.file("network").path))
     taken = torchvision_backbone(network)
     buffer = io.BytesIO()
     torch.save(taken.state, buffer)

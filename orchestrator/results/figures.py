@@ -56,7 +56,7 @@ def write_predictions(plan: Plan, storage: Storage) -> list[str]:
     dataset = open_dataset(entry.config, entry.root)
     pool = cells[0].roles["finetune"].images.pool
     manifests = [manifest for cell in cells if (manifest := _network_manifest(cell, plan)) is not None]
-    maps = [dict(read_maps(storage, manifest.shards[1].path)) for manifest in manifests]
+    maps = [dict(read_maps(storage, manifest.file("predictions").path)) for manifest in manifests]
     rows: list[list[np.ndarray | None]] = [
         [dataset.read_image(pool, name), _truth(dataset, pool, name)]
         + [colourise(found[name], dataset.palette, IGNORE_CLASS) if name in found else None for found in maps]
@@ -82,7 +82,7 @@ def _network_manifest(cell: PlannedCell, plan: Plan) -> Manifest | None:
     step = cell.roles.get("finetune")
     manifest = plan.done.get(step.key) if step else None
     # Networks of an earlier version left no predictions.
-    return manifest if manifest and len(manifest.shards) > 1 else None
+    return manifest if manifest and "predictions" in manifest.files else None
 
 
 def _sheet(plan: Plan, cells: list[PlannedCell], storage: Storage) -> np.ndarray:

@@ -29,7 +29,7 @@ class ExtractorSource:
         """The extractor that an experiment names, or the one that a step of it trains."""
         if network is None:
             return ExtractorSource(entry.config, absolute_place(entry.weights), device)
-        place = Ledger(storage).finished(network.kind, network.key).shards[0].path
+        place = Ledger(storage).finished(network.kind, network.key).file("network").path
         return ExtractorSource(entry.config, None, device, (storage, place))
 
 

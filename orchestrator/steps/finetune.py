@@ -155,7 +155,7 @@ class FinetuneStep(TrainingStep):
         """The training as it travels."""
         pretrained = None
         if self.pretrained is not None:
-            pretrained = Ledger(storage).finished(self.pretrained.kind, self.pretrained.key).shards[0].path
+            pretrained = Ledger(storage).finished(self.pretrained.kind, self.pretrained.key).file("network").path
         return FinetuneJob(
             storage,
             self.key,

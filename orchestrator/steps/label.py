@@ -183,7 +183,7 @@ class LabelJob:
                 [
                     Labelling(
                         path=attempt_path(target.stream, digest),
-                        model_path=ledger.finished(*target.cluster).shards[0].path,
+                        model_path=ledger.finished(*target.cluster).file("clusters").path,
                         outliers=target.outliers,
                         superpixel_paths=self._superpixel_paths(ledger, *target.superpixels or ()),
                         judged=target.judged,

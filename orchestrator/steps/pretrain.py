@@ -5,13 +5,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-import pyarrow as pa
-
 from orchestrator.ledger.image_sets import read_listing
 from orchestrator.ledger.layout import model_path
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
-from orchestrator.ledger.shards import map_of
+from orchestrator.ledger.shards import MAP_SCHEMA, Shard
 from orchestrator.steps.cluster import ClusterStep
 from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place
 from orchestrator.steps.rates import Rate
@@ -171,11 +169,10 @@ class TrainingImages:
         if job.labels is None:
             names = read_listing(job.storage, job.images.listing, job.images.start, job.images.stop)
             return TrainingImages(job.storage, job.source, names, {})
-        places = {}
+        places: dict[str, tuple[str, int]] = {}
         for record in Ledger(job.storage).finished(*job.labels).shards:
-            reader = _reader(job.storage, record.path)
-            for index in range(reader.num_record_batches):
-                places[reader.get_batch(index).column("image")[0].as_py()] = (record.path, index)
+            shard = _shard(job.storage, record.path)
+            places |= {shard.map(index).image: (record.path, index) for index in range(len(shard))}
         return TrainingImages(job.storage, job.source, list(places), places)
 
     def load(self, image_id: str) -> "Sample":
@@ -186,9 +183,9 @@ class TrainingImages:
         if image_id not in self.places:
             return Sample(image, None)
         path, index = self.places[image_id]
-        return Sample(image, map_of(_reader(self.storage, path).get_batch(index)))
+        return Sample(image, _shard(self.storage, path).map(index).values)
 
 
 @lru_cache(maxsize=64)
-def _reader(storage: Storage, path: str) -> pa.ipc.RecordBatchFileReader:
-    return pa.ipc.open_file(storage.open(path))
+def _shard(storage: Storage, path: str) -> Shard:
+    return Shard.open(storage, path, MAP_SCHEMA)

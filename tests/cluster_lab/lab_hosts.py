@@ -135,7 +135,7 @@ def digests(storage: Storage) -> dict[str, Any]:
     """SHA-256 of all files of every step that has any, trained networks too, and the scores."""
     found = {}
     for manifest in Ledger(storage).manifests():
-        shards = [shard.sha256 for shard in manifest.shards]
+        shards = [record.sha256 for record in manifest.records]
         found[f"{manifest.kind}/{manifest.key}"] = shards or manifest.results
     return found
 

@@ -72,7 +72,7 @@ def experiment(name: str, document: dict[str, Any]) -> str:
 def outcomes(storage: Path) -> dict[str, Any]:
     """SHA-256 of all files and the scores, by step."""
     return {
-        f"{manifest.kind}/{manifest.key}": ([shard.sha256 for shard in manifest.shards], manifest.results)
+        f"{manifest.kind}/{manifest.key}": ([record.sha256 for record in manifest.records], manifest.results)
         for manifest in Ledger(Storage(str(storage))).manifests()
     }
 

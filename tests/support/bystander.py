@@ -51,6 +51,6 @@ class Bystander(threading.Thread):
 def outcomes(storage: Storage) -> dict[str, Any]:
     """What every step made: the SHA-256 of its shards and its results."""
     return {
-        f"{manifest.kind}/{manifest.key}": ([record.sha256 for record in manifest.shards], manifest.results)
+        f"{manifest.kind}/{manifest.key}": ([record.sha256 for record in manifest.records], manifest.results)
         for manifest in Ledger(storage).manifests()
     }

@@ -161,7 +161,16 @@ class HandMade:
             "versions": VERSIONS,
         }
         meaning = {"parts": [str(part) for part in parts], "seed": 0}
-        manifest = Manifest(kind, key, meaning, facts.get("inputs", {}), records, facts.get("results", {}), provenance)
+        manifest = Manifest(
+            kind,
+            key,
+            meaning,
+            facts.get("inputs", {}),
+            shards=[] if trained else records,
+            results=facts.get("results", {}),
+            provenance=provenance,
+            files={"network": records[0]} if trained else {},
+        )
         Ledger(self.storage).commit(manifest)
         if kind in ("pretrain", "finetune"):
             write_history(self.storage, key, [history_row(_report(step, kind)) for step in range(1, STEPS + 1)])

@@ -51,7 +51,7 @@ def compute(**changes: Any) -> dict[str, Any]:
 def weights(storage: Storage, kind: str) -> dict[str, dict[str, torch.Tensor]]:
     """The weights that each step of a kind ended with, by key."""
     found = [manifest for manifest in Ledger(storage).manifests() if manifest.kind == kind]
-    return {manifest.key: read_tensors(storage, manifest.shards[0].path) for manifest in found}
+    return {manifest.key: read_tensors(storage, manifest.file("network").path) for manifest in found}
 
 
 def actors() -> set[str]:

@@ -104,7 +104,7 @@ class FakeWorker:
             results = {step.key: {"clusters": 3, "pmiou": 50.0} for step in steps}
             if steps[0].pool is Pool.PROCESS:
                 return Outcome(results=results)
-            return Outcome(files={"model": self._record(steps[0], "models/model.arrow", 0, 0)}, results=results)
+            return Outcome(files={"clusters": self._record(steps[0], "models/model.arrow", 0, 0)}, results=results)
         return Outcome({step.stream: self._shard(step, task.shard) for step in steps})
 
     def _shard(self, step: Step, shard: ShardRange) -> ShardRecord:

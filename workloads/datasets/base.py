@@ -10,7 +10,7 @@ poor or missing score much later.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,24 @@ class ImageEntry:
 
     id: str
     size: int
+
+    def __post_init__(self) -> None:
+        try:
+            confined(self.id)
+        except ValueError as error:
+            raise InputError(f"image id {error}") from None
+
+
+def confined(image_id: str) -> str:
+    """An image's id, which is appended to folders and so must not lead out of them.
+
+    Raises:
+        ValueError: it does.
+    """
+    path = PurePosixPath(image_id)
+    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in image_id:
+        raise ValueError(f"{image_id!r} leads out of its folder")
+    return image_id
 
 
 @dataclass(frozen=True, slots=True)

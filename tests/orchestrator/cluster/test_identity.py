@@ -29,7 +29,7 @@ def digests(folder: Path) -> Digests:
     """SHA-256 of every shard of every step, and the scores."""
     found = {}
     for manifest in Ledger(Storage(str(folder))).manifests():
-        found[f"{manifest.kind}/{manifest.key}"] = [record.sha256 for record in manifest.shards]
+        found[f"{manifest.kind}/{manifest.key}"] = [record.sha256 for record in manifest.records]
         if manifest.kind == "score":
             found[f"{manifest.kind}/{manifest.key}"] = [json.dumps(manifest.results, sort_keys=True)]
     return found

@@ -43,7 +43,8 @@ def test_everything_completes_and_is_committed_once(tiny: dict[str, Any], storag
     for step in made.steps.values():
         manifest = ledger.manifest(step.kind, step.key)
         assert manifest is not None
-        assert len(manifest.shards) == (len(step.images.shards) if step.stream else step.kind == "cluster")
+        assert len(manifest.shards) == (len(step.images.shards) if step.stream else 0)
+        assert list(manifest.files) == (["clusters"] if step.kind == "cluster" else [])
         assert manifest.provenance["images"]["used"] == step.images.count
     # Six train shards and two val shards; each pool's four labellings are one pass, one item a shard.
     assert ended.kinds() == {"sample": 6, "superpixels": 8, "cluster": 2, "label": 8, "score": 2}

@@ -1,5 +1,6 @@
 """The ledger: what is committed stays, the first of two commits stands, and only what is named is a result."""
 
+import hashlib
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -113,6 +114,83 @@ def test_a_ledger_is_plain_json(ledger: Ledger) -> None:
     document = json.loads(ledger.storage.read(manifest_path("sample", KEY)))
     assert document["results"]["pmiou"] == 26.5
     assert document["shards"][0]["size"] == 4
+
+
+def test_files_have_names_and_count_like_shards(ledger: Ledger) -> None:
+    network, predictions = record(ledger, b"network"), record(ledger, b"maps", "broken.png")
+    made = replace(manifest(), files={"network": network, "predictions": predictions})
+    ledger.commit(made)
+    read = ledger.manifest("sample", KEY)
+    assert read == made
+    assert read.file("predictions") == predictions
+    assert read.size == 11
+    assert [item.image for item in read.quarantined] == ["broken.png"]
+    with pytest.raises(InputError, match=rf"steps/sample/{KEY}.json names no file 'clusters'; .*network, predictions"):
+        read.file("clusters")
+
+
+def sealed(text: bytes) -> bytes:
+    """A document that somebody else wrote, with a seal that fits."""
+    body = text.removesuffix(b"\n}")
+    return body + b',\n "sha256": "%s"\n}' % hashlib.sha256(body).hexdigest().encode()
+
+
+def unsealed(data: bytes) -> bytes:
+    return data[: data.rindex(b',\n "sha256"')] + b"\n}"
+
+
+def test_a_changed_digit_is_damage(ledger: Ledger) -> None:
+    ledger.commit(manifest(record(ledger, b"data")))
+    written = ledger.commit_shard(STREAM, SHARD, record(ledger, b"data"))
+    for path, digit, other, read in (
+        (manifest_path("sample", KEY), b"26.5", b"27.5", lambda: ledger.manifest("sample", KEY)),
+        (record_path(STREAM, SHARD), b'"rows": 3', b'"rows": 4', lambda: ledger.shard(STREAM, SHARD)),
+    ):
+        sound = ledger.storage.read(path)
+        assert sealed(unsealed(sound)) == sound
+        ledger.storage.replace(path, sound.replace(digit, other))
+        with pytest.raises(InputError, match=r"is damaged .*SHA-256"):
+            read()
+    assert written.rows == 3
+
+
+@pytest.mark.parametrize(
+    ("member", "forged"),
+    [
+        (b'"kind": "sample"', b'"kind": 3'),
+        (b'"kind": "sample"', b'"kind": "label"'),
+        (b'"key": "ab', b'"key": "ba'),
+        (b'"host": "here"', b'"host": ["here"]'),
+        (b'"host": "here"', b'"images": {"used": "many"}'),
+        (b'"sample": "12', b'"sample": 12, "label": "12'),
+        (b'"size": 4', b'"size": "4"'),
+        (b'"size": 4', b'"size": -4'),
+        (b'"size": 4', b'"size": 4.5'),
+        (b'"seconds": 1.25', b'"seconds": NaN'),
+        (b'"path": "shards/', b'"path": "../shards/'),
+        (b'"path": "shards/', b'"path": "results/'),
+        (b'"pmiou": 26.5', b'"pmiou": ' + b"[" * 100_000 + b"]" * 100_000),
+        (b'"pmiou": 26.5', b'"pmiou": \xff'),
+    ],
+)
+def test_what_somebody_else_wrote_is_one_clear_message(ledger: Ledger, member: bytes, forged: bytes) -> None:
+    ledger.commit(manifest(record(ledger, b"data")))
+    path = manifest_path("sample", KEY)
+    text = unsealed(ledger.storage.read(path))
+    assert text.count(member) == 1
+    ledger.storage.replace(path, sealed(text.replace(member, forged)))
+    for read in (lambda: ledger.manifest("sample", KEY), lambda: list(ledger.manifests())):
+        with pytest.raises(InputError, match=rf"steps/sample/{KEY}\.json is damaged .*verify.*--repair") as refused:
+            read()
+        assert "\n" not in str(refused.value)
+
+
+def test_a_record_of_another_shard_is_none_of_this_one(ledger: Ledger) -> None:
+    ledger.commit_shard(STREAM, SHARD, record(ledger, b"data"))
+    other = "12" * 32
+    ledger.storage.replace(record_path(STREAM, other), ledger.storage.read(record_path(STREAM, SHARD)))
+    with pytest.raises(InputError, match=r"is damaged .*the record of shards/"):
+        ledger.shard(STREAM, other)
 
 
 @pytest.mark.parametrize("garbage", [b"", b"{", b"null", b"[]", b"3", b'"text"', b'{"format": 1}', b"\xff\xfe\x00"])

@@ -49,7 +49,7 @@ def step_of(finished: Ended, role: str) -> Step:
 
 
 def shard_of(finished: Ended, role: str, index: int = 0) -> str:
-    return finished.plan.done[step_of(finished, role).key].shards[index].path
+    return finished.plan.done[step_of(finished, role).key].records[index].path
 
 
 def manifest_of(finished: Ended, role: str) -> str:
@@ -141,7 +141,7 @@ def test_a_damaged_shard_is_named_and_done_again_alone(
     assert rerun_kinds(storage) == needed
     remade = Ledger(storage).manifest(step_of(finished, role).kind, step_of(finished, role).key)
     assert remade is not None
-    assert storage.read(remade.shards[0].path) == sound
+    assert storage.read(remade.records[0].path) == sound
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_manifest_cannot_make_a_repair_delete_files_elsewhere(finished: Ended,
     storage.replace(manifest_of(finished, "sample"), forged.to_bytes())
     found = verify(storage, repair=True)
     assert found.repaired == [manifest_of(finished, "sample")]
-    assert "outside the storage" in found.damaged[manifest_of(finished, "sample")]
+    assert "outside of the folders" in found.damaged[manifest_of(finished, "sample")]
     assert outside.read_text() == "dear diary"
 
 

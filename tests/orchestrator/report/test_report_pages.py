@@ -12,6 +12,7 @@ from support.report_pages import Outline, page_of
 from support.report_storage import PAPER, HandMade, means, on_dataset
 
 from orchestrator.cli import parser as cli
+from orchestrator.ledger.layout import manifest_path
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.report.assembling import assemble
 from orchestrator.report.comparing import results_of
@@ -136,7 +137,7 @@ def test_a_manifest_that_is_gone_is_named_and_costs_only_its_provenance(hand_mad
     document = hand_made.table("table3", seeds=1)
     gone, damaged = (document.cells[number].steps["score"] for number in (0, 1))
     Ledger(hand_made.storage).forget("score", gone)
-    hand_made.storage.replace(f"steps/score/{damaged}.json", b"{")
+    hand_made.storage.replace(manifest_path("score", damaged), b"{")
     _, outline = page_of(hand_made.storage, "table3")
     steps = {key for cell in document.cells for key in cell.steps.values()}
     assert f"1 of {len(steps)} manifests are no longer on the storage: {gone[:12]}" in outline.text

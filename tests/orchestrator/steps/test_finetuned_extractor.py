@@ -117,7 +117,7 @@ def test_the_whole_chain_runs_in_order(ended: tuple[Ended, Storage]) -> None:
 def test_features_come_from_the_trained_network(ended: tuple[Ended, Storage]) -> None:
     done, storage = ended
     cell = done.plan.cells[0]
-    trained = done.plan.done[cell.roles["extractor_finetune"].key].shards[0].path
+    trained = done.plan.done[cell.roles["extractor_finetune"].key].file("network").path
     extractor = build_extractor(cell.cell.entry.labels.extractor.config, storage.locate(trained), "cpu")
     dataset = open_dataset(cell.cell.entry.dataset.config, None)
     shard = done.plan.done[cell.roles["sample"].key].shards[0].path
@@ -130,7 +130,7 @@ def test_features_come_from_the_trained_network(ended: tuple[Ended, Storage]) ->
 def test_a_fine_tuning_leaves_predictions_of_the_judged_images(ended: tuple[Ended, Storage]) -> None:
     done, storage = ended
     manifest = done.plan.done[done.plan.cells[0].roles["finetune"].key]
-    maps = dict(read_maps(storage, manifest.shards[1].path))
+    maps = dict(read_maps(storage, manifest.file("predictions").path))
     assert len(maps) == 4
     assert all(found.shape == (64, 96) and found.max() < 10 for found in maps.values())
     (place,) = write_predictions(done.plan, storage)
@@ -150,7 +150,9 @@ def test_a_backbone_loads_strictly_into_torchvision(ended: tuple[Ended, Storage]
         card_place = export_backbone(done.plan, cell, stage, storage, tmp_path / f"{stage}.pth")
         state = torch.load(tmp_path / f"{stage}.pth", weights_only=True)
         torchvision.models.mobilenet_v2().load_state_dict(state, strict=True)
-        stored = torch.load(storage.locate(done.plan.done[cell.roles[stage].key].shards[0].path), weights_only=True)
+        stored = torch.load(
+            storage.locate(done.plan.done[cell.roles[stage].key].file("network").path), weights_only=True
+        )
         name = "features.17.conv.1.0.weight"
         assert torch.equal(state[name], stored[f"backbone.{name}"])
         card = json.loads(card_place.read_text())

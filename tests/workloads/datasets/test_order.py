@@ -1,7 +1,9 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workloads.datasets import ImageEntry, seeded_order
+from workloads.errors import InputError
 
 entry_sets = st.sets(st.text(st.characters(categories=("L", "N")), min_size=1, max_size=8), max_size=40)
 
@@ -36,3 +38,9 @@ def test_seeds_give_different_orders_that_do_not_follow_the_names() -> None:
 def test_the_order_is_the_same_today_as_when_results_were_stored() -> None:
     entries = [ImageEntry(name, 0) for name in "abcdefgh"]
     assert "".join(entry.id for entry in seeded_order(entries, 0)) == "cadebhgf"
+
+
+@pytest.mark.parametrize("image", ["../a.png", "/a.png", "a/../../b.png", "..", "", "a\0.png"])
+def test_an_id_that_leads_out_of_its_folder_is_refused(image: str) -> None:
+    with pytest.raises(InputError, match="leads out of its folder"):
+        ImageEntry(image, 1)
