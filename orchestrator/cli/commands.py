@@ -90,7 +90,7 @@ def plan(options: Namespace) -> int:
                     "cell": cell.cell.values,
                     "row": cell.cell.row,
                     "column": cell.cell.column,
-                    "error": cell.error,
+                    "error": str(cell.error) if cell.error else None,
                     "steps": _keys(cell.roles),
                 }
                 for cell in made.cells

@@ -24,7 +24,7 @@ class PlannedCell:
 
     cell: Cell
     roles: dict[str, Step] = field(default_factory=dict)
-    error: str | None = None
+    error: InputError | None = None
 
 
 class CellPlanner:
@@ -44,7 +44,7 @@ class CellPlanner:
             for role in BY_ROLE:
                 roles.step(role)
         except InputError as error:
-            return PlannedCell(cell, error=str(error))
+            return PlannedCell(cell, error=error)
         return PlannedCell(cell, {role: step for role, step in roles.planned.items() if step is not None})
 
     def dataset(self, entry: ExperimentEntry) -> Dataset:
@@ -92,8 +92,10 @@ class _Roles:
         if config.val not in self.dataset.pools and "val" in config.model_fields_set:
             # Left at its default, a missing pool means that nothing is scored; named, it is a mistake.
             raise InputError(
-                f"dataset.val: {config.val!r} is not a pool of {self.dataset.name} here; "
-                f"pools: {', '.join(self.dataset.pools)}"
+                f"{config.val!r} is not a pool of {self.dataset.name} here",
+                key="dataset.val",
+                value=config.val,
+                allowed=f"pools: {', '.join(self.dataset.pools)}",
             )
         root = str(Path(entry.dataset.root).expanduser().absolute()) if entry.dataset.root is not None else None
         self.train = Source(config, root, config.pool)
@@ -140,5 +142,4 @@ class _Roles:
 
 def of_pool(error: InputError, key: str) -> InputError:
     """The error, with the key of the experiment file that named the pool where it is about a pool."""
-    text = str(error)
-    return InputError(f"dataset.{key}: {text.removeprefix('pool: ')}") if text.startswith("pool: ") else error
+    return error.at(f"dataset.{key}") if error.key == "pool" else error

@@ -86,7 +86,7 @@ def check_experiment(document: dict[str, Any], storage: Storage, images: int) ->
     except InputError as error:
         report.problems.extend(map(str, error.each))
         return report
-    report.problems.extend(dict.fromkeys(cell.error for cell in planned if cell.error))
+    report.problems.extend(dict.fromkeys(str(cell.error) for cell in planned if cell.error))
     _try_extractors(planned, datasets, report)
     return report
 
@@ -176,4 +176,4 @@ def _first_image(dataset: Dataset, pool: str, minimum: int) -> Any:
             continue
         if min(picture.shape[:2]) >= minimum:
             return picture
-    raise InputError(f"dataset.pool: {pool!r} has no image that can be read and is {minimum}x{minimum} or larger")
+    raise InputError(f"{pool!r} has no image that can be read and is {minimum}x{minimum} or larger", key="dataset.pool")

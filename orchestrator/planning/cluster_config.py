@@ -29,7 +29,7 @@ def cluster_capacity(path: str | Path) -> Capacity:
             kinds, limit = _of_launcher(document, path)
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         what = f"key {error} is missing" if isinstance(error, KeyError) else f"{error}"
-        raise InputError(f"compute.cluster_config: {path}: not a cluster that Ray could start ({what})") from None
+        raise InputError(f"{path}: not a cluster that Ray could start ({what})", key="compute.cluster_config") from None
     # The head comes first; there is one, and it does not count among the workers.
     head, *workers = kinds
     works = bool(head.cores or head.gpus)
@@ -42,11 +42,13 @@ def _load(path: str | Path) -> dict[str, Any]:
         document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise InputError(f"compute.cluster_config: {path} cannot be read: {reason}") from None
+        raise InputError(f"{path} cannot be read: {reason}", key="compute.cluster_config") from None
     except yaml.YAMLError as error:
-        raise InputError(f"compute.cluster_config: {path} is not YAML: {error}") from None
+        raise InputError(f"{path} is not YAML: {error}", key="compute.cluster_config") from None
     if not isinstance(document, dict):
-        raise InputError(f"compute.cluster_config: {path} must hold a mapping of keys, got {type(document).__name__}")
+        raise InputError(
+            f"{path} must hold a mapping of keys, got {type(document).__name__}", key="compute.cluster_config"
+        )
     return document
 
 
@@ -54,8 +56,9 @@ def _of_launcher(document: dict[str, Any], path: str | Path) -> tuple[list[Machi
     """Head and workers of a file for `ray up`, and the most workers in all."""
     if document["provider"]["type"] == "local":
         raise InputError(
-            f"compute.cluster_config: {path} names machines of your own, not what they offer; leave the option out: "
-            "they are all up, and a run uses what is up"
+            f"{path} names machines of your own, not what they offer; leave the option out: "
+            "they are all up, and a run uses what is up",
+            key="compute.cluster_config",
         )
     limit = int(document["max_workers"])
     types = document["available_node_types"]

@@ -96,9 +96,9 @@ def read_assumptions(path: str) -> Assumptions:
     try:
         return validated(Assumptions, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"--rates: {path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+        raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", key="--rates") from None
     except yaml.YAMLError as error:
-        raise InputError(f"--rates: {path} is not YAML: {error}") from None
+        raise InputError(f"{path} is not YAML: {error}", key="--rates") from None
     except InputError as error:
         raise error.read_from(f"--rates: {path}") from None
 

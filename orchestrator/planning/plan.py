@@ -17,7 +17,7 @@ from orchestrator.spec.grid import expand
 from orchestrator.steps.kinds import KINDS
 from orchestrator.steps.step import Stage, Step
 from orchestrator.storage.store import Storage
-from workloads.errors import InputError
+from workloads.errors import GroupedInputError
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: boo
     cells = expand(document)
     planner = CellPlanner(storage if write_listings else None, until)
     planned = [planner.plan(cell) for cell in cells]
-    errors = {cell.error for cell in planned if cell.error}
-    if planned and all(cell.error for cell in planned):
-        raise InputError("\n".join(sorted(error for error in errors if error)))
+    errors = [cell.error for cell in planned if cell.error]
+    if errors and len(errors) == len(planned):
+        raise GroupedInputError(sorted(errors, key=str))
     ledger = Ledger(storage)
     steps = {step.key: step for cell in planned for step in cell.roles.values()}
     manifests = {key: ledger.manifest(step.kind, key) for key, step in steps.items()}

@@ -76,7 +76,7 @@ def _nothing_new(cells: Sequence[CellResult], former: Results) -> bool:
 def _cell(planned: PlannedCell, plan: Plan, cached: Collection[str], failed: Mapping[str, str]) -> CellResult:
     keys = {role: step.key for role, step in planned.roles.items()}
     manifests = {role: plan.done[key] for role, key in keys.items() if key in plan.done}
-    error = planned.error or next((failed[key] for key in keys.values() if key in failed), None)
+    error = str(planned.error) if planned.error else next((failed[key] for key in keys.values() if key in failed), None)
     skipped = next((plan.skipped[key] for key in keys.values() if key in plan.skipped), None)
     reason = None
     if not planned.error and len(manifests) == len(keys):

@@ -76,7 +76,7 @@ class ExtractorEntry(Entry):
                 f"{{key}} {self.weights!r} and finetune do not go together",
                 key="weights",
                 value=self.weights,
-                allowed="'finetuned' needs a finetune, here or in the experiment, and nothing else takes one",
+                allowed="weights 'finetuned' needs a finetune, here or in the experiment, and nothing else takes one",
             )
         return self
 

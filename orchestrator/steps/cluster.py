@@ -121,7 +121,7 @@ class ClusterJob:
         except StorageFullError:
             raise
         except InputError as error:
-            raise InputError(f"labels.clustering: {error}") from None
+            raise error.below("labels.clustering") from None
         arrays = model.to_arrays()
         path = model_path(self.key, "arrow")
         data = write_arrays(arrays)
@@ -201,8 +201,9 @@ def _clusters(labels: LabelsEntry, num_classes: int | None, dataset: str) -> int
         if isinstance(config, KMeansConfig) and config.k is not None:
             return config.k
         raise InputError(
-            f"labels.clustering.k_per_class: data set {dataset} has no classes, so K = k_per_class x M is not defined; "
-            "give labels.clustering.k instead, or dataset.num_classes"
+            f"data set {dataset} has no classes, so K = k_per_class x M is not defined",
+            key="labels.clustering.k_per_class",
+            allowed="give labels.clustering.k instead, or dataset.num_classes",
         )
     return config.clusters(num_classes)
 
@@ -217,7 +218,9 @@ def _require_samples(labels: LabelsEntry, clusters: int, images: int) -> None:
     if clusters > samples:
         key, value = ("k_per_class", config.k_per_class) if config.k is None else ("k", config.k)
         raise InputError(
-            f"labels.clustering.{key}: {value} gives K = {clusters}, larger than the sample of {samples} pixels "
-            f"({images} images, labels.sampling.pixels_per_image={pixels}, "
-            f"labels.clustering.max_pixels={config.max_pixels}); allowed: K of 1 to {samples}"
+            f"{value} gives K = {clusters}, larger than the sample of {samples} pixels ({images} images, "
+            f"labels.sampling.pixels_per_image={pixels}, labels.clustering.max_pixels={config.max_pixels})",
+            key=f"labels.clustering.{key}",
+            value=value,
+            allowed=f"allowed: K of 1 to {samples}",
         )

@@ -27,7 +27,7 @@ from orchestrator.ledger.shards import (
     sample_schema,
 )
 from orchestrator.steps.extraction import ExtractorSource
-from orchestrator.steps.jobs import ImageSlice, Source, below
+from orchestrator.steps.jobs import ImageSlice, Source
 from orchestrator.storage.store import Storage
 from workloads.devices import torch_device
 from workloads.errors import BrokenImage, InputError
@@ -55,7 +55,7 @@ def load_extractor(source: ExtractorSource) -> Extractor:
             copy.flush()
             return build_extractor(source.config, copy.name, device)
     except InputError as error:
-        raise below("labels.extractor", error) from None
+        raise error.below("labels.extractor") from None
 
 
 def sample_shard(

@@ -13,7 +13,7 @@ from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
 from orchestrator.ledger.training_states import VAL_MIOU_SUBSET
 from orchestrator.spec.training import FinetuneEntry
-from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place, below
+from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place
 from orchestrator.steps.pretrain import PretrainStep
 from orchestrator.steps.rates import Rate
 from orchestrator.steps.step import CellSteps, Step
@@ -67,7 +67,7 @@ class FinetuneStep(TrainingStep):
             try:
                 return cls._plan(finetune, cell, None)
             except InputError as error:
-                raise below("labels.extractor", error) from None
+                raise error.below("labels.extractor") from None
         if entry.finetune is None or cell.until != "finetune":
             return None
         pretrained = cell.step("pretrain")
@@ -80,7 +80,7 @@ class FinetuneStep(TrainingStep):
         train = replace(cell.train, pool=finetune.pool or cell.train.pool)
         for source in (train, cell.val):
             if not dataset.labelled(source.pool):
-                raise InputError(f"finetune: pool {source.pool!r} of {dataset.name} has no ground truth")
+                raise InputError(f"pool {source.pool!r} of {dataset.name} has no ground truth", key="finetune")
         ids = [image.id for image in dataset.entries(train.pool)]
         counted = {"number": finetune.number} if finetune.number is not None else {"fraction": finetune.fraction or 1.0}
         listed = labelled_list(ids, **counted, seed=cell.entry.dataset.order_seed)
@@ -93,8 +93,8 @@ class FinetuneStep(TrainingStep):
             identity = first_weights_identity(cell, "finetune", backbone, finetune.init, finetune.weights)
         elif pretrained.config.segmentor != config.segmentor:
             raise InputError(
-                f"finetune.segmentor: {config.segmentor} is not the network that was pre-trained, "
-                f"{pretrained.config.segmentor}"
+                f"{config.segmentor} is not the network that was pre-trained, {pretrained.config.segmentor}",
+                key="finetune.segmentor",
             )
         return cls(
             images=cell.image_set(cell.val, None),

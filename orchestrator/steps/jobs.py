@@ -15,7 +15,6 @@ from typing import Any, Protocol, TypeVar
 from orchestrator.ledger.image_sets import ImageSet, ShardRange
 from orchestrator.ledger.outcomes import Outcome
 from workloads.datasets import Dataset, DatasetConfig, open_dataset
-from workloads.errors import InputError
 
 Kept = TypeVar("Kept")
 
@@ -89,11 +88,6 @@ def absolute_place(weights: str | None) -> str | None:
     if weights is not None and Path(weights).expanduser().is_file():
         return str(Path(weights).expanduser().absolute())
     return weights
-
-
-def below(place: str, error: InputError) -> InputError:
-    """The error with the place in the experiment file of the key that its message begins with."""
-    return InputError(f"{place}.{error}")
 
 
 @lru_cache(maxsize=4)

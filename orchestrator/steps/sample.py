@@ -10,7 +10,7 @@ from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.spec.experiment import FINETUNED, ExtractorEntry, SamplingConfig
 from orchestrator.steps.extraction import ExtractorSource, extractor_rate
-from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache, below
+from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache
 from orchestrator.steps.rates import Rate
 from orchestrator.steps.step import CellSteps, Pool, ShardedStep, Step
 from orchestrator.storage.store import Storage
@@ -97,7 +97,7 @@ def _identity(cell: CellSteps, arch: str, weights: str | None) -> str:
     try:
         return cell.weights_identity(arch, weights)
     except InputError as error:
-        raise below("labels.extractor", error) from None
+        raise error.below("labels.extractor") from None
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,9 @@ class ScoreStep(Step):
         if not cell.scores_labels:
             if condition == "pixel" and cell.entry.pretrain is None:
                 raise InputError(
-                    f"labels.source: 'pixel' is a score and nothing else, and data set {cell.dataset.name} has no "
-                    f"ground truth in pool {cell.val.pool!r}"
+                    f"'pixel' is a score and nothing else, and data set {cell.dataset.name} has no "
+                    f"ground truth in pool {cell.val.pool!r}",
+                    key="labels.source",
                 )
             return None
         labels = cell.step(_SCORED[condition]) if condition in _SCORED else None

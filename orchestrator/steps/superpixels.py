@@ -41,7 +41,7 @@ class SuperpixelStep(ShardedStep):
             return None
         if labels.superpixels is None:
             if labels.source == "superpixel":
-                raise InputError("labels.superpixels: null is not allowed where labels.source is superpixel")
+                raise InputError("null is not allowed where labels.source is superpixel", key="labels.superpixels")
             return None
         source = cell.val if val else cell.train
         images = cell.image_set(source, None if val else labels.images)

@@ -101,11 +101,12 @@ def first_weights_identity(
     """What the first weights are; the file itself is checked when it is loaded."""
     if init == "random":
         if weights is not None:
-            raise InputError(f"{place}.weights: {weights!r} is given, but init is 'random'; name another init")
+            message = f"{weights!r} is given, but init is 'random'"
+            raise InputError(message, key=f"{place}.weights", value=weights, allowed="name another init")
         return "random"
     if weights is None and init != "imagenet":
-        raise InputError(f"{place}.weights is missing: init {init!r} needs a file or URL")
+        raise InputError(f"{{key}} is missing: init {init!r} needs a file or URL", key=f"{place}.weights")
     try:
         return f"{init}:{cell.weights_identity(backbone, weights or IMAGENET_WEIGHTS[backbone])}"
     except InputError as error:
-        raise InputError(f"{place}.{error}") from None
+        raise error.below(place) from None

@@ -206,7 +206,7 @@ def test_what_a_table_does_not_vary_is_the_papers_default(number: int) -> None:
 
 def test_rows_whose_weights_are_not_at_hand_fail_alone(storage: Storage) -> None:
     cells = planned(storage, 6, *ON_SCENES)
-    missing = {cell.cell.row: cell.error for cell in cells if cell.error}
+    missing = {cell.cell.row: str(cell.error) for cell in cells if cell.error}
     assert list(missing) == ["MoCo", "PixPro", "Ours (MoCo)"]
     needed = "is not at hand; give weights.moco=FILE, the path or URL of a checkpoint"
     assert missing["MoCo"] == f"finetune.weights: $moco {needed}"
