@@ -6,11 +6,15 @@ as long as there is anything here, pyproject.toml bounds the version of Ray.
 
 import logging
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+import orchestrator
 
 if TYPE_CHECKING:
     from ray.train import UserCallback
@@ -43,6 +47,29 @@ def quieten_job_client() -> None:
     """The client tells of each request by loggers that set their own level; what matters comes as an error."""
     for name in ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def session_folder(folder: str | None) -> dict[str, str]:
+    """Where `ray.init` puts what it writes, sockets among it; None: where it does by itself."""
+    return {"_temp_dir": folder} if folder else {}
+
+
+class _SetPaths(list[str]):
+    """The folders that workers look for modules in; Ray's own are not taken in."""
+
+    def extend(self, folders: Iterable[str]) -> None:
+        pass
+
+
+def job_without_current_folder() -> JobConfig:
+    """A job whose workers look for modules where this project lies, and neither beside the script nor in the current
+    folder: Ray puts both in front of all others, and a `numpy.py` beside somebody's pictures was run by every worker.
+    """
+    config = JobConfig()
+    place = Path(orchestrator.__file__).resolve().parents[1]
+    # What is installed is found without being named, and may not come before Python's own modules.
+    config._py_driver_sys_path = _SetPaths([] if place.name in ("site-packages", "dist-packages") else [str(place)])
+    return config
 
 
 def remove_placement_groups_of_this_job() -> None:

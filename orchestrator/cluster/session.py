@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from types import FrameType
 from typing import Any
 
@@ -19,6 +19,7 @@ import ray
 from ray.exceptions import AuthenticationError
 
 from orchestrator.cluster import ray_private
+from orchestrator.cluster.environment import asked_address, fit_for_ray, require_answer
 from orchestrator.cluster.malloc import share_arenas
 from orchestrator.planning.capacity import Capacity, Machines, grown
 from workloads.errors import InputError
@@ -47,28 +48,42 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[bool]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Ray would hide the GPUs from tasks that ask for none; devices are chosen by torch, see `torch_device`.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    address = address or os.environ.get("RAY_ADDRESS") or None
+    address, asked = asked_address(address)
     if not (dashboard or address):
         _set_unless_set(ray_private.NO_TASK_EVENTS)
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "namespace": "lookbeyond"}
-    try:
-        context = ray.init(address=address, **common) if address else _start_own(dashboard, common)
-    except AuthenticationError:
-        raise InputError(f"--address {address}: {TOKEN_REFUSED}") from None
-    except (ConnectionError, ValueError) as error:
-        # Ray gives up with the same error when the token is missing.
-        raise InputError(
-            f"--address {address}: no Ray cluster answers there ({error}); if it asks for a token, {TOKEN_ADVICE}"
-        ) from None
-    try:
+    common["job_config"] = ray_private.job_without_current_folder()
+    with ExitStack() as stack:
+        context = _join(address, asked, common) if address else stack.enter_context(_own(dashboard, common))
+        stack.callback(_leave)
         # Ray prints its warnings on standard output, which belongs to results.
         with redirect_stdout(sys.stderr), _termination_as_interrupt():
             yield bool(context.dashboard_url)
-    finally:
-        # Ray does so itself when a driver ends in good order. It was seen not to when one was interrupted while workers
-        # waited for cores that were taken: on a cluster that stays up they would be reserved for ever.
-        ray_private.remove_placement_groups_of_this_job()
-        ray.shutdown()
+
+
+def _leave() -> None:
+    # Ray does so itself when a driver ends in good order. It was seen not to when one was interrupted while workers
+    # waited for cores that were taken: on a cluster that stays up they would be reserved for ever.
+    ray_private.remove_placement_groups_of_this_job()
+    ray.shutdown()
+
+
+def _join(address: str, asked: str, common: dict[str, Any]) -> Any:
+    """Connect to a cluster that runs.
+
+    Raises:
+        InputError: there is none at the address, or it asks for a token that is missing or another.
+    """
+    require_answer(address, asked)
+    try:
+        return ray.init(address=address, **common)
+    except AuthenticationError:
+        raise InputError(f"{asked}: {TOKEN_REFUSED}") from None
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        # Ray gives up with the same error when the token is missing.
+        raise InputError(
+            f"{asked}: no Ray cluster answers there ({error}); if it asks for a token, {TOKEN_ADVICE}"
+        ) from None
 
 
 @contextmanager
@@ -101,13 +116,26 @@ def _set_unless_set(variables: dict[str, str]) -> None:
         os.environ.setdefault(name, value)
 
 
-def _start_own(dashboard: bool, common: dict[str, Any]) -> Any:
-    """Start Ray on this machine; another Ray that starts at the same moment may take a port that was free just now.
+@contextmanager
+def _own(dashboard: bool, common: dict[str, Any]) -> Iterator[Any]:
+    """A Ray on this machine for this run alone.
 
     Raises:
-        InputError: it did not start, several times in a row.
+        InputError: it does not start here; what is in its way.
     """
     _set_unless_set(ray_private.FEW_LOOKS_FOR_LOGS)
+    with fit_for_ray(_OBJECT_STORE_BYTES) as folder:
+        common |= ray_private.session_folder(folder)
+        context = _start_own(dashboard, common)
+        if not ray.cluster_resources().get("CPU"):
+            # A share of a core rounds down to none; one process at a time can use it all the same.
+            ray.shutdown()
+            context = _start_own(dashboard, common | {"num_cpus": 1})
+        yield context
+
+
+def _start_own(dashboard: bool, common: dict[str, Any]) -> Any:
+    """Start Ray; another Ray that starts at the same moment may take a port that was free just now."""
     for attempt in range(1, _STARTS + 1):
         try:
             # Without an address Ray would join one that somebody else runs on this machine.
@@ -122,6 +150,9 @@ def _start_own(dashboard: bool, common: dict[str, Any]) -> Any:
             ray.shutdown()
             if attempt == _STARTS:
                 raise InputError(f"Ray does not start on this machine: {error}") from None
+        except Exception as error:  # of many kinds, a plain one among them for a start that took too long
+            ray.shutdown()
+            raise InputError(f"Ray does not start on this machine: {type(error).__name__}: {error}") from None
     raise AssertionError("the last start returns or raises")
 
 
