@@ -27,6 +27,7 @@ from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.selection import select_best
 from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
+from orchestrator.results.best import best_lines
 from orchestrator.results.cells import Status
 from orchestrator.results.console_tables import print_cells, print_table
 from orchestrator.results.figures import write_predictions, write_sheets
@@ -247,6 +248,7 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
             other = storage.locate(results_path(kept))
             lines.append(("kept", f"{other}, the results of another experiment named {made.name}"))
         lines += [("watch", f"tensorboard --logdir {trials}")] if trials is not None else []
+        lines += [("best", line) for line in best_lines(cells)]
         lines += [("ranking", str(results.agreement))] if results.agreement is not None else []
         for title, text in (*lines, ("took", duration(time.time() - started))):
             print(f"{title:<8} {text}")

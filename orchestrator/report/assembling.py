@@ -8,14 +8,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from orchestrator.report.classes import class_tables
 from orchestrator.report.comparing import Result, results_of, warning_of
 from orchestrator.report.costs import Costs, cost_table, costs_of
+from orchestrator.report.curves import training_curves
 from orchestrator.report.layouts import laid_out
-from orchestrator.report.plots import Chart, predictions, sweeps, training_curves
+from orchestrator.report.plots import Chart, predictions, sweeps
 from orchestrator.report.provenance import Provenance, machines_of, provenance_of
 from orchestrator.report.reading import Experiment
 from orchestrator.report.sheets import Sheet, sheets_of
 from orchestrator.report.tables import Table, metrics_of, plain_table
+from orchestrator.results.best import best_lines
 from orchestrator.spec.naming import describe
 from orchestrator.storage.store import Storage
 
@@ -37,6 +40,7 @@ class Report:
     results: list[Result]
     table: Table | None
     plain: Table
+    classes: list[Table]
     sweeps: list[Chart]
     predictions: list[Chart]
     curves: dict[str, list[Chart]]
@@ -59,6 +63,11 @@ class Report:
             for status, cells in sorted(found.items())
         }
 
+    @cached_property
+    def best(self) -> list[str]:
+        """The best setting of every data set and column, and how much it stands out."""
+        return best_lines(self.experiment.cells)
+
     @property
     def machines(self) -> Sequence[str]:
         """The machines of the run."""
@@ -80,6 +89,7 @@ class Report:
         sections = [
             ("table", "The paper's table", self.table is not None),
             ("results", "Results", True),
+            ("classes", "Classes", bool(self.classes)),
             ("plots", "Plots", bool(self.sweeps)),
             ("prediction", "PmIoU and mIoU", bool(self.predictions)),
             ("curves", "Training", bool(self.curves)),
@@ -106,6 +116,7 @@ def assemble(experiment: Experiment, storage: Storage) -> Report:
         results=results,
         table=table,
         plain=plain,
+        classes=class_tables(results),
         sweeps=sweeps(experiment, results),
         predictions=predictions(results),
         curves=training_curves(experiment),

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.report.assembling import Report
 from orchestrator.report.comparing import dataset_of
-from orchestrator.report.tables import Entry, Table, letter
+from orchestrator.report.tables import STANDS_OUT, Entry, Table, letter
 from orchestrator.results.cells import finite
 
 _MARKDOWN = str.maketrans({character: f"\\{character}" for character in "\\`*_[]|#~"} | {"<": "&lt;", ">": "&gt;"})
@@ -91,7 +91,9 @@ def render_markdown(report: Report) -> bytes:
         parts += [f"Cells {_text(status)}:", "\n".join(lines)]
     if experiment.problems:
         parts.append("\n".join(f"- {_text(problem)}" for problem in experiment.problems))
-    parts += [_table(table) for table in (report.table, report.plain, report.costs) if table is not None]
+    parts += [
+        _table(table) for table in (report.table, report.plain, *report.classes, report.costs) if table is not None
+    ]
     parts.append("## Where the numbers come from")
     parts.append("\n".join(f"- {name}: {_text(text)}" for name, text in report.provenance.run))
     return ("\n\n".join(parts) + "\n").encode()
@@ -127,7 +129,8 @@ def _place(entry: Entry) -> str:
         return ""
     letters = f" ({', '.join(entry.notes)})" if entry.notes else ""
     detail = f" ({_text(entry.detail)})" if entry.detail else ""
-    return f"{_text(entry.text)}{detail}{letters}"
+    text = f"**{_text(entry.text)}**" if entry.mark == STANDS_OUT else _text(entry.text)
+    return f"{text}{detail}{letters}"
 
 
 def _text(text: str) -> str:

@@ -24,6 +24,7 @@ from orchestrator.report.tables import (
     PAPER,
     Entry,
     Heading,
+    Marks,
     Notes,
     Table,
     difference,
@@ -111,11 +112,11 @@ def laid_out(experiment: Experiment, results: list[Result]) -> Table | None:
     places = _places(results)
     rows = list(dict.fromkeys(row for row, _, _ in places))
     slots = _slots(experiment, layout, results)
-    page = _Page(experiment, layout, rows, slots, places, Notes(results))
+    page = _Page(experiment, layout, rows, slots, places, Notes(results), Marks(results))
     table = page.on_its_side() if layout.on_its_side else page.upright()
     return replace(
         table,
-        remarks=_remarks(experiment, results, slots) + page.notes.remarks,
+        remarks=_remarks(experiment, results, slots) + page.notes.remarks + page.marks.remarks,
         warning=warning_of(experiment, results),
     )
 
@@ -196,6 +197,7 @@ class _Page:
     slots: list[_Slot]
     places: dict[_Place, Result]
     notes: Notes
+    marks: Marks
 
     def entries(self, row: _Row, slot: _Slot) -> list[Entry]:
         """The figures of a slot in a row."""
@@ -204,7 +206,7 @@ class _Page:
             return [papers(printed.get(slot.dataset))]
         result = self.places.get((row, slot.dataset, slot.column))
         letters = self.notes.letters(result) if result and slot.first else ()
-        made = {OURS: ours(result, slot.metric, letters)}
+        made = {OURS: ours(result, slot.metric, self.marks, letters)}
         if PAPER in slot.figures:
             made[PAPER] = papers(result.paper(str(slot.metric.paper)) if result else None)
             made[DIFFERENCE] = difference(result, slot.metric)

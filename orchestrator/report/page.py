@@ -17,7 +17,7 @@ from markupsafe import Markup
 
 from orchestrator.report.assembling import Report
 from orchestrator.report.drawing import legend_mark
-from orchestrator.report.tables import Heading
+from orchestrator.report.tables import Entry, Heading
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class IndexLine:
     started: str
     cells: int
     failed: int
+    scores: list[Entry]
 
 
 def render_report(report: Report) -> bytes:

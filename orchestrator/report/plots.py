@@ -1,6 +1,6 @@
-"""Which charts an experiment has: a sweep as in the paper's Tables 2 to 5, training curves, and PmIoU against mIoU.
+"""Which charts an experiment has: a sweep as in the paper's Tables 2 to 5, or over the grid, and PmIoU against mIoU.
 
-The model: a sweep is drawn over the rows of Tables 2 to 5, or over the one key that varies. Ours and the paper's share
+The model: a sweep is drawn over the rows of Tables 2 to 5, or over the keys that vary. Ours and the paper's share
 a scale only where they may be compared; else they stand in two charts, as values at different scales in one chart would
 both look flat. PmIoU is there to choose labels before anything is trained, so its rank correlation with mIoU over the
 trained cells says whether it did its work.
@@ -9,14 +9,14 @@ trained cells says whether it did its work.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.ledger.training_states import VAL_MIOU_SUBSET
 from orchestrator.report.comparing import (
     Result,
     comparable,
     dataset_title,
     published,
 )
-from orchestrator.report.drawing import Point, Series, category_chart, scatter_chart, step_chart
+from orchestrator.report.drawing import Point, Series, category_chart, scatter_chart
+from orchestrator.report.heat_map import Field, heat_map
 from orchestrator.report.reading import Experiment
 from orchestrator.report.tables import metrics_of
 from orchestrator.results.cells import finite
@@ -53,26 +53,55 @@ class Chart:
 
 
 def sweeps(experiment: Experiment, results: list[Result]) -> list[Chart]:
-    """Every metric over the rows of Tables 2 to 5, or over the one key that the grid varies."""
+    """Every metric over the rows of Tables 2 to 5, over the one key that the grid varies, or over two as a heat map."""
     charts = []
     layout = experiment.layout or ""
     for dataset in dict.fromkeys(result.dataset for result in results):
         here = [result for result in results if result.dataset == dataset]
+        keys = differing(here)
+        named = any(result.row or result.column for result in here)
         if layout in _AXES:
-            categories = list(dict.fromkeys(result.row or described(result.values, differing(here)) for result in here))
-            places = [result.row or described(result.values, differing(here)) for result in here]
+            places = [result.row or described(result.values, keys) for result in here]
             axis = _AXES[layout]
-        else:
-            keys = [key for key in differing(here) if key in _KEY_AXES]
-            if layout or len(keys) != 1 or any(result.row for result in here):
-                continue
-            places = [shown(result.values.get(keys[0])) for result in here]
-            categories = list(dict.fromkeys(places))
-            axis = _KEY_AXES[keys[0]]
-        if len(categories) < 2:
+        elif layout or named or len(keys) not in (1, 2):
             continue
-        for metric in metrics_of(here):
-            charts += _sweep(experiment, here, places, categories, metric, axis)
+        elif len(keys) == 2:
+            charts += _heat_maps(here, keys)
+            continue
+        else:
+            places = [shown(result.values.get(keys[0])) for result in here]
+            axis = _axis(keys[0])
+        categories = list(dict.fromkeys(places))
+        if len(categories) > 1:
+            for metric in metrics_of(here):
+                charts += _sweep(experiment, here, places, categories, metric, axis)
+    return charts
+
+
+def _axis(key: str) -> str:
+    return _KEY_AXES.get(key, key)
+
+
+def _heat_maps(results: Sequence[Result], keys: Sequence[str]) -> list[Chart]:
+    """A heat map for every metric: the first key down, the second across."""
+    down, across = keys
+    charts = []
+    for metric in metrics_of(results):
+        fields = [
+            Field(
+                shown(result.values.get(down)),
+                shown(result.values.get(across)),
+                spread.mean,
+                spread.deviation,
+                f"{described(result.values, keys)}: {metric.heading} {spread.text(metric.digits)}",
+            )
+            for result in results
+            if (spread := result.spread(metric.name)) is not None
+        ]
+        if len(fields) > 1:
+            title = f"{metric.heading} on {dataset_title(results[0].dataset)}"
+            svg = heat_map(title, _axis(down), _axis(across), fields)
+            charts.append(Chart(title, svg, remark="The outlined field is the best."))
     return charts
 
 
@@ -150,35 +179,6 @@ def _paper_series(
         for dataset, values in found.items()
         if any(value is not None for value in values)
     }
-
-
-def training_curves(experiment: Experiment) -> dict[str, list[Chart]]:
-    """Loss over steps (and mIoU, where it was measured on the way) of every training, by kind; one scale per kind."""
-    users: dict[str, list[int]] = {}
-    for number, cell in enumerate(experiment.cells):
-        for key in dict.fromkeys(cell.steps.values()):
-            users.setdefault(key, []).append(number)
-    charts: dict[str, list[Chart]] = {}
-    for kind, title in (("pretrain", "Pre-training"), ("finetune", "Fine-tuning")):
-        histories = {key: rows for key, rows in experiment.histories.items() if experiment.manifests[key].kind == kind}
-        for metric, label in (("loss", "loss"), (VAL_MIOU_SUBSET, "val mIoU, %")):
-            curves = {
-                key: [(row["step"], row[metric]) for row in rows if finite(row.get(metric)) is not None]
-                for key, rows in histories.items()
-            }
-            curves = {key: curve for key, curve in curves.items() if curve}
-            values = [value for curve in curves.values() for _, value in curve]
-            for key, curve in curves.items():
-                name = f"{title} {key[:8]}, cell{_plural(users[key])}"
-                points = [Point(step, value, f"{value:.3g}", f"step {step:g}: {value:.4g}") for step, value in curve]
-                svg = step_chart(f"{label} of {name}", label, points, (min(values), max(values)))
-                charts.setdefault(f"{title}: {label}", []).append(Chart(name, svg))
-    return charts
-
-
-def _plural(numbers: list[int]) -> str:
-    text = ", ".join(str(number) for number in numbers[:6]) + (" …" if len(numbers) > 6 else "")
-    return f"s {text}" if len(numbers) > 1 else f" {text}"
 
 
 def predictions(results: Iterable[Result]) -> list[Chart]:

@@ -140,7 +140,8 @@ def _cell(experiment: Experiment, number: int, cell: CellResult) -> CellEntry:
     facts: Facts = [(key, json.dumps(value)) for key, value in cell.values.items()]
     facts.append(("data set", dataset_of(experiment, cell)))
     if (protocol := cell.metrics.protocol) is not None:
-        facts.append(("protocol", ", ".join(f"{key} {value}" for key, value in protocol if value is not None)))
+        told = [f"{key} {value}" for key, value in protocol if value is not None and key != "class_names"]
+        facts.append(("protocol", ", ".join(told)))
     facts += [(name, f"{value:.6g}") for name, value in cell.metrics.numbers.items()]
     facts += [(name, text) for name, text in (("error", cell.error), ("reason", cell.reason)) if text]
     return CellEntry(number, cell.status.value, facts, list(cell.steps.items()), cell.quarantined)

@@ -10,12 +10,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from orchestrator.report.comparing import Published, Result, dataset_title
+from orchestrator.results.best import Best, best_of
 from orchestrator.results.cells import finite
 from orchestrator.results.metrics import CLUSTERS, COVERAGE, MIOU, MIOU_MULTI_SCALE, PMIOU, Metric
-from orchestrator.spec.naming import differing, short_keys, shown
+from orchestrator.spec.naming import described, differing, short_keys, shown
 from workloads.formats import counted, signed
 
 OURS, PAPER, DIFFERENCE = "ours", "paper", "difference"
+BEST, STANDS_OUT = "best", "best out"
 NOTHING = "\N{EN DASH}"
 
 
@@ -32,7 +34,10 @@ class Heading:
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in one place of a table; `notes` are letters of the table's notes, `hint` shows on hover."""
+    """What stands in one place of a table; `notes` are letters of the table's notes, `hint` shows on hover.
+
+    `mark` is BEST where it is the best of its column, STANDS_OUT where it is so over the spread of repeats as well.
+    """
 
     text: str
     role: str = "label"
@@ -41,6 +46,7 @@ class Entry:
     hint: str = ""
     detail: str = ""
     notes: tuple[str, ...] = ()
+    mark: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,37 @@ def letter(index: int) -> str:
     return name if index < 26 else letter(index // 26 - 1) + name
 
 
-def ours(result: Result | None, metric: Metric, notes: tuple[str, ...] = ()) -> Entry:
+class Marks:
+    """Which results are the best of their data set and column, by every metric that has a better and a worse."""
+
+    def __init__(self, results: Sequence[Result]) -> None:
+        self._found: dict[tuple[int, str], Best[Result]] = {}
+        groups: dict[tuple[str, str | None], list[Result]] = {}
+        for result in results:
+            groups.setdefault((result.dataset, result.column), []).append(result)
+        for group in groups.values():
+            for metric in (PMIOU, MIOU, MIOU_MULTI_SCALE):
+                best = best_of((result, result.spread(metric.name)) for result in group)
+                if best is not None:
+                    self._found[best.setting.number, metric.name] = best
+
+    def mark(self, result: Result, metric: Metric) -> str:
+        """How a figure is marked."""
+        best = self._found.get((result.number, metric.name))
+        return "" if best is None else STANDS_OUT if best.stands_out else BEST
+
+    @property
+    def remarks(self) -> list[str]:
+        """What the marks mean, where there are any."""
+        if not self._found:
+            return []
+        return [
+            "Marked: the best of a column; bold where it is more than two standard errors of a difference between "
+            "seeds above the next."
+        ]
+
+
+def ours(result: Result | None, metric: Metric, marks: Marks, notes: tuple[str, ...] = ()) -> Entry:
     """Our figure of a result: mean and deviation, or what kept it from being there."""
     if result is None:
         return Entry("", OURS)
@@ -101,7 +137,17 @@ def ours(result: Result | None, metric: Metric, notes: tuple[str, ...] = ()) -> 
     exact = ", ".join(f"{value:.6g}" for value in values if value is not None)
     detail = f"{len(result.failed)} of {len(result.cells)} repeats failed" if result.failed else ""
     hint = "; ".join([f"{metric.title} {exact}", *hints])
-    return Entry(text, OURS, spread.mean, result.anchor, hint, detail, notes)
+    return Entry(text, OURS, spread.mean, result.anchor, hint, detail, notes, marks.mark(result, metric))
+
+
+def best_entry(results: Sequence[Result], metrics: Sequence[Metric]) -> Entry:
+    """The highest figure of any result, by the last of the metrics that was measured; empty where none was."""
+    for metric in reversed(metrics):
+        measured = [(spread.mean, spread) for result in results if (spread := result.spread(metric.name)) is not None]
+        if measured:
+            _, spread = max(measured, key=lambda pair: pair[0])
+            return Entry(spread.text(metric.digits), OURS, spread.mean, detail=metric.detail)
+    return Entry("", OURS)
 
 
 def papers(value: Published | None) -> Entry:
@@ -196,11 +242,11 @@ def plain_table(results: list[Result], compared: list[Metric], caption: str) -> 
     columns.append("status")
     if not second:
         first = [replace(heading, depth=1) for heading in first]
-    notes = Notes(results)
+    notes, marks = Notes(results), Marks(results)
     rows = [
         [
             *_labels(result, labels, notes),
-            *_measures(result, metrics, results),
+            *_measures(result, metrics, results, marks),
             *([Entry(str(len(result.cells)), "count", float(len(result.cells)))] if repeated else []),
             _status(result),
         ]
@@ -209,7 +255,15 @@ def plain_table(results: list[Result], compared: list[Metric], caption: str) -> 
     protocol = protocol_line(results)
     datasets = ", ".join(dict.fromkeys(dataset_title(result.dataset) for result in results))
     remarks = [f"Scored on {datasets}: {protocol}." if protocol else f"Data set: {datasets}."]
-    return Table(caption, [first, second] if second else [first], columns, rows, notes.texts, remarks + notes.remarks)
+    remarks += [*_constant(results), *notes.remarks, *marks.remarks]
+    return Table(caption, [first, second] if second else [first], columns, rows, notes.texts, remarks)
+
+
+def _constant(results: Sequence[Result]) -> list[str]:
+    """What every cell sets to the same value, said once."""
+    keys = [key for key in results[0].values if all(key in other.values for other in results)] if results else []
+    same = described(results[0].values, [key for key in keys if key not in differing(results)]) if keys else ""
+    return [f"In every cell: {same}."] if same and len(results) > 1 else []
 
 
 def _value_of(key: str) -> Any:
@@ -229,12 +283,12 @@ def _as_number(text: str) -> float | None:
         return None
 
 
-def _measures(result: Result, metrics: list[Metric], results: list[Result]) -> list[Entry]:
+def _measures(result: Result, metrics: list[Metric], results: list[Result], marks: Marks) -> list[Entry]:
     entries = []
     # A result that has failed altogether says so once, as its status.
     ended = len(result.failed) < len(result.cells)
     for metric in metrics:
-        entries.append(ours(result, metric) if ended else Entry("", OURS))
+        entries.append(ours(result, metric, marks) if ended else Entry("", OURS))
         if has_paper(results, metric):
             entries += [papers(result.paper(str(metric.paper))), difference(result, metric)]
     return entries

@@ -12,7 +12,9 @@ from orchestrator.report.assembling import Report, assemble
 from orchestrator.report.exports import render_csv, render_markdown
 from orchestrator.report.page import IndexLine, render_index, render_report
 from orchestrator.report.reading import read_experiment
+from orchestrator.report.tables import best_entry
 from orchestrator.results.cells import experiment_names
+from orchestrator.results.metrics import MIOU, MIOU_MULTI_SCALE, PMIOU
 from orchestrator.storage.store import Storage
 from workloads.errors import GroupedInputError, InputError
 
@@ -90,4 +92,6 @@ def _write(report: Report, target: Storage, written: Written) -> None:
 def _index_line(report: Report) -> IndexLine:
     experiment = report.experiment
     started = experiment.run.started or ""
-    return IndexLine(experiment.name, experiment.title, started, len(experiment.cells), experiment.counts["failed"])
+    failed = experiment.counts["failed"]
+    scores = [best_entry(report.results, metrics) for metrics in ([PMIOU], [MIOU, MIOU_MULTI_SCALE])]
+    return IndexLine(experiment.name, experiment.title, started, len(experiment.cells), failed, scores)

@@ -43,6 +43,7 @@ class Protocol(_Record):
     """What the scores of a cell were measured on."""
 
     dataset: str
+    class_names: list[str] = []
     classes: int | None = None
     split: str | None = None
     scored_images: int | None = None

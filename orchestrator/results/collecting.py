@@ -46,6 +46,7 @@ def _protocol(roles: Mapping[str, Step], manifests: Mapping[str, Manifest]) -> P
         return Protocol(
             dataset=source.config.name,
             classes=num_classes,
+            class_names=list(source.open().classes),
             split=source.pool,
             scored_images=roles[role].images.count - len(quarantined),
         )

@@ -244,7 +244,8 @@ def test_the_results_file_says_everything(command: Commands) -> None:
         assert all(re.fullmatch("[0-9a-f]{64}", key) for key in cell["steps"].values())
         assert [cell[name] for name in ("row", "column", "paper", "substitutes")] == [None, None, None, []]
         scored = {"dataset": "camvid", "classes": 11, "split": "val", "scored_images": 2}
-        assert cell["metrics"]["protocol"] == scored
+        assert {name: cell["metrics"]["protocol"][name] for name in scored} == scored
+        assert cell["metrics"]["protocol"]["class_names"][0] == "sky"
     assert {"git", "versions", "seed", "started", "machines"} <= set(document["provenance"])
     assert {"python", "torch", "ray"} <= set(document["provenance"]["versions"])
     assert document["cells"][0]["metrics"]["coverage"] == 1

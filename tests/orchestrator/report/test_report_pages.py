@@ -83,18 +83,60 @@ def test_only_an_experiments_own_pictures_are_embedded_in_order(hand_made: HandM
     assert (sheets[0].width, sheets[0].height) == (32, 16)
 
 
-def test_a_curve_is_drawn_for_every_training(hand_made: HandMade) -> None:
-    hand_made.table("table4", seeds=1)
+def test_the_curves_of_all_trainings_of_a_kind_are_overlaid_by_row(hand_made: HandMade) -> None:
+    hand_made.table("table4", seeds=2)
     report = assemble(read_experiment(hand_made.storage, "table4"), hand_made.storage)
-    assert {name: len(charts) for name, charts in report.curves.items()} == {
-        "Pre-training: loss": 3,
-        "Fine-tuning: loss": 3,
-        "Fine-tuning: val mIoU, %": 3,
-    }
-    assert "step 40: 1.323" in report.curves["Pre-training: loss"][0].svg
-    assert re.findall(r"step \d+: \d+", report.curves["Fine-tuning: val mIoU, %"][0].svg) == [
-        f"step {step}: {step}" for step in (8, 16, 24, 32, 40)
-    ]
+    rows = [entry["row"] for entry in PAPER["table4"]]
+    assert list(report.curves) == ["Pre-training: loss", "Fine-tuning: loss", "Fine-tuning: val mIoU, %"]
+    for (chart,) in report.curves.values():
+        assert [name for name, _ in chart.legend] == rows
+        assert chart.svg.count("<polyline") == 2 * len(rows), "a line for every repeat"
+    (loss,), (miou,) = report.curves["Pre-training: loss"], report.curves["Fine-tuning: val mIoU, %"]
+    assert f"{rows[0]}: step 40: 1.323" in loss.svg
+    assert re.findall(r"5%: step (\d+): (\d+)<", miou.svg) == 2 * [(str(step),) * 2 for step in (8, 16, 24, 32, 40)]
+
+
+def test_many_settings_share_several_charts_of_one_scale(hand_made: HandMade) -> None:
+    hand_made.table("table1", seeds=1)
+    charts = assemble(read_experiment(hand_made.storage, "table1"), hand_made.storage).curves["Fine-tuning: loss"]
+    assert [len(chart.legend) for chart in charts] == [6, 3]
+    ticks = [re.findall(r'class="tick end"[^>]*>([^<]*)<', chart.svg) for chart in charts]
+    assert ticks[0] == ticks[1]
+
+
+def test_two_keys_of_the_grid_are_a_heat_map_with_the_best_outlined(hand_made: HandMade) -> None:
+    values = [{"labels.outliers": share, "labels.images": count} for share in (0.0, 0.1) for count in (8, 16, 24)]
+    document = hand_made.results("grid", [hand_made.cell("grid", one, trained=False) for one in values])
+    (chart,) = assemble(read_experiment(hand_made.storage, "grid"), hand_made.storage).sweeps
+    figures = [f"{cell.metrics.pmiou:.1f}" for cell in document.cells]
+    texts = re.findall(r'<text class="middle"[^>]*>([^<]*)<', chart.svg)
+    assert texts == figures
+    places = dict(zip(texts, re.findall(r'class="field heat-\d" (x="[^"]*" y="[^"]*")', chart.svg), strict=True))
+    assert f'class="field-best" {places[max(figures, key=float)]}' in chart.svg
+    assert "heat-7" in chart.svg and "heat-0" in chart.svg
+
+
+def test_the_iou_of_each_class_is_the_mean_over_repeats(hand_made: HandMade) -> None:
+    document = hand_made.table("table4")
+    first, second = assemble(read_experiment(hand_made.storage, "table4"), hand_made.storage).classes
+    assert first.columns == ["class", *(entry["row"] for entry in PAPER["table4"])]
+    mious = means(document, "miou")
+    expected = [mious[entry["row"], None][0] for entry in PAPER["table4"]]
+    road, train = first.rows
+    assert [entry.text for entry in road] == ["road", *(f"{mean + 5:.1f}" for mean in expected)]
+    assert [entry.value for entry in train[1:]] == pytest.approx([mean - 5 for mean in expected])
+    assert [entry.mark for entry in road[1:]] == ["best" if mean == max(expected) else "" for mean in expected]
+    assert [[entry.text for entry in row] for row in second.rows] == [["road", *["30.0"] * 3], ["train", "", "", ""]]
+
+
+def test_the_index_has_the_best_score_of_every_experiment(hand_made: HandMade) -> None:
+    document = hand_made.table("table4")
+    hand_made.results("labels", [hand_made.cell("labels", {}, trained=False)])
+    write_all(hand_made.storage, None)
+    outline = Outline(hand_made.storage.read("report/index.html").decode())
+    for metric in ("pmiou", "miou_multi_scale"):
+        mean, deviation = max(means(document, metric).values())
+        assert f"{mean:.2f} ± {deviation:.2f}" in outline.text
 
 
 @pytest.mark.parametrize("layout", ["table2", "table3", "table4", "table5"])
