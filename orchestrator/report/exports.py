@@ -91,9 +91,8 @@ def render_markdown(report: Report) -> bytes:
         parts += [f"Cells {_text(status)}:", "\n".join(lines)]
     if experiment.problems:
         parts.append("\n".join(f"- {_text(problem)}" for problem in experiment.problems))
-    parts += [
-        _table(table) for table in (report.table, report.plain, *report.classes, report.costs) if table is not None
-    ]
+    tables = (report.table, report.plain, *report.classes, report.costs)
+    parts += [_table(table) for table in tables if table is not None]
     parts.append("## Where the numbers come from")
     parts.append("\n".join(f"- {name}: {_text(text)}" for name, text in report.provenance.run))
     return ("\n\n".join(parts) + "\n").encode()

@@ -130,6 +130,29 @@ def test_another_size_is_said_to_be_not_comparable(hand_made: HandMade) -> None:
     assert "Not comparable" not in outline.text
 
 
+def test_the_best_of_a_column_is_marked_and_bold_only_where_it_stands_out(hand_made: HandMade) -> None:
+    document = hand_made.table("table2")
+    pmious = [20.0, 20.2, 25.0, 25.2, 22.0, 22.2]
+    mious = [70.0, 74.0, 71.0, 75.0, 70.0, 75.0]
+    hand_made.change(
+        document,
+        {
+            number: {"metrics": cell.metrics.model_copy(update={"pmiou": pmiou, "miou_multi_scale": miou})}
+            for number, (cell, pmiou, miou) in enumerate(zip(document.cells, pmious, mious, strict=True))
+        },
+    )
+    table = table_of(hand_made.storage, "table2")
+    marks = {
+        name: [row[table.columns.index(f"Cityscapes, {name}: ours")].mark for row in table.rows]
+        for name in ("PmIoU", "mIoU, multi-scale + flip")
+    }
+    assert marks == {"PmIoU": ["", "best out", ""], "mIoU, multi-scale + flip": ["", "best", ""]}
+    text, outline = page_of(hand_made.storage, "table2")
+    assert "1.5 x M: mIoU, multi-scale + flip 73.00 ± 2.83, 0.50 above the next: does not stand out" in outline.text
+    assert '<td class="ours best out"' in text
+    assert "**25.10 ± 0.14**" in hand_made.storage.read("report/table2.md").decode()
+
+
 def test_what_varies_within_a_row_is_never_averaged(hand_made: HandMade) -> None:
     cells = [
         hand_made.cell("weights", {"labels.extractor.weights": weights, "seed": 0}, row="1.0 x M", trained=False)
