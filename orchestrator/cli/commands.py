@@ -34,6 +34,7 @@ from orchestrator.results.figures import write_predictions, write_sheets
 from orchestrator.results.keeping import former_results, keep_other
 from orchestrator.results.label_export import export_label_maps
 from orchestrator.results.results import collect, record_run, write_results
+from orchestrator.results.stability import with_stability
 from orchestrator.results.tensorboard import show_sheets
 from orchestrator.spec.grid import expand
 from orchestrator.spec.loading import load_document
@@ -232,7 +233,7 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
             failed, input_errors, machines, trials = report.failed, report.input_errors, report.machines, report.trials
         else:
             failed, input_errors, machines, trials = {}, set(), [], None
-    cells = collect(made, cached, failed)
+    cells = with_stability(made, collect(made, cached, failed), storage)
     former = former_results(storage, made.name)
     kept = keep_other(former, made, cells, storage)
     run = record_run(made, started, machines)

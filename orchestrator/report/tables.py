@@ -12,7 +12,16 @@ from typing import Any
 from orchestrator.report.comparing import Published, Result, dataset_title
 from orchestrator.results.best import Best, best_of
 from orchestrator.results.cells import finite
-from orchestrator.results.metrics import CLUSTERS, COVERAGE, MIOU, MIOU_MULTI_SCALE, PMIOU, Metric
+from orchestrator.results.metrics import (
+    CLUSTERS,
+    COVERAGE,
+    MIOU,
+    MIOU_MULTI_SCALE,
+    PMIOU,
+    SILHOUETTE,
+    STABILITY,
+    Metric,
+)
 from orchestrator.spec.naming import described, differing, short_keys, shown
 from workloads.formats import counted, signed
 
@@ -218,9 +227,11 @@ def plain_table(results: list[Result], compared: list[Metric], caption: str) -> 
         labels += [(name, _value_of(key)) for key, name in short_keys(keys).items() if key != "dataset.name"]
     if not labels:
         labels = [("result", lambda result: "the only cell")]
+    scored = any(result.spread(metric.name) is not None for result in results for metric in compared)
+    unlabelled = () if scored else (SILHOUETTE, STABILITY)
     metrics = [
         metric
-        for metric in (*compared, COVERAGE, CLUSTERS)
+        for metric in (*compared, COVERAGE, CLUSTERS, *unlabelled)
         if any(result.spread(metric.name) is not None for result in results) or has_paper(results, metric)
     ]
     repeated = any(len(result.cells) > 1 for result in results)

@@ -62,6 +62,7 @@ class Metrics(_Record):
     """The figures of a cell, in percent where they are shares of pixels or IoUs; further ones by their names.
 
     `per_class_iou` belongs to PmIoU and `miou_per_class` to mIoU; None in them is a class that does not occur.
+    `silhouette` is that of the clustered sample, `stability` the adjusted Rand index of the labels of two seeds.
     `matching` is the class of every label that has one.
     """
 
@@ -72,6 +73,8 @@ class Metrics(_Record):
     miou: float | None = None
     miou_multi_scale: float | None = None
     clusters: int | None = None
+    silhouette: float | None = None
+    stability: float | None = None
     per_class_iou: list[float | None] | None = None
     miou_per_class: list[float | None] | None = None
     matching: dict[int, int] | None = None

@@ -12,12 +12,23 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from orchestrator.results.cells import CellResult
-from orchestrator.results.metrics import CLUSTERS, COVERAGE, MIOU, MIOU_MULTI_SCALE, PMIOU, Metric
+from orchestrator.results.metrics import (
+    CLUSTERS,
+    COVERAGE,
+    MIOU,
+    MIOU_MULTI_SCALE,
+    PMIOU,
+    SILHOUETTE,
+    STABILITY,
+    Metric,
+)
 from orchestrator.results.statistics import Spread
 from orchestrator.spec.naming import is_seed, repeats, short_keys, shown, varying
 from workloads.formats import figure
 
 _METRICS = (CLUSTERS, PMIOU, COVERAGE, MIOU, MIOU_MULTI_SCALE)
+# What can be said of labels that nothing judges.
+_UNLABELLED = (CLUSTERS, SILHOUETTE, STABILITY)
 
 # A wider terminal folds what does not fit; on a narrower one nothing of a column would be left.
 _NARROW = 60
@@ -28,7 +39,9 @@ def print_cells(name: str, cells: Sequence[CellResult], console: Console) -> Non
     if not console.is_terminal:
         # A log is as wide as its longest line; 80 columns would fold every row.
         console.width = max(shutil.get_terminal_size().columns, 160)
-    metrics = [metric for metric in _METRICS if any(cell.metrics.number(metric.name) is not None for cell in cells)]
+    scored = any(cell.metrics.pmiou is not None or cell.metrics.miou is not None for cell in cells)
+    shown = _METRICS if scored else _UNLABELLED
+    metrics = [metric for metric in shown if any(cell.metrics.number(metric.name) is not None for cell in cells)]
     print_table(_cells_table(name, cells, metrics), console)
     groups = [group for group in repeats(cells) if len(group) > 1]
     if groups:

@@ -20,6 +20,8 @@ class Metric:
 
 
 CLUSTERS = Metric("clusters", "clusters", digits=0)
+SILHOUETTE = Metric("silhouette", "silhouette", digits=3)
+STABILITY = Metric("stability", "stability", "ARI of two seeds", digits=3)
 PMIOU = Metric("pmiou", "PmIoU", paper="pmiou")
 COVERAGE = Metric("coverage", "coverage", digits=3)
 MIOU = Metric("miou", "mIoU", paper="miou")

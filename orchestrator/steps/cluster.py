@@ -37,7 +37,7 @@ class ClusterStep(Step):
     pool: ClassVar[Pool] = Pool.CLUSTER
     roles: ClassVar[tuple[str, ...]] = ("cluster",)
     assumed_rate: ClassVar[Rate] = Rate(seconds=0.01)
-    shown_results: ClassVar[tuple[str, ...] | None] = ("clusters", "inertia", "iterations", "emptied")
+    shown_results: ClassVar[tuple[str, ...] | None] = ("clusters", "inertia", "iterations", "emptied", "silhouette")
 
     sample: SampleStep
     config: KMeansConfig | DbscanConfig
@@ -113,6 +113,7 @@ class ClusterJob:
         import torch
 
         from workloads.devices import torch_device
+        from workloads.scoring.unlabelled import silhouette
 
         name = (self.storage, self.sample, self.config.max_pixels)
         matrix = cache.keep("matrix", name, lambda: load_matrix(*name))
@@ -136,6 +137,7 @@ class ClusterJob:
             "iterations": int(model.iterations),
             "converged": bool(model.converged),
             "emptied": int(model.emptied),
+            "silhouette": silhouette(matrix, model.sample_label),
         }
         return Outcome(files={"clusters": record}, results={self.key: results}, device=torch_device(self.device).type)
 

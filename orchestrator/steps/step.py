@@ -215,7 +215,8 @@ class Step(ABC):
         """The results that a cell shows of the step in a role."""
         del role
         names = manifest.results if self.shown_results is None else self.shown_results
-        return {name: manifest.results[name] for name in names}
+        # Steps that were done by an earlier version may have fewer.
+        return {name: manifest.results[name] for name in names if name in manifest.results}
 
     def _identity(self) -> dict[str, Any]:
         return {
