@@ -29,8 +29,10 @@ from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
 from orchestrator.results.best import best_lines
 from orchestrator.results.cells import Status
+from orchestrator.results.cluster_sheets import write_cluster_sheets
 from orchestrator.results.console_tables import print_cells, print_table
 from orchestrator.results.figures import write_predictions, write_sheets
+from orchestrator.results.gallery import write_gallery
 from orchestrator.results.keeping import former_results, keep_other
 from orchestrator.results.label_export import export_label_maps
 from orchestrator.results.results import collect, record_run, write_results
@@ -262,9 +264,11 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
 def _draw(made: Plan, storage: Storage, trials: str | None) -> list[str]:
     """Draw the sheets, and show them on TensorBoard where there were trainings; the places of the files."""
     sheets: list[str] = []
-    for draw in (write_sheets, write_predictions):
+    for draw in (write_sheets, write_predictions, write_cluster_sheets):
         with _only_for_show("a picture"):
             sheets += draw(made, storage)
+    with _only_for_show("the gallery of the report"):
+        write_gallery(made, storage)
     if trials is not None:
         with _only_for_show("a picture on TensorBoard"):
             show_sheets(sheets, trials)

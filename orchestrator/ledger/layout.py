@@ -11,7 +11,7 @@
     checkpoints/KEY.outcome.json         what a training has come to, until its step is declared finished
     checkpoints/KEY.stopped.json         why a fine-tuning was given up
     history/KEY.json                     loss and speed of a training
-    results/NAME.json, figures/NAME-*.png, report/NAME.*     for people, by the name of the experiment
+    results/NAME.json, figures/NAME*.png, figures/NAME.json, report/NAME.*     for people, by the name of the experiment
     tune/                                what Ray Tune writes of trials, where the storage is a path
 
 KEY in a file's name is the first digits of the step's key; manifests and leases have the whole of it.
@@ -149,6 +149,11 @@ def results_path(name: str) -> str:
 def figure_path(name: str, part: str = "") -> str:
     """A sheet of pictures of an experiment: the first, or the one of a page or subject."""
     return f"{FIGURES}/{name}{f'-{part}' if part else ''}.png"
+
+
+def gallery_path(name: str) -> str:
+    """The pictures of an experiment one by one."""
+    return f"{FIGURES}/{name}.json"
 
 
 def figures_mark() -> str:

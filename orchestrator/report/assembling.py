@@ -18,7 +18,8 @@ from orchestrator.report.provenance import Provenance, machines_of, provenance_o
 from orchestrator.report.reading import Experiment
 from orchestrator.report.sheets import Sheet, sheets_of
 from orchestrator.report.tables import Table, metrics_of, plain_table
-from orchestrator.results.best import best_lines
+from orchestrator.results.best import best_lines, best_of
+from orchestrator.results.gallery import Gallery, read_gallery
 from orchestrator.spec.naming import describe
 from orchestrator.storage.store import Storage
 
@@ -45,6 +46,8 @@ class Report:
     predictions: list[Chart]
     curves: dict[str, list[Chart]]
     sheets: list[Sheet]
+    gallery: Gallery | None
+    chosen: int
     cell_costs: Costs
     costs: Table
     provenance: Provenance
@@ -93,7 +96,7 @@ class Report:
             ("plots", "Plots", bool(self.sweeps)),
             ("prediction", "PmIoU and mIoU", bool(self.predictions)),
             ("curves", "Training", bool(self.curves)),
-            ("pictures", "Pictures", bool(self.sheets)),
+            ("pictures", "Pictures", bool(self.sheets or self.gallery)),
             ("cost", "Cost", True),
             ("provenance", "Provenance", True),
         ]
@@ -104,6 +107,7 @@ def assemble(experiment: Experiment, storage: Storage) -> Report:
     """Work out everything that a report says."""
     results = results_of(experiment)
     costs = costs_of(experiment)
+    gallery = read_gallery(storage, experiment.name)
     table = laid_out(experiment, results)
     metrics = metrics_of(results)
     if table is None:
@@ -120,8 +124,19 @@ def assemble(experiment: Experiment, storage: Storage) -> Report:
         sweeps=sweeps(experiment, results),
         predictions=predictions(results),
         curves=training_curves(experiment),
-        sheets=sheets_of(experiment, results, storage),
+        sheets=sheets_of(experiment, results, storage, in_gallery=gallery is not None),
+        gallery=gallery,
+        chosen=_chosen(gallery, results),
         cell_costs=costs,
         costs=cost_table(experiment, costs),
         provenance=provenance_of(experiment, results),
     )
+
+
+def _chosen(gallery: Gallery | None, results: Sequence[Result]) -> int:
+    """The setting whose pictures are shown first: the best, by the last figure of merit that was measured."""
+    best = best_of((result, result.spread(metrics_of(results)[-1].name)) for result in results)
+    best = best or best_of((result, result.spread("pmiou")) for result in results)
+    names = [setting.name for setting in gallery.settings] if gallery else []
+    name = describe(best.setting, results) if best else ""
+    return names.index(name) if name in names else 0

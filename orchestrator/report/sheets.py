@@ -14,12 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from orchestrator.ledger.layout import stem
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.shards import read_maps
 from orchestrator.report.comparing import Result
 from orchestrator.report.reading import Experiment
-from orchestrator.results.keeping import pictures_of
+from orchestrator.results.keeping import part_of, pictures_of
 from orchestrator.spec.naming import described, differing
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
@@ -45,28 +44,31 @@ class Sheet:
     height: int
 
 
-def sheets_of(experiment: Experiment, results: list[Result], storage: Storage) -> list[Sheet]:
-    """The sheets on the storage; where there are none, one drawn from label shards (or none)."""
-    found = []
-    for path in pictures_of(storage, experiment.name):
-        kind = stem(path).removeprefix(experiment.name).removeprefix("-")
-        found.append((_order(kind), _embedded(storage.read(path), _caption(experiment, kind))))
-    if found:
-        return [picture for _, picture in sorted(found, key=lambda pair: pair[0])]
+def sheets_of(experiment: Experiment, results: list[Result], storage: Storage, *, in_gallery: bool) -> list[Sheet]:
+    """The sheets on the storage; where there are none, one drawn from label shards (or none).
+
+    Those of labels and predictions are left out where a gallery has their pictures.
+    """
+    paths = {part_of(path, experiment.name): path for path in pictures_of(storage, experiment.name)}
+    shown = [part for part in sorted(paths, key=_order) if not in_gallery or _order(part)[0]]
+    if paths:
+        return [_embedded(storage.read(paths[part]), _caption(experiment, part)) for part in shown]
     drawn = _drawn(experiment, results, storage)
     return [] if drawn is None else [drawn]
 
 
 def _order(kind: str) -> tuple[int, int, str]:
-    """Label sheets by their page, then the others by name."""
+    """Label sheets by their page, then predictions, then the others by name."""
     if not kind or kind.isdigit():
         return (0, int(kind or 1), "")
-    return (1, 0, kind)
+    return (int(kind != "predictions"), 0, kind)
 
 
 def _caption(experiment: Experiment, kind: str) -> str:
     if kind == "predictions":
-        return "predictions after fine-tuning beside the ground truth, as in the paper's Figure 4"
+        return "predictions after fine-tuning beside the ground truth"
+    if kind.startswith("clusters"):
+        return "patches of every label, where it is widest; other labels in the dark"
     if kind and not kind.isdigit():
         return re.sub(r"[-_]+", " ", kind)
     page = f", page {kind}" if kind else ""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from orchestrator.ledger.keys import digest
-from orchestrator.ledger.layout import FIGURES, figure_path, results_path, stem
+from orchestrator.ledger.layout import FIGURES, figure_path, gallery_path, results_path, stem
 from orchestrator.planning.plan import Plan
 from orchestrator.results.cells import CellResult, Results, experiment_names, read_results
 from orchestrator.storage.store import Storage
@@ -39,10 +39,17 @@ def keep_other(former: Results | None, plan: Plan, cells: Sequence[CellResult], 
         return None
     kept = f"{plan.name}-{digest(_content(former.experiment))[:8]}"
     storage.replace(results_path(kept), former.to_bytes())
-    for path in pictures_of(storage, plan.name):
-        storage.replace(figure_path(kept, stem(path).removeprefix(plan.name).removeprefix("-")), storage.read(path))
+    moved = {path: figure_path(kept, part_of(path, plan.name)) for path in pictures_of(storage, plan.name)}
+    moved |= {gallery_path(plan.name): gallery_path(kept)} if storage.exists(gallery_path(plan.name)) else {}
+    for path, target in moved.items():
+        storage.replace(target, storage.read(path))
         storage.delete(path)
     return kept
+
+
+def part_of(path: str, name: str) -> str:
+    """What a picture of an experiment shows: the rest of its name."""
+    return stem(path).removeprefix(name).removeprefix("-")
 
 
 def pictures_of(storage: Storage, name: str) -> list[str]:

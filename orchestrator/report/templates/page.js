@@ -26,6 +26,12 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
     });
   }
 }
+// The pictures of one setting at a time.
+for (const chooser of document.querySelectorAll("select[data-chooses]")) {
+  chooser.addEventListener("change", () => {
+    for (const tile of document.querySelectorAll("[data-setting]")) tile.hidden = tile.dataset.setting !== chooser.value;
+  });
+}
 // A link to a result or a step opens it, and what it lies in.
 function open() {
   let place = document.getElementById(decodeURIComponent(location.hash.slice(1)));

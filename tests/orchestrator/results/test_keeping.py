@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from support.command_line import run_here
 
-from orchestrator.ledger.layout import figure_path
+from orchestrator.ledger.layout import figure_path, gallery_path
 from orchestrator.planning.plan import make_plan
 from orchestrator.results.cells import Results, experiment_names, read_results
 from orchestrator.results.keeping import former_results, keep_other, pictures_of
@@ -60,6 +60,7 @@ def test_another_experiment_of_a_name_leaves_the_first_ones_results_and_pictures
     first, _ = run(document, storage, 1000.0)
     for part, data in (("", b"sheet"), ("predictions", b"networks")):
         storage.replace(figure_path("tiny", part), data)
+    storage.replace(gallery_path("tiny"), b"gallery")
     storage.replace("results/tiny-er.json", first.to_bytes())
     storage.replace(figure_path("tiny-er"), b"of another name")
     other = {**document, "seed": 7}
@@ -71,6 +72,7 @@ def test_another_experiment_of_a_name_leaves_the_first_ones_results_and_pictures
     assert pictures_of(storage, "tiny") == []
     assert [storage.read(path) for path in pictures_of(storage, kept)] == [b"networks", b"sheet"]
     assert storage.read(figure_path("tiny-er")) == b"of another name"
+    assert storage.read(gallery_path(kept)) == b"gallery"
     # Each keeps its name however often one takes the other's place.
     _, again = run(document, storage, 3000.0)
     assert again not in (None, kept)
