@@ -58,4 +58,4 @@ def _table(caption: str, results: Sequence[Result], figures: dict[int, list[floa
             ]
         )
     remarks = ["Marked: the best of a class. Empty: the class does not occur where it was scored."]
-    return Table(caption, [headings], [heading.text for heading in headings], rows, remarks=remarks)
+    return Table(caption, [headings], [heading.text for heading in headings], rows, remarks=remarks, dense=True)

@@ -112,12 +112,16 @@ def comparable(experiment: Experiment) -> bool:
 def warning_of(experiment: Experiment, results: Iterable[Result]) -> str:
     """What keeps ours from being compared with the paper's, in a sentence; empty where nothing does."""
     results = list(results)
+    rows = experiment.document.get("rows")
+    figures = any(isinstance(row, dict) and row.get("paper") for row in (rows if isinstance(rows, list) else []))
+    if not (experiment.layout or figures):
+        return ""
     if not comparable(experiment):
         return (
             f"Not comparable with the paper: this was run at size {experiment.size!r}, which has other images, "
             "networks and training lengths. Compare which row is better than which, not the figures."
         )
-    if experiment.document.get("rows") and not any(cell.paper for result in results for _, cell in result.cells):
+    if figures and not any(cell.paper for result in results for _, cell in result.cells):
         return "Not comparable with the paper: it prints no figures for this data set."
     return ""
 

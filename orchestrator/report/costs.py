@@ -156,7 +156,7 @@ def cost_table(experiment: Experiment, costs: Costs) -> Table:
         "several cells use are split evenly among these cells, so shares add up to what "
         "was paid once. A GPU-hour is an hour of a step's work on a CUDA device.",
     ]
-    return Table("Cost of each cell", levels, [*fixed, *roles, *shares], rows, remarks=remarks)
+    return Table("Cost of each cell", levels, [*fixed, *roles, *shares], rows, remarks=remarks, dense=True)
 
 
 def _seconds(seconds: float | None) -> Entry:

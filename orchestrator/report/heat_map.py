@@ -7,7 +7,7 @@ from orchestrator.report.drawing import CHARACTER, WIDTH, add, new_svg, written
 from workloads.formats import figure
 
 _LEVELS = 8
-_FIELD_HEIGHT, _TOP, _BELOW = 36, 10, 50
+_FIELD_HEIGHT, _TOP, _BELOW = 36, 28, 50
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ def heat_map(title: str, down: str, across: str, fields: Sequence[Field]) -> str
     columns = list(dict.fromkeys(field.across for field in fields))
     base = _TOP + _FIELD_HEIGHT * len(rows)
     svg = new_svg(title, base + _BELOW)
-    left = 30 + CHARACTER * max(map(len, rows))
+    left = 14 + CHARACTER * max(map(len, rows))
     width = (WIDTH - left - 8) / len(columns)
     low, high = min(field.value for field in fields), max(field.value for field in fields)
     group = add(svg, "g", "")
@@ -50,7 +50,7 @@ def heat_map(title: str, down: str, across: str, fields: Sequence[Field]) -> str
         add(svg, "text", "tick end", x=left - 6, y=_TOP + _FIELD_HEIGHT * (number + 0.5) + 4).text = name
     for number, name in enumerate(columns):
         add(svg, "text", "tick middle", x=left + width * (number + 0.5), y=base + 17).text = name
-    add(svg, "text", "label middle", x=left + (WIDTH - left - 8) / 2, y=base + 38).text = across
-    middle = (_TOP + base) / 2
-    add(svg, "text", "label middle", x=13, y=middle, transform=f"rotate(-90 13 {middle})").text = down
+    under = add(svg, "text", "label middle", x=left + (WIDTH - left - 8) / 2, y=base + 38)
+    under.text = f"{across} \N{RIGHTWARDS ARROW}"
+    add(svg, "text", "label", x=4, y=16).text = f"{down} \N{DOWNWARDS ARROW}"
     return written(svg)

@@ -8,6 +8,7 @@ versions. So a number can be followed down to the bytes it was computed from.
 import json
 import shlex
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.ledger.layout import manifest_path
@@ -15,7 +16,7 @@ from orchestrator.ledger.manifests import Manifest
 from orchestrator.report.comparing import Result, dataset_of
 from orchestrator.report.reading import Experiment
 from orchestrator.results.cells import CellResult, Machine, finite
-from orchestrator.spec.naming import is_seed, shown
+from orchestrator.spec.naming import describe, is_seed, shown
 from workloads.formats import counted, duration, size
 
 Facts = list[tuple[str, str]]
@@ -86,7 +87,7 @@ def provenance_of(experiment: Experiment, results: list[Result]) -> Provenance:
     return Provenance(
         run=run_facts(experiment),
         versions=list(experiment.run.versions.items()),
-        results=[_result(experiment, result) for result in results],
+        results=[_result(experiment, result, results) for result in results],
         steps=[_step(key, role, experiment) for key, role in roles.items()],
     )
 
@@ -105,10 +106,30 @@ def run_facts(experiment: Experiment) -> Facts:
         facts.append(("code", f"commit {run.git.commit}{', with uncommitted changes' if run.git.changed else ''}"))
     else:
         facts.append(("code", "commit not known: it did not run from a checkout"))
+    facts += [("steps", line) for line in _computed(experiment)]
     facts.append(("seeds", ", ".join(_seeds(experiment))))
     if run.machines:
         facts.append(("machines", "; ".join(machines_of(experiment))))
     return facts
+
+
+def _computed(experiment: Experiment) -> list[str]:
+    """When the steps were computed, and what that took: more runs than the last may have had a part in it."""
+    known = [manifest.provenance for manifest in experiment.manifests.values() if manifest.provenance.get("started")]
+    if not known:
+        return []
+    first = min(float(one["started"]) for one in known)
+    last = max(float(one["started"]) + float(one.get("wall_seconds") or 0.0) for one in known)
+    work = sum(float(one.get("work_seconds") or one.get("wall_seconds") or 0.0) for one in known)
+    hosts = sorted({str(one["host"]) for one in known if one.get("host")})
+    where = f" on {', '.join(hosts)}" if hosts else ""
+    return [
+        f"{counted(len(known), 'step')} computed from {_utc(first)} to {_utc(last)}{where}, {duration(work)} of work"
+    ]
+
+
+def _utc(seconds: float) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 def machines_of(experiment: Experiment) -> list[str]:
@@ -127,13 +148,10 @@ def _seeds(experiment: Experiment) -> list[str]:
     return list(dict.fromkeys(own)) or [str(experiment.run.seed or 0)]
 
 
-def _result(experiment: Experiment, result: Result) -> ResultEntry:
-    values = [f"{key.removeprefix('labels.')} = {shown(value)}" for key, value in result.values.items()]
-    name = ", ".join(filter(None, [result.row, result.column]))
-    title = name or ", ".join(values) or "the only setting"
+def _result(experiment: Experiment, result: Result, results: Sequence[Result]) -> ResultEntry:
     states = ", ".join(dict.fromkeys(cell.status.value for _, cell in result.cells))
     cells = [_cell(experiment, number, cell) for number, cell in result.cells]
-    return ResultEntry(result.anchor, title, states, result.notes, cells)
+    return ResultEntry(result.anchor, describe(result, results), states, result.notes, cells)
 
 
 def _cell(experiment: Experiment, number: int, cell: CellResult) -> CellEntry:
@@ -175,7 +193,7 @@ def _step_facts(manifest: Manifest, experiment: Experiment) -> Facts:
             ("images", f"{images.get('used')} of pool {images.get('pool')} ({wanted}, {images.get('available')} there)")
         )
     if (started := finite(provenance.get("started"))) is not None:
-        facts.append(("started", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started))))
+        facts.append(("started", _utc(started)))
     for name, title in (("wall_seconds", "on the clock"), ("work_seconds", "work of all workers")):
         if value := finite(provenance.get(name)):
             facts.append((title, duration(value)))

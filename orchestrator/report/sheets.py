@@ -9,6 +9,7 @@ import base64
 import io
 import itertools
 import re
+import sys
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,7 @@ def sheets_of(experiment: Experiment, results: list[Result], storage: Storage, *
     """
     paths = {part_of(path, experiment.name): path for path in pictures_of(storage, experiment.name)}
     shown = [part for part in sorted(paths, key=_order) if not in_gallery or _order(part)[0]]
-    if paths:
+    if paths or in_gallery:
         return [_embedded(storage.read(paths[part]), _caption(experiment, part)) for part in shown]
     drawn = _drawn(experiment, results, storage)
     return [] if drawn is None else [drawn]
@@ -61,14 +62,15 @@ def _order(kind: str) -> tuple[int, int, str]:
     """Label sheets by their page, then predictions, then the others by name."""
     if not kind or kind.isdigit():
         return (0, int(kind or 1), "")
-    return (int(kind != "predictions"), 0, kind)
+    return (0, sys.maxsize, kind) if kind == "predictions" else (1, 0, kind)
 
 
 def _caption(experiment: Experiment, kind: str) -> str:
     if kind == "predictions":
         return "predictions after fine-tuning beside the ground truth"
     if kind.startswith("clusters"):
-        return "patches of every label, where it is widest; other labels in the dark"
+        setting = kind.removeprefix("clusters").replace("-", " ")
+        return f"patches of every label where it is widest, other labels in the dark{':' if setting else ''}{setting}"
     if kind and not kind.isdigit():
         return re.sub(r"[-_]+", " ", kind)
     page = f", page {kind}" if kind else ""

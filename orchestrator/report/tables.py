@@ -62,7 +62,8 @@ class Entry:
 class Table:
     """A caption, levels of headings, the leaf headings in one line each, rows, and notes lettered from a.
 
-    `warning` is what a reader must know before looking, `remarks` what helps to read it.
+    `warning` is what a reader must know before looking, `remarks` what helps to read it; `dense` is set for many
+    columns.
     """
 
     caption: str
@@ -73,6 +74,7 @@ class Table:
     remarks: list[str] = field(default_factory=list)
     warning: str = ""
     sortable: bool = True
+    dense: bool = False
 
 
 class Notes:

@@ -1,6 +1,7 @@
 """A sheet of patches of every cluster, for whoever has no ground truth and wants to know what the clusters are."""
 
 import itertools
+import re
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from orchestrator.ledger.layout import figure_path
 from orchestrator.planning.cells import PlannedCell
 from orchestrator.planning.plan import Plan
 from orchestrator.results.cell_maps import CellMaps, dataset_of
-from orchestrator.results.figures import first_of_repeats, save_picture
+from orchestrator.results.figures import first_of_repeats, name_among, save_picture
 from orchestrator.storage.store import Storage
 from workloads.figures import sheet
 from workloads.labels.patches import typical_patches
@@ -21,15 +22,18 @@ _PATCH_WIDTH = 96
 
 
 def write_cluster_sheets(plan: Plan, storage: Storage) -> list[str]:
-    """Write ``figures/NAME-clusters.png`` (-clusters-2.png ...) of the first settings that nothing scores."""
+    """Write ``figures/NAME-clusters-SETTING.png`` of the first settings that nothing scores; their places."""
     maps = CellMaps(plan, storage)
     cells = [cell for cell in plan.cells if maps.labels(cell) is not None and "score" not in cell.roles]
+    settings = first_of_repeats(cells)
     return [
-        save_picture(
-            _sheet(maps, cell), figure_path(plan.name, f"clusters-{number}" if number > 1 else "clusters"), storage
-        )
-        for number, cell in enumerate(first_of_repeats(cells)[:_SHEETS], 1)
+        save_picture(_sheet(maps, cell), figure_path(plan.name, _part(name_among(cell, settings))), storage)
+        for cell in settings[:_SHEETS]
     ]
+
+
+def _part(setting: str) -> str:
+    return re.sub(r"[^A-Za-z0-9.]+", "-", f"clusters {setting}").strip("-")
 
 
 def _sheet(maps: CellMaps, cell: PlannedCell) -> np.ndarray:

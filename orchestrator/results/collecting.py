@@ -12,7 +12,7 @@ from workloads.networks.stand_ins import NOTES, stand_in
 
 def collect_metrics(roles: Mapping[str, Step], manifests: Mapping[str, Manifest]) -> Metrics:
     """The figures of the steps that are done, by role; steps that serve others show none."""
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] = {"pmiou": None, "coverage": None, "miou": None}
     for role, manifest in manifests.items():
         metrics |= roles[role].shown(role, manifest)
     protocol = _protocol(roles, manifests)

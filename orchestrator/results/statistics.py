@@ -28,11 +28,9 @@ class Spread:
         return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
 
     def text(self, digits: int) -> str:
-        """``23.00 ± 1.20``; a count that is the same in every repeat has no spread to speak of."""
+        """``23.00 ± 1.20``; what is the same in every repeat has no spread to speak of."""
         mean = figure(self.mean, digits)
-        if self.deviation is None or (not digits and not self.deviation):
-            return mean
-        return f"{mean} ± {self.deviation:.{digits}f}"
+        return f"{mean} ± {self.deviation:.{digits}f}" if self.deviation else mean
 
 
 @dataclass(frozen=True)

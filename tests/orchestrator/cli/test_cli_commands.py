@@ -314,8 +314,10 @@ def test_the_report_of_a_run_shows_its_numbers_and_pictures(command: Commands) -
     for cell in command.results()["cells"]:
         assert f">{cell['metrics']['pmiou']:.2f}</a>" in page
         assert all(f'id="step-{key}"' in page for key in cell["steps"].values())
-    sheet = (command.folder / "storage/figures/small.png").read_bytes()
-    assert base64.b64encode(sheet).decode() in page
+    gallery = json.loads((command.folder / "storage/figures/small.json").read_text())
+    tiles = [tile for setting in gallery["settings"] for image in setting["tiles"] for tile in image]
+    assert len(tiles) == 8, "labels, and labels as classes, of two settings and two images"
+    assert all(tile["data"] in page for tile in tiles)
     assert command("report", "small.yaml", GRID, "--output", "elsewhere").code == 0
     assert (command.folder / "elsewhere/small.html").read_text() == page
     assert command("report", "storage", "labels.images=1").messages == [
@@ -325,7 +327,8 @@ def test_the_report_of_a_run_shows_its_numbers_and_pictures(command: Commands) -
 
 
 def test_without_sheets_the_report_draws_labels_from_their_shards(command: Commands) -> None:
-    (command.folder / "storage/figures/small.png").unlink()
+    for name in ("small.png", "small.json"):
+        (command.folder / "storage/figures" / name).unlink()
     shutil.rmtree(command.folder / "camvid")
     assert command("report", "storage").code == 0
     page = (command.folder / "storage/report/small.html").read_text()

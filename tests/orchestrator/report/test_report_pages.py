@@ -78,7 +78,7 @@ def test_only_an_experiments_own_pictures_are_embedded_in_order(hand_made: HandM
         "labels and the classes they match",
         "page 2",
         "page 10",
-        "as in the paper's Figure 4",
+        "predictions after fine-tuning beside the ground truth",
     ]
     assert (sheets[0].width, sheets[0].height) == (32, 16)
 
