@@ -18,8 +18,8 @@ from orchestrator.cli.submission import Sending, submit_experiment
 from orchestrator.execution.progress import Progress, plain_console
 from orchestrator.ledger.layout import results_path
 from orchestrator.ledger.verification import verify as verify_storage
-from orchestrator.planning.cells import PlannedCell
 from orchestrator.planning.check import check_experiment
+from orchestrator.planning.choice import chosen_cell
 from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.planning.estimate import estimate, read_assumptions
 from orchestrator.planning.explain import explain as explain_plan
@@ -156,7 +156,7 @@ def export_labels(options: Namespace) -> int:
     """Write the label maps of one cell as indexed PNGs."""
     storage = Storage(options.storage)
     made = make_plan(_document(options), storage, write_listings=False)
-    cell = _chosen_cell(made, options.cell)
+    cell = chosen_cell(made, "label" if options.pool == "train" else "label_val", row=options.row, cell=options.cell)
     with Progress() as progress:
         count = export_label_maps(made, cell, options.pool, storage, Path(options.output), progress)
     print(f"{count} label maps, legend.json and legend.png in {options.output}")
@@ -169,16 +169,18 @@ def export_backbone(options: Namespace) -> int:
 
     storage = Storage(options.storage)
     made = make_plan(_document(options), storage, write_listings=False)
-    cell = _chosen_cell(made, options.cell)
+    cell = chosen_cell(made, options.stage, row=options.row, cell=options.cell)
     card = write_backbone(made, cell, options.stage, storage, Path(options.output))
     print(f"backbone  {options.output}\ncard      {card}")
     return 0
 
 
-def _chosen_cell(made: Plan, number: int) -> PlannedCell:
-    if not 0 <= number < len(made.cells):
-        raise InputError(f"--cell {number} does not exist; allowed: 0 to {len(made.cells) - 1}")
-    return made.cells[number]
+def predict(options: Namespace) -> int:
+    """Predict images that the experiment never saw."""
+    from orchestrator.cli.predicting import predict_images
+
+    storage = Storage(options.storage)
+    return predict_images(make_plan(_document(options), storage, write_listings=False), storage, options)
 
 
 def verify(options: Namespace) -> int:

@@ -29,8 +29,9 @@ examples:
   lookbeyond plan  experiments/camvid-k.yaml              what would be computed, what is there already
   lookbeyond run   experiments/camvid-k.yaml labels.images=100 grid.labels.outliers='[0, 0.05]'
   lookbeyond run   experiments/camvid-small.yaml compute.early_stopping={}   gives up what others leave behind
-  lookbeyond export labels experiments/camvid-k.yaml labels-out
-  lookbeyond export backbone demo backbone.pth --cell 1   loads strictly into torchvision's network of that name
+  lookbeyond predict demo pictures masks                  classes of images that the experiment never saw
+  lookbeyond export labels experiments/camvid-k.yaml labels-out --cell 3
+  lookbeyond export backbone demo backbone.pth            loads strictly into torchvision's network of that name
   lookbeyond report storage                               tables, plots and provenance of all that was run there
   lookbeyond submit demo --address http://localhost:8265 --storage s3://BUCKET/FOLDER       as a job on a cluster
 
@@ -154,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_experiment(explain)
     _add_storage(explain)
 
+    _add_predict(commands)
     _add_export(commands)
 
     report = _command(commands, "report", "tables, plots, pictures, cost and provenance as HTML, CSV and Markdown")
@@ -178,6 +180,25 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(verify)
     return parser
+
+
+def _add_predict(commands: "argparse._SubParsersAction") -> None:
+    predict = _command(commands, "predict", "classes, or labels, of images that the experiment never saw")
+    predict.add_argument("experiment", help="experiment file (YAML), or demo")
+    predict.add_argument("images", help="folder of images, at any depth")
+    predict.add_argument("output", help="folder to write to; made if it does not exist")
+    _add_overrides(predict)
+    _add_storage(predict)
+    _add_cell(predict)
+    predict.add_argument(
+        "--what",
+        choices=["classes", "labels"],
+        default="classes",
+        help="classes by the fine-tuned network, or auxiliary labels by the clusters (default classes)",
+    )
+    predict.add_argument("--no-overlays", action="store_true", help="leave out the images with their classes laid over")
+    predict.add_argument("--confidence", action="store_true", help="write the probability of every pixel's class, too")
+    _add_address(predict)
 
 
 def _add_export(commands: "argparse._SubParsersAction") -> None:
@@ -246,9 +267,9 @@ def _add_storage(command: argparse.ArgumentParser) -> None:
 
 
 def _add_cell(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--cell", type=int, default=0, metavar="N", help="which cell of the grid, counted from 0 (default 0)"
-    )
+    which = command.add_mutually_exclusive_group()
+    which.add_argument("--row", metavar="NAME", help="which row of the experiment; the beginning of its name is enough")
+    which.add_argument("--cell", type=int, metavar="N", help="which cell, counted from 0 (default: the only one)")
 
 
 def _count(text: str) -> int:
@@ -268,14 +289,7 @@ def _add_until(command: argparse.ArgumentParser) -> None:
 
 
 def _add_cluster(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--address",
-        metavar="ADDRESS",
-        help="Ray cluster to use, 'auto' for the one on this machine (default: start one)",
-    )
-    command.add_argument(
-        "--dashboard", action="store_true", help="with a cluster of its own: Ray's dashboard on localhost"
-    )
+    _add_address(command)
     command.add_argument(
         "--cluster-config",
         metavar="FILE",
@@ -286,6 +300,17 @@ def _add_cluster(command: argparse.ArgumentParser) -> None:
         type=_count,
         metavar="N",
         help="train only the cells of the N best labellings by PmIoU (default: train all)",
+    )
+
+
+def _add_address(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="Ray cluster to use, 'auto' for the one on this machine (default: start one)",
+    )
+    command.add_argument(
+        "--dashboard", action="store_true", help="with a cluster of its own: Ray's dashboard on localhost"
     )
 
 

@@ -13,10 +13,12 @@ import numpy as np
 from PIL import Image
 
 from orchestrator.execution.progress import Progress
+from orchestrator.ledger.image_sets import read_listing
 from orchestrator.ledger.manifests import Manifest
 from orchestrator.ledger.shards import read_maps
 from orchestrator.planning.cells import PlannedCell
 from orchestrator.planning.plan import Plan
+from orchestrator.results.file_names import file_names
 from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
 from workloads.errors import InputError
@@ -50,11 +52,12 @@ def export_label_maps(
     folder = Storage(str(output))
     palette = distinct_colours(clusters)
     progress.expect(step.title, step.images.count)
+    names = file_names(read_listing(storage, step.images.listing, 0, step.images.count))
     images: set[str] = set()
     for record in manifest.shards:
         for image_id, labels in read_maps(storage, record.path):
-            folder.write_nondurable(f"{image_id}.png", _encoded(_picture(labels, palette, clusters)))
-            images.add(image_id)
+            folder.write_nondurable(f"{names[image_id]}.png", _encoded(_picture(labels, palette, clusters)))
+            images.add(names[image_id])
         progress.advance(step.title, record.images)
     legend = _legend(plan, planned, step.key, palette, clusters)
     folder.write_nondurable("legend.json", json.dumps(legend, indent=1).encode())

@@ -3,6 +3,7 @@
 from orchestrator.steps.cluster import ClusterStep
 from orchestrator.steps.finetune import FinetuneStep
 from orchestrator.steps.label import LabelStep
+from orchestrator.steps.predict import PredictStep
 from orchestrator.steps.pretrain import PretrainStep
 from orchestrator.steps.sample import SampleStep
 from orchestrator.steps.score import ScoreStep
@@ -17,6 +18,7 @@ KINDS: tuple[type[Step], ...] = (
     ScoreStep,
     PretrainStep,
     FinetuneStep,
+    PredictStep,
 )
 
 BY_NAME = {kind.kind: kind for kind in KINDS}

@@ -149,11 +149,11 @@ def test_a_missing_shard_is_told_by_who_needs_it(command: Commands) -> None:
     (manifest,) = command.folder.glob(f"storage/steps/label/{step}.json")
     shard = command.folder / "storage" / json.loads(manifest.read_text())["shards"][0]["path"]
     shard.unlink()
-    answer = command("export", "labels", "small.yaml", "out", GRID)
+    answer = command("export", "labels", "small.yaml", "out", GRID, "--cell", "0")
     assert answer.code == 2
     assert f"{shard} is missing; `lookbeyond verify" in answer.messages[0]
     shard.write_bytes(b"not what it was")
-    answer = command("export", "labels", "small.yaml", "out2", GRID)
+    answer = command("export", "labels", "small.yaml", "out2", GRID, "--cell", "0")
     assert answer.code == 2
     assert f"{shard} is damaged" in answer.messages[0]
 
@@ -183,13 +183,13 @@ def test_exported_labels_are_indexed_pictures_with_a_legend(command: Commands) -
 
 
 def test_an_export_is_not_laid_over_another(command: Commands) -> None:
-    assert command("export", "labels", "small.yaml", "out", GRID).code == 0
-    assert command("export", "labels", "small.yaml", "out", GRID).code == 0
-    for options in (["--pool", "val"], ["--cell", "1"]):
+    for _ in range(2):
+        assert command("export", "labels", "small.yaml", "out", GRID, "--cell", "0").code == 0
+    for options in (["--cell", "0", "--pool", "val"], ["--cell", "1"]):
         answer = command("export", "labels", "small.yaml", "out", GRID, *options)
         assert answer.code == 2
         assert "folder out holds the labels of another cell or pool" in answer.messages[0]
-    answer = command("export", "labels", "small.yaml", "camvid", GRID)
+    answer = command("export", "labels", "small.yaml", "camvid", GRID, "--cell", "0")
     assert "folder camvid holds other files" in answer.messages[0]
 
 
@@ -202,6 +202,7 @@ def test_an_export_is_not_laid_over_another(command: Commands) -> None:
         (["plan"], ["experiment", "key=value", "--storage", "--json"]),
         (["run"], ["experiment", "key=value", "--storage", "--address", "--dashboard", "--json", "--until", "labels"]),
         (["explain"], ["experiment", "key=value", "--storage"]),
+        (["predict"], ["experiment", "images", "output", "key=value", "--storage", "--row", "--cell", "--what"]),
         (["export"], ["labels"]),
         (["export", "labels"], ["experiment", "output", "key=value", "--storage", "--cell", "--pool"]),
         (["verify"], ["storage", "--repair", "--json"]),
