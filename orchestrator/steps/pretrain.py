@@ -10,6 +10,7 @@ from orchestrator.ledger.layout import model_path
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_SCHEMA, Shard
+from orchestrator.ledger.training_states import read_history
 from orchestrator.steps.cluster import ClusterStep
 from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place
 from orchestrator.steps.rates import Rate
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from workloads.training.loop import Loop
 
 # What the positives of the contrast come from; pixel ids need no labels, nor do the baselines' objectives.
+# Share of the images in which no cell had a positive; the mean over the history is in the results.
+_WITHOUT = "images_without_positive"
 _LABELS = {"auxiliary": "label", "superpixel": "superpixels"}
 
 
@@ -32,7 +35,7 @@ class PretrainStep(TrainingStep):
     """Pre-training on an image set; `num_labels` is None where the number of clusters is not known beforehand."""
 
     kind: ClassVar[str] = "pretrain"
-    code_version: ClassVar[int] = 1
+    code_version: ClassVar[int] = 2
     title: ClassVar[str] = "pre-train"
     roles: ClassVar[tuple[str, ...]] = ("pretrain",)
     assumed_rate: ClassVar[Rate] = Rate(seconds=0.13)
@@ -151,7 +154,12 @@ class PretrainJob(TrainingJob):
 
         state = pretrained_state(loop.objective.segmentor, pretrained_scope(self.config))
         record = write_tensors(self.storage, model_path(self.key, "pt"), state)
-        return Outcome(files={"network": record}, results={self.key: {"pretrain_loss": last_loss}})
+        results = {"pretrain_loss": last_loss}
+        # MoCo's positives are whole views: no image is without one.
+        without = [row[_WITHOUT] for row in read_history(self.storage, self.key) if _WITHOUT in row]
+        if without:
+            results[_WITHOUT] = sum(without) / len(without)
+        return Outcome(files={"network": record}, results={self.key: results})
 
 
 @dataclass(frozen=True)

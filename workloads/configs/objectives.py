@@ -25,7 +25,8 @@ class ContrastConfig(HashedConfig, tag="ContrastConfig"):
     )
     cell_label: Literal["majority", "nearest"] = Field(
         "majority",
-        description="of a feature cell: what over half of its pixels carry, else ignored; or its centre's",
+        description="of a feature cell, positives 'auxiliary': what over half of its pixels carry, else ignored; or "
+        "its centre's, as in the other two cases",
     )
     pixel_cell: int = Field(
         8, ge=1, description="positives 'pixel': side in image pixels of what counts as the same place"

@@ -26,10 +26,10 @@ AUGMENTATION = ViewsConfig(
 class OptimiserConfig(HashedConfig, tag="OptimiserConfig"):
     """The optimiser and its schedule over the steps of the run."""
 
-    kind: Literal["sgd", "adamw"] = Field("sgd", description="optimiser")
+    kind: Literal["sgd", "adamw", "lars"] = Field("sgd", description="optimiser; lars is PixPro's")
     learning_rate: float = Field(0.01, gt=0, description="learning rate of the backbone after warm-up")
     head_factor: float = Field(1.0, gt=0, description="factor of the learning rate for everything but the backbone")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd and lars")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
     schedule: Literal["poly", "cosine", "constant"] = Field("poly", description="decay of the learning rate")
     power: float = Field(0.9, gt=0, description="power of the poly schedule")
@@ -82,9 +82,22 @@ class PretrainConfig(TrainingConfig, tag="PretrainConfig"):
     )
     init: Initialisation = Field("random", description="first weights of the backbone")
     views: ViewsConfig = Field(ViewsConfig(), description="augmentation")
+    view_overlap: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="where positives come of views (moco, pixpro, positives 'pixel'): least share of the smaller of "
+        "an image's two windows that lies in the other",
+    )
     contrast: ContrastConfig = Field(ContrastConfig(), description="options of objective 'contrast'")
     moco: MocoConfig = Field(MocoConfig(), description="options of objective 'moco'")
     pixpro: PixproConfig = Field(PixproConfig(), description="options of objective 'pixpro'")
+
+    @property
+    def least_overlap(self) -> float | None:
+        """The least overlap of both views where positives come of them, else None."""
+        of_views = self.objective != "contrast" or self.contrast.positives == "pixel"
+        return self.view_overlap if of_views else None
 
 
 class EvaluationConfig(HashedConfig, tag="EvaluationConfig"):

@@ -127,10 +127,13 @@ class Keys(NamedTuple):
 
 
 class ContrastLoss(NamedTuple):
-    """`total` is summed over the `anchors` with a positive and a negative; the cosines are detached means."""
+    """`total` is summed over the anchors `counted`, bool (N,), which have a positive and a negative.
+
+    The cosines are detached means.
+    """
 
     total: Tensor
-    anchors: Tensor
+    counted: Tensor
     positive_cosine: Tensor
     negative_cosine: Tensor
 
@@ -167,7 +170,7 @@ def contrastive_loss(anchors: Keys, keys: Keys, first_column: int, config: Contr
         shown = cosines.detach()
         return ContrastLoss(
             total,
-            counted.sum(),
+            counted,
             (shown * positive).sum() / positive.sum().clamp(min=1),
             (shown * negative).sum() / negative.sum().clamp(min=1),
         )

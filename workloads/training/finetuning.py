@@ -36,6 +36,7 @@ class Finetuning(Objective):
     """
 
     class_weights: Tensor | None
+    learns_from = "batches with a labelled pixel"
 
     def __init__(
         self,
@@ -74,6 +75,7 @@ class Finetuning(Objective):
         total = self.workers.sum(at_least_float32(weight))
         divisor = torch.where(total > 0, total, 1.0) / self.workers.size
         loss = self._summed_cross_entropy(logits.main, labels) / divisor
+        self.filled = (total > 0).float()
         with torch.no_grad():
             right = (logits.main.argmax(dim=1) == labels).sum()
             self.shown = {"pixel_accuracy": right / known.sum().clamp(min=1), "main_loss": loss.detach()}

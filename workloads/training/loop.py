@@ -8,6 +8,7 @@ number.
 """
 
 import copy
+import logging
 import os
 import shutil
 import sys
@@ -30,6 +31,13 @@ from workloads.training.batches import Order, Prefetcher, Sample, Slot, Source
 from workloads.training.collectives import SingleProcess, Workers, share_batch_norm
 from workloads.training.optimisation import build_optimiser, learning_rate_factor
 from workloads.training.views import crop_of_batch
+
+logger = logging.getLogger(__name__)
+
+# A training is warned of when so many steps on end had less than this share of what they can learn from.
+WATCHED_STEPS = 50
+LITTLE = 0.1
+_MORE_TO_LEARN = "Larger superpixels, a smaller output stride or views that are scaled down less give more"
 
 Batch = dict[str, Tensor]
 Wrap = Callable[[nn.Module], nn.Module]
@@ -59,6 +67,9 @@ class Objective(nn.Module, ABC):
     segmentor: Segmentor
     views: ViewsConfig
     shown: dict[str, Tensor]
+    # Of the last step, the share of what it could have learnt from that held something to learn; None: not watched.
+    filled: Tensor | None = None
+    learns_from = ""
 
     @abstractmethod
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
@@ -86,7 +97,7 @@ class LossNotFiniteError(InputError):
 
 @dataclass(frozen=True)
 class StepReport:
-    """The state of a run after `step` steps; loss, speed and wait are means since the last report."""
+    """The state of a run after `step` steps; loss, speed, wait and what is shown are means since the last report."""
 
     step: int
     total_steps: int
@@ -143,6 +154,8 @@ class Loop:
             self.objective.segmentor.backbone.compile()
         self._forward: nn.Module = wrap(self.objective) if wrap else self.objective
         self._unchecked: tuple[int, Tensor] | None = None
+        self._filled: list[Tensor] = []
+        self._warned = False
 
     # State
 
@@ -214,12 +227,14 @@ class Loop:
                 batches.close()
 
     def _steps(self, batches: Prefetcher, stop: int, report_every: int) -> Iterator[StepReport]:
-        began, waited, losses = time.perf_counter(), 0.0, []
+        began, waited, losses, shown = time.perf_counter(), 0.0, [], []
         while self.step < stop:
             asked = time.perf_counter()
             batch = batches.next()
             waited += time.perf_counter() - asked
             losses.append(self._one_step(batch))
+            shown.append(self.objective.shown)
+            self._watch()
             if self.step == stop or self.step % report_every == 0:
                 loss = float(torch.stack(losses).mean())
                 self._check()
@@ -233,9 +248,9 @@ class Loop:
                     learning_rate=self.optimiser.param_groups[0]["lr"],
                     images_per_second=images / seconds,
                     wait_share=waited / seconds,
-                    shown={name: float(value) for name, value in self.objective.shown.items()},
+                    shown={name: float(torch.stack([one[name] for one in shown]).mean()) for name in shown[-1]},
                 )
-                began, waited, losses = time.perf_counter(), 0.0, []
+                began, waited, losses, shown = time.perf_counter(), 0.0, [], []
 
     def _one_step(self, batch: Batch) -> Tensor:
         """One optimiser step; the loss of the whole batch, a detached scalar on the device."""
@@ -267,6 +282,24 @@ class Loop:
         self.step += 1
         self.objective.after_step(self.step / self.total_steps)
         return whole
+
+    def _watch(self) -> None:
+        """Refuse a training whose last steps had nothing to learn from; warn, once, where they had little."""
+        if self.objective.filled is None:
+            return
+        self._filled.append(self.objective.filled.detach())
+        if len(self._filled) < WATCHED_STEPS:
+            return
+        share = float(self.workers.sum(torch.stack(self._filled).mean())) / self.workers.size
+        self._filled.clear()
+        found = (
+            f"{100 * share:.2g} % of {self.objective.learns_from} in steps {self.step - WATCHED_STEPS} to {self.step}"
+        )
+        if share == 0:
+            raise InputError(f"the training learns nothing: {found}; allowed: more than none. {_MORE_TO_LEARN}")
+        if share < LITTLE and not self._warned:
+            self._warned = True
+            logger.warning("the training learns from little: %s. %s", found, _MORE_TO_LEARN)
 
     def _check(self) -> None:
         if self._unchecked is None:

@@ -4,23 +4,27 @@ The backbone's pooled features pass a two-layer head; a slowly moving copy of bo
 query must find its key among a queue of earlier keys (cross-entropy over cosines / T, the key first).
 
 Source: He et al. 2020 and Chen et al. 2020 (arXiv:2003.04297): K 65 536, m 0.999, T 0.2, 128 dimensions, MLP head.
-Departures, ours: views are those of the configuration (Table 8 by default) rather than MoCo's resized crops; the order
-of keys is not shuffled between workers before batch normalisation.
+Departures, ours: views are those of the configuration (Table 8 by default) rather than MoCo's resized crops, with a
+least overlap; the queue is never longer than there are images; and the order of keys is not shuffled between workers
+before batch normalisation, which is over the batch of all workers here, so that the result does not depend on their
+number.
 """
 
 import copy
+import logging
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workloads.configs.objectives import MocoConfig
-from workloads.configs.views import ViewsConfig
+from workloads.configs.training import PretrainConfig
 from workloads.networks.segmentors import STAGE_CHANNELS, Segmentor
 from workloads.training.batches import Sample, Slot
 from workloads.training.collectives import SingleProcess, Workers, at_least_float32
 from workloads.training.loop import Batch, Objective
 from workloads.training.views import image_views, prepared
+
+logger = logging.getLogger(__name__)
 
 
 class PooledEmbedding(nn.Module):
@@ -58,26 +62,30 @@ class MomentumContrast(Objective):
     oldest: Tensor
 
     def __init__(
-        self, segmentor: Segmentor, config: MocoConfig, views: ViewsConfig, seed: int, workers: Workers | None = None
+        self, segmentor: Segmentor, config: PretrainConfig, num_images: int, workers: Workers | None = None
     ) -> None:
         super().__init__()
         self.segmentor = segmentor
         self.config = config
-        self.views = views
-        self.seed = seed
+        self.views = config.views
         self.workers = workers or SingleProcess()
         self.shown = {}
+        moco = config.moco
         channels = STAGE_CHANNELS[segmentor.config.backbone][1]
-        self.query = PooledEmbedding(segmentor.backbone, channels, config.embedding_dim)
+        self.query = PooledEmbedding(segmentor.backbone, channels, moco.embedding_dim)
         self.key = frozen_copy(self.query)
-        self.register_buffer("queue", F.normalize(torch.randn(config.queue, config.embedding_dim), dim=1))
+        # A longer queue would hold an image's own old keys, as negatives, once for every epoch it reaches back.
+        length = min(moco.queue, num_images)
+        if length < moco.queue:
+            logger.warning("moco.queue: %d keys, as many as there are images, in place of %d", length, moco.queue)
+        self.register_buffer("queue", F.normalize(torch.randn(length, moco.embedding_dim), dim=1))
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
         self._new_keys: Tensor | None = None
 
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
         """`views` float32 (2, 3, h, w)."""
         image = prepared(sample.image, self.views)
-        views = image_views(image, self.views, slot.crop, self.seed, (slot.image_id, slot.epoch))
+        views = image_views(image, slot, self.config)
         return {"views": torch.stack([view.image for view in views])}
 
     def forward(self, batch: Batch) -> Tensor:
@@ -86,18 +94,18 @@ class MomentumContrast(Objective):
         with torch.no_grad():
             keys = self.key(batch["views"][:, 1])
             self._new_keys = self.workers.gather(keys)
-        loss, right = queue_loss(queries, keys, self.queue.clone(), self.config.temperature)
+        loss, right = queue_loss(queries, keys, self.queue.clone(), self.config.moco.temperature)
         self.shown = {"found": right}
         return loss
 
     def after_step(self, progress: float) -> None:
         """Move the key network, and put the step's keys over the oldest ones."""
-        follow(self.key, self.query, self.config.momentum)
+        follow(self.key, self.query, self.config.moco.momentum)
         if self._new_keys is not None:
-            new = self._new_keys[-self.config.queue :]
-            places = (self.oldest + torch.arange(len(new), device=new.device)) % self.config.queue
+            new = self._new_keys[-len(self.queue) :]
+            places = (self.oldest + torch.arange(len(new), device=new.device)) % len(self.queue)
             self.queue[places] = new
-            self.oldest.copy_((self.oldest + len(new)) % self.config.queue)
+            self.oldest.copy_((self.oldest + len(new)) % len(self.queue))
 
 
 def queue_loss(queries: Tensor, keys: Tensor, queue: Tensor, temperature: float) -> tuple[Tensor, Tensor]:

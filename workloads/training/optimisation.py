@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from workloads.configs.training import OptimiserConfig
+from workloads.training.lars import Lars
 
 
 def learning_rate_factor(config: OptimiserConfig, step: int, total: int) -> float:
@@ -42,5 +43,7 @@ def build_optimiser(config: OptimiserConfig, module: nn.Module) -> torch.optim.O
             return torch.optim.SGD(
                 parts, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay
             )
+        case "lars":
+            return Lars(parts, lr=config.learning_rate, momentum=config.momentum, weight_decay=config.weight_decay)
         case "adamw":
             return torch.optim.AdamW(parts, lr=config.learning_rate, weight_decay=config.weight_decay)

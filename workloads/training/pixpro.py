@@ -6,9 +6,15 @@ the same when their distance in the image, over the longer diagonal of a cell of
 
 Places outside the image pair with nothing, and views without common ground give no loss.
 
-Source: Xie et al. 2021: projection 1x1 to 4096, batch normalisation, ReLU, 1x1 to 256; propagation with gamma 2 and one
-1x1 convolution; loss -2 x the mean cosine of pairs, per image and in both directions; momentum 0.99 rising to 1 by a
-cosine. Departures, ours: views are those of the configuration, and there is no LARS; use sgd or adamw.
+As published [1]_: projection 1x1 to 4096, batch normalisation, ReLU, 1x1 to 256; propagation with gamma 2 of features
+transformed by one 1x1 convolution and brought to length one; loss -2 x the mean cosine of pairs, per image and in both
+directions; momentum 0.99 rising to 1 by a cosine. Departures, ours: views are those of the configuration, with a least
+overlap, and the optimiser is the configuration's (the published one is `lars` at a batch of 1024).
+
+References
+----------
+.. [1] Xie et al., "Propagate Yourself: Exploring Pixel-Level Consistency for Unsupervised Visual Representation
+   Learning", CVPR 2021; zdaxie/PixPro.
 """
 
 import math
@@ -18,7 +24,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workloads.configs.objectives import PixproConfig
-from workloads.configs.views import ViewsConfig
+from workloads.configs.training import PretrainConfig
 from workloads.networks.segmentors import STAGE_CHANNELS, ProjectionHead, Segmentor
 from workloads.training.batches import Sample, Slot
 from workloads.training.collectives import at_least_float32
@@ -41,10 +47,10 @@ class DenseEmbedding(nn.Module):
 
 
 def propagate(embedded: Tensor, transform: nn.Module, gamma: float) -> Tensor:
-    """y_i = sum over j of max(cos(x_i, x_j), 0)^gamma g(x_j), for x of shape (N, cells, D)."""
+    """Smooth x of shape (N, cells, D): y_i = sum over j of max(cos(x_i, x_j), 0)^gamma g(x_j) / |g(x_j)|."""
     unit = F.normalize(embedded, dim=2, eps=1e-6)
     similarity = (unit @ unit.transpose(1, 2)).clamp(min=0) ** gamma
-    return similarity @ transform(embedded)
+    return similarity @ F.normalize(transform(embedded), dim=2, eps=1e-6)
 
 
 def same_place(first: Tensor, second: Tensor, diagonals: Tensor, distance: float) -> Tensor:
@@ -68,22 +74,24 @@ def consistency(propagated: Tensor, target: Tensor, pairs: Tensor) -> Tensor:
 class PixelPropagation(Objective):
     """PixPro around a segmentor's backbone; label maps are not looked at."""
 
-    def __init__(self, segmentor: Segmentor, config: PixproConfig, views: ViewsConfig, seed: int) -> None:
+    learns_from = "images with a pair of cells that show the same place"
+
+    def __init__(self, segmentor: Segmentor, config: PretrainConfig) -> None:
         super().__init__()
         self.segmentor = segmentor
         self.config = config
-        self.views = views
-        self.seed = seed
+        self.views = config.views
         self.shown = {}
+        pixpro = config.pixpro
         channels = STAGE_CHANNELS[segmentor.config.backbone][1]
-        self.online = DenseEmbedding(segmentor.backbone, channels, config)
+        self.online = DenseEmbedding(segmentor.backbone, channels, pixpro)
         self.target = frozen_copy(self.online)
-        self.transform = nn.Linear(config.embedding_dim, config.embedding_dim)
+        self.transform = nn.Linear(pixpro.embedding_dim, pixpro.embedding_dim)
 
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
         """`views` float32 (2, 3, h, w), `places` float32 (2, cells, 2), `diagonals` float32 (2,)."""
         image = prepared(sample.image, self.views)
-        views = image_views(image, self.views, slot.crop, self.seed, (slot.image_id, slot.epoch))
+        views = image_views(image, slot, self.config)
         stride = self.segmentor.config.output_stride
         return {
             "views": torch.stack([view.image for view in views]),
@@ -100,16 +108,21 @@ class PixelPropagation(Objective):
         with torch.no_grad():
             target = at_least_float32(self.target(both))
         with torch.autocast(views.device.type, enabled=False):
-            propagated = propagate(at_least_float32(embedded), self.transform, self.config.gamma)
-            pairs = same_place(places[:, 0], places[:, 1], batch["diagonals"], self.config.distance)
+            propagated = propagate(at_least_float32(embedded), self.transform, self.config.pixpro.gamma)
+            pairs = same_place(places[:, 0], places[:, 1], batch["diagonals"], self.config.pixpro.distance)
             forth = consistency(propagated[:number], target[number:], pairs)
             back = consistency(propagated[number:], target[:number], pairs.transpose(1, 2))
-        self.shown = {"pairs_per_image": pairs.sum().float() / number, "cosine": -(forth + back).detach() / 4}
+        self.filled = pairs.flatten(1).any(dim=1).float().mean()
+        self.shown = {
+            "pairs_per_image": pairs.sum().float() / number,
+            "images_without_positive": 1 - self.filled,
+            "cosine": -(forth + back).detach() / 4,
+        }
         return forth + back
 
     def after_step(self, progress: float) -> None:
         """Move the momentum network; its momentum rises from the configured one to 1."""
-        momentum = 1 - (1 - self.config.momentum) * (1 + math.cos(math.pi * progress)) / 2
+        momentum = 1 - (1 - self.config.pixpro.momentum) * (1 + math.cos(math.pi * progress)) / 2
         follow(self.target, self.online, momentum)
 
 

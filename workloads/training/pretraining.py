@@ -56,6 +56,10 @@ class PixelContrast(Objective):
         self.config = config
         self.views = config.views
         self.num_labels = num_labels
+        self.learns_from = (
+            f"the {config.contrast.anchors_per_image} anchor slots of an image (positives "
+            f"{config.contrast.positives!r}, cells of {segmentor.config.output_stride} pixels)"
+        )
         self.workers = workers or SingleProcess()
         self.shown = {}
         channels = (
@@ -76,7 +80,7 @@ class PixelContrast(Objective):
         labels = self._checked_labels(sample, slot.image_id)
         if labels is not None:
             labels = resize_labels(labels, (image.shape[0], image.shape[1]))
-        views = image_views(image, self.views, slot.crop, self.config.seed, (slot.image_id, slot.epoch))
+        views = image_views(image, slot, self.config)
         cells = torch.stack([self._cells(view, labels, image.shape[1]) for view in views]).numpy()
         rng = generator(self.config.seed, "anchors", slot.epoch, slot.image_id)
         anchors = sample_anchors(cells, contrast.anchors_per_image, contrast.positives, rng)
@@ -97,7 +101,9 @@ class PixelContrast(Objective):
         if labels is None:
             # Many places share a cell where the view is shrunk, so none has a majority: take the one at its centre.
             return cell_labels(places(view.pixels, image_width, contrast.pixel_cell), stride, "nearest")
-        return cell_labels(view.look_up(labels, IGNORE_LABEL), stride, contrast.cell_label)
+        # A superpixel is smaller than a cell's window more often than not, and would have no majority in it.
+        rule = contrast.cell_label if contrast.positives == "auxiliary" else "nearest"
+        return cell_labels(view.look_up(labels, IGNORE_LABEL), stride, rule)
 
     def embeddings(self, views: Tensor) -> Tensor:
         """Projected features of views (N, 3, h, w): (N, D, h / stride, w / stride), not normalised."""
@@ -125,10 +131,15 @@ class PixelContrast(Objective):
         seen = Keys(*(self.workers.gather(part) for part in anchors))
         keys = joined(seen, self.memory.keys()) if self.memory is not None else seen
         loss = contrastive_loss(anchors, keys, self.workers.rank * vectors.shape[0], self.config.contrast)
-        everywhere = self.workers.sum(loss.anchors.float())
+        per_image = loss.counted.view(views.shape[0], -1)
+        shares = torch.stack([per_image.sum(), per_image.any(dim=1).sum()]).float()
+        everywhere, images_with = self.workers.sum(shares)
+        num_images = views.shape[0] * self.workers.size
+        self.filled = everywhere / (num_images * per_image.shape[1])
         self._seen = Keys(*(part.detach() for part in seen))
         self.shown = {
             "anchors": everywhere,
+            "images_without_positive": 1 - images_with / num_images,
             "positive_cosine": loss.positive_cosine,
             "negative_cosine": loss.negative_cosine,
         }
@@ -141,7 +152,11 @@ class PixelContrast(Objective):
 
 
 def build_objective(
-    segmentor: Segmentor, config: PretrainConfig, num_labels: int | None = None, workers: Workers | None = None
+    segmentor: Segmentor,
+    config: PretrainConfig,
+    num_images: int,
+    num_labels: int | None = None,
+    workers: Workers | None = None,
 ) -> Objective:
     """The objective that `config` names, around a network that holds its first weights."""
     set_dropout(segmentor, 0.0)
@@ -155,9 +170,9 @@ def build_objective(
             case "contrast":
                 return PixelContrast(segmentor, config, num_labels, workers)
             case "moco":
-                return MomentumContrast(segmentor, config.moco, config.views, config.seed, workers)
+                return MomentumContrast(segmentor, config, num_images, workers)
             case "pixpro":
-                return PixelPropagation(segmentor, config.pixpro, config.views, config.seed)
+                return PixelPropagation(segmentor, config)
 
 
 def pretraining_network(config: PretrainConfig) -> Segmentor:
@@ -185,5 +200,5 @@ def pretraining_loop(
     At the end, `networks.pretrained_state(segmentor, pretrained_scope(config))` is what fine-tuning loads.
     """
     shared = workers or SingleProcess()
-    objective = build_objective(segmentor, config, num_labels, shared)
+    objective = build_objective(segmentor, config, len(source.ids), num_labels, shared)
     return Loop(objective, source, config, machine=machine, workers=shared, wrap=wrap)

@@ -20,7 +20,7 @@ rotation (1), the distribution of the scale (uniform), whether [321, 361] is a r
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -29,10 +29,12 @@ import torchvision.transforms.v2.functional as F
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
+from workloads.configs.training import PretrainConfig
 from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
 from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.seeding import generator
+from workloads.training.batches import Slot
 
 OUTSIDE = -1
 
@@ -176,13 +178,36 @@ def render(image: np.ndarray, drawn: Draw, cutout_labels: Literal["ignore", "kee
     return View(colours, pixels, drawn.scale)
 
 
-def image_views(
-    image: np.ndarray, config: ViewsConfig, crop: tuple[int, int], seed: int, name: tuple[str, int]
-) -> list[View]:
-    """Both views of an image uint8 (H, W, 3) in an epoch; `name` is (image id, epoch). The image has its final size."""
-    image_id, epoch = name
-    draws = [draw(config, crop, generator(seed, "view", epoch, image_id, view)) for view in range(2)]
-    return [render(image, drawn, config.cutout_labels) for drawn in draws]
+def image_views(image: np.ndarray, slot: Slot, config: PretrainConfig) -> list[View]:
+    """Both views of an image uint8 (H, W, 3) that has its final size, in an epoch."""
+    names = ("view", slot.epoch, slot.image_id)
+    first, second = (draw(config.views, slot.crop, generator(config.seed, *names, view)) for view in range(2))
+    if config.least_overlap is not None:
+        second = overlapping(first, second, (image.shape[0], image.shape[1]), config.least_overlap)
+    return [render(image, drawn, config.views.cutout_labels) for drawn in (first, second)]
+
+
+def overlapping(first: Draw, second: Draw, image_size: tuple[int, int], share: float) -> Draw:
+    """Move the second view's window so that at least `share` of the smaller of both windows lies in the other.
+
+    Along each axis the centre is drawn uniformly from the places that leave the root of `share`. Windows are taken as
+    they are before they are rotated about their centres.
+    """
+    centre = []
+    for axis, extent in enumerate(image_size):
+        halves = [drawn.crop[axis] / drawn.scale / 2 for drawn in (first, second)]
+        (low, high), (least, most) = (_centres(extent, half) for half in halves)
+        there = low + (high - low) * first.centre[axis]
+        reach = sum(halves) - math.sqrt(share) * 2 * min(halves)
+        low, high = max(least, there - reach), min(most, there + reach)
+        at = low + (high - low) * second.centre[axis]
+        centre.append((at - least) / (most - least) if most > least else 0.0)
+    return replace(second, centre=(centre[0], centre[1]))
+
+
+def _centres(extent: int, half: float) -> tuple[float, float]:
+    """Least and largest place, from the image's edge, of the centre of a window of twice `half` along an axis."""
+    return min(half, extent - half), max(half, extent - half)
 
 
 def _source_coordinates(drawn: Draw, image_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -193,8 +218,7 @@ def _source_coordinates(drawn: Draw, image_size: tuple[int, int]) -> tuple[Tenso
     """
     centre = []
     for extent, crop, at in zip(image_size, drawn.crop, drawn.centre, strict=True):
-        half = crop / drawn.scale / 2
-        low, high = min(half, extent - half), max(half, extent - half)
+        low, high = _centres(extent, crop / drawn.scale / 2)
         centre.append(low + (high - low) * at - 0.5)
     down, right = (torch.arange(side, dtype=torch.float64) - (side - 1) / 2 for side in drawn.crop)
     if drawn.flip:

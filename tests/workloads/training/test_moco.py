@@ -8,6 +8,7 @@ from torch import nn
 
 from workloads.configs.networks import SegmentorConfig
 from workloads.configs.objectives import MocoConfig
+from workloads.configs.training import PretrainConfig
 from workloads.configs.views import ViewsConfig
 from workloads.networks.segmentors import build_segmentor
 from workloads.training.batches import Sample, Slot
@@ -39,10 +40,22 @@ def test_the_copy_follows_and_asks_for_no_gradient():
     assert online.weight.requires_grad
 
 
-def objective(queue=5):
-    config = MocoConfig(queue=queue, momentum=0.5, embedding_dim=8)
+def objective(queue=5, num_images=100):
     network = build_segmentor(SegmentorConfig(backbone="mobilenet_v2", head_channels=8), 1)
-    return MomentumContrast(network, config, ViewsConfig(crop_mode="fixed", crop=(33, 33)), seed=0).train()
+    config = PretrainConfig(
+        steps=1,
+        objective="moco",
+        segmentor=network.config,
+        views=ViewsConfig(crop_mode="fixed", crop=(33, 33)),
+        moco=MocoConfig(queue=queue, momentum=0.5, embedding_dim=8),
+    )
+    return MomentumContrast(network, config, num_images).train()
+
+
+def test_the_queue_is_never_longer_than_there_are_images(caplog):
+    assert objective(queue=5, num_images=3).queue.shape == (3, 8)
+    assert "3 keys, as many as there are images, in place of 5" in caplog.text
+    assert objective(queue=5, num_images=5).queue.shape == (5, 8)
 
 
 def test_the_queue_forgets_the_oldest_and_wraps():

@@ -8,6 +8,7 @@ from torch import nn
 
 from workloads.configs.networks import SegmentorConfig
 from workloads.configs.objectives import PixproConfig
+from workloads.configs.training import PretrainConfig
 from workloads.configs.views import ViewsConfig
 from workloads.networks.segmentors import build_segmentor
 from workloads.training.batches import Sample, Slot
@@ -25,7 +26,8 @@ def test_propagation_is_the_formula():
             expected = torch.zeros(4)
             for j in range(5):
                 cosine = float(F.cosine_similarity(embedded[n, i], embedded[n, j], dim=0))
-                expected += max(cosine, 0.0) ** 2 * transform(embedded[n, j])
+                transformed = transform(embedded[n, j])
+                expected += max(cosine, 0.0) ** 2 * transformed / transformed.norm()
             torch.testing.assert_close(found[n, i], expected, rtol=1e-4, atol=1e-5)
 
 
@@ -51,9 +53,10 @@ def test_views_without_common_ground_give_zero():
 
 
 def objective(views):
-    config = PixproConfig(hidden_channels=8, embedding_dim=8, momentum=0.5)
+    pixpro = PixproConfig(hidden_channels=8, embedding_dim=8, momentum=0.5)
     network = build_segmentor(SegmentorConfig(backbone="mobilenet_v2", output_stride=8, head_channels=8), 1)
-    return PixelPropagation(network, config, views, seed=0).train()
+    config = PretrainConfig(steps=1, objective="pixpro", segmentor=network.config, views=views, pixpro=pixpro)
+    return PixelPropagation(network, config).train()
 
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)

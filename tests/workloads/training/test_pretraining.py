@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+import workloads.training.loop
 from workloads.configs.networks import SegmentorConfig
 from workloads.configs.objectives import ContrastConfig
 from workloads.configs.training import OptimiserConfig, PretrainConfig
@@ -177,8 +178,8 @@ def test_a_batch_of_one_label_gives_no_anchor_and_no_loss():
 
 
 def test_inputs_do_not_depend_on_who_makes_them():
-    first = build_objective(pretraining_network(config()), config())
-    second = build_objective(pretraining_network(config(seed=0)), config())
+    first = build_objective(pretraining_network(config()), config(), num_images=4)
+    second = build_objective(pretraining_network(config(seed=0)), config(), num_images=4)
     slot = Slot("q1", 3, (49, 49))
     torch.manual_seed(1)
     one = first.inputs(Quarters().load("q1"), slot)
@@ -191,7 +192,7 @@ def test_inputs_do_not_depend_on_who_makes_them():
 
 
 def test_anchors_carry_the_labels_under_their_cells():
-    objective = build_objective(pretraining_network(config()), config())
+    objective = build_objective(pretraining_network(config()), config(), num_images=4)
     assert isinstance(objective, PixelContrast)
     made = objective.inputs(Quarters().load("q2"), Slot("q2", 0, (49, 49)))
     assert made["views"].shape == (2, 3, 49, 49)
@@ -203,12 +204,12 @@ def test_anchors_carry_the_labels_under_their_cells():
 
 
 def test_dropout_is_off():
-    objective = build_objective(pretraining_network(config()), config())
+    objective = build_objective(pretraining_network(config()), config(), num_images=4)
     assert [part.p for part in objective.modules() if isinstance(part, nn.Dropout) and part.p] == []
 
 
 def test_bad_maps_are_named():
-    objective = build_objective(pretraining_network(config()), config(), num_labels=2)
+    objective = build_objective(pretraining_network(config()), config(), num_images=4, num_labels=2)
     image = np.zeros((64, 64, 3), np.uint8)
     slot = Slot("street", 0, (49, 49))
     with pytest.raises(InputError, match="street: label 2 in the label map; allowed: 0 to 1, and 65535"):
@@ -219,3 +220,40 @@ def test_bad_maps_are_named():
         objective.inputs(Sample(image, np.zeros((32, 64), np.uint16)), slot)
     with pytest.raises(InputError, match="crop 49x49 is larger"):
         objective.inputs(Sample(image[:, :30], np.zeros((64, 30), np.uint16)), slot)
+
+
+class Grid(Quarters):
+    """The map holds square superpixels."""
+
+    def __init__(self, side):
+        super().__init__()
+        self.side = side
+
+    def load(self, image_id):
+        place = np.arange(64) // self.side
+        ids = place[:, None] * (place[-1] + 1) + place
+        return Sample(super().load(image_id).image, ids.astype(np.uint16))
+
+
+STILL = ViewsConfig(crop_mode="fixed", crop=(49, 49), scale=(1, 1), rotation=(0, 0), cutout=(0, 0))
+
+
+def test_a_superpixel_smaller_than_a_cell_is_what_lies_at_the_cells_centre():
+    superpixels = config(ContrastConfig(anchors_per_image=24, positives="superpixel"), views=STILL)
+    objective = build_objective(pretraining_network(superpixels), superpixels, num_images=4)
+    made = objective.inputs(Grid(5).load("q0"), Slot("q0", 0, (49, 49)))
+    # No square of 5 pixels has more than half of the 64 pixels around a cell; the majority would leave none.
+    assert (made["labels"] >= 0).sum() >= 4
+
+
+def test_a_training_that_learns_from_nothing_ends_and_one_that_learns_from_little_warns(caplog, monkeypatch):
+    monkeypatch.setattr(workloads.training.loop, "WATCHED_STEPS", 2)
+    superpixels = config(ContrastConfig(anchors_per_image=24, positives="superpixel"), views=STILL, steps=5)
+    with pytest.raises(InputError, match=r"^the training learns nothing: 0 % of the 24 anchor slots of an image .*"):
+        list(loop(superpixels.model_copy(update={"views": STILL.model_copy(update={"flip": 0})}), Grid(1)).run())
+    sparse = config(ContrastConfig(anchors_per_image=1000, positives="superpixel"), views=STILL, steps=5)
+    reports = list(loop(sparse, Grid(12)).run())
+    warnings = [record.getMessage() for record in caplog.records if "learns from little" in record.getMessage()]
+    assert len(warnings) == 1
+    assert "% of the 1000 anchor slots of an image (positives 'superpixel', cells of 8 pixels)" in warnings[0]
+    assert all(0 <= report.shown["images_without_positive"] < 1 for report in reports)

@@ -9,15 +9,19 @@ from hypothesis import strategies as st
 from torchvision import tv_tensors
 from torchvision.transforms import InterpolationMode
 
+from workloads.configs.training import PretrainConfig
 from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
 from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.seeding import generator
+from workloads.training.batches import Slot
 from workloads.training.views import (
     Draw,
     check_crop,
     crop_of_batch,
     draw,
+    image_views,
+    overlapping,
     render,
     resize_image,
     resize_labels,
@@ -264,3 +268,61 @@ def test_sheet_shows_views_above_their_labels():
     assert (shown[40:, :60] == palette[1]).all()
     assert (shown[60, 90] == palette[0]).all(), "label 2 takes the first colour again"
     assert (shown[41, 61] == 0).all(), "outside the small image"
+
+
+def window(drawn, image_size):
+    """(first, last) along each axis, in pixels from the image's edge."""
+    spans = []
+    for extent, crop, at in zip(image_size, drawn.crop, drawn.centre, strict=True):
+        half = crop / drawn.scale / 2
+        low, high = min(half, extent - half), max(half, extent - half)
+        spans.append((low + (high - low) * at - half, low + (high - low) * at + half))
+    return spans
+
+
+def share_of_the_smaller(first, second, image_size):
+    common, areas = 1.0, [1.0, 1.0]
+    for one, other in zip(window(first, image_size), window(second, image_size), strict=True):
+        common *= max(0.0, min(one[1], other[1]) - max(one[0], other[0]))
+        areas = [areas[0] * (one[1] - one[0]), areas[1] * (other[1] - other[0])]
+    return common / min(areas)
+
+
+@pytest.mark.parametrize("image_size", [(1024, 2048), (480, 640), (150, 700)])
+def test_windows_overlap_by_the_least_share_and_lie_where_they_may(image_size):
+    config = ViewsConfig()
+    shares, apart = [], 0
+    for seed in range(300):
+        first, second = (draw(config, (345, 345), generator(seed, view)) for view in range(2))
+        moved = overlapping(first, second, image_size, 0.5)
+        assert all(-1e-9 <= at <= 1 + 1e-9 for at in moved.centre)
+        assert dataclasses.replace(moved, centre=second.centre) == second
+        shares.append(share_of_the_smaller(first, moved, image_size))
+        apart += share_of_the_smaller(first, second, image_size) == 0
+    assert min(shares) >= 0.5 - 1e-6
+    assert max(shares) > 0.99
+    if image_size == (1024, 2048):
+        assert apart > 0.5 * 300, "windows drawn by themselves mostly have nothing in common"
+
+
+@pytest.mark.parametrize(
+    ("changes", "overlap"),
+    [
+        ({"objective": "moco"}, 0.5),
+        ({"objective": "pixpro", "view_overlap": 0.8}, 0.8),
+        ({"contrast": {"positives": "pixel"}}, 0.5),
+        ({"contrast": {"positives": "superpixel"}}, None),
+        ({}, None),
+    ],
+)
+def test_only_views_that_give_the_positives_overlap(changes, overlap):
+    views = ViewsConfig(crop_mode="fixed", crop=(33, 33), scale=(1, 1), rotation=(0, 0), cutout=(0, 0))
+    config = PretrainConfig.model_validate({"steps": 1, "views": views, **changes})
+    assert config.least_overlap == overlap
+    image = np.zeros((200, 300, 3), np.uint8)
+    common = []
+    for number in range(40):
+        first, second = image_views(image, Slot(f"i{number}", 0, (33, 33)), config)
+        common.append(np.isin(first.pixels, second.pixels).mean())
+    assert min(common) >= (overlap - 0.05 if overlap else 0)
+    assert overlap or np.mean(np.array(common) == 0) > 0.5
