@@ -167,6 +167,19 @@ class ExperimentEntry(Entry):
 
     @model_validator(mode="before")
     @classmethod
+    def _positives_follow_labels(cls, data: Any) -> Any:
+        match data:
+            case {"pretrain": {"contrast": {"positives": given}}}:
+                labels = data.get("labels")
+                source = labels.get("source", "auxiliary") if isinstance(labels, dict) else "auxiliary"
+                if given != source:
+                    message = f"{given!r} differs from labels.source {source!r}"
+                    allowed = "it follows labels.source, so leave it out"
+                    raise InputError(message, key="pretrain.contrast.positives", value=given, allowed=allowed)
+        return data
+
+    @model_validator(mode="before")
+    @classmethod
     def _finetuned_extractor(cls, data: Any) -> Any:
         """An extractor that is fine-tuned here sees exactly the labelled images that the cell's own network sees."""
         match data:

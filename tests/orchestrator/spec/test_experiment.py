@@ -169,6 +169,15 @@ def test_clusters_are_said_in_one_way() -> None:
     assert isinstance(entry(labels={"clustering": {"method": "dbscan"}}).labels.clustering, DbscanConfig)
 
 
+def test_positives_are_those_of_the_labels() -> None:
+    contrast = {"recipe": "small", "contrast": {"positives": "superpixel"}}
+    assert refusal(pretrain=contrast) == [
+        "pretrain.contrast.positives: 'superpixel' differs from labels.source 'auxiliary'; "
+        "it follows labels.source, so leave it out"
+    ]
+    assert entry(pretrain=contrast, labels={"source": "superpixel"}).pretrain is not None
+
+
 def test_batches_are_cut_at_shard_edges() -> None:
     assert refusal(compute={"shard_images": 6}) == [
         "compute.shard_images: 6 must be a multiple of labels.extractor.batch_size (4)"
