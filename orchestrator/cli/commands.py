@@ -39,7 +39,7 @@ from orchestrator.results.results import collect, record_run, write_results
 from orchestrator.results.stability import with_stability
 from orchestrator.results.tensorboard import show_sheets
 from orchestrator.spec.grid import expand
-from orchestrator.spec.loading import load_document
+from orchestrator.spec.loading import load_document, name_after
 from orchestrator.spec.merging import set_key
 from orchestrator.spec.naming import describe
 from orchestrator.storage.store import Storage
@@ -76,6 +76,8 @@ def submit(options: Namespace) -> int:
 def _document(options: Namespace) -> dict[str, Any]:
     """The experiment that the command names; ``demo`` is the packaged one, unless there is a file of that name."""
     path = Path(options.experiment)
+    if (name := name_after(path)) != path.stem:
+        print(f"lookbeyond: where it gives no other name, {path.name} is called {name}", file=sys.stderr)
     return load_document(_DEMO if str(path) == "demo" and not path.exists() else path, options.overrides)
 
 

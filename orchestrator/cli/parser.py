@@ -35,7 +35,8 @@ examples:
   lookbeyond report storage                               tables, plots and provenance of all that was run there
   lookbeyond submit demo --address http://localhost:8265 --storage s3://BUCKET/FOLDER       as a job on a cluster
 
-Any key of the experiment file can be set on the command line as key=value; the value is YAML.
+Any key of the experiment file can be set on the command line as key=value; the value is YAML, or for the name of a
+folder and any other text the word as it stands.
 exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wrong,
 130 interrupted (also by SIGTERM and SIGHUP)"""
 

@@ -8,9 +8,8 @@ scales from zero never starts; and a request that no machine of the cluster will
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.planning.capacity import Capacity, Machines
+from orchestrator.spec.strict_yaml import YamlError, load_yaml
 from workloads.errors import InputError
 
 
@@ -39,11 +38,11 @@ def cluster_capacity(path: str | Path) -> Capacity:
 
 def _load(path: str | Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        document = load_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read: {reason}", key="compute.cluster_config") from None
-    except yaml.YAMLError as error:
+    except YamlError as error:
         raise InputError(f"{path} is not YAML: {error}", key="compute.cluster_config") from None
     if not isinstance(document, dict):
         raise InputError(

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.capacity import Capacity
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.entries import RuntimeConfig
+from orchestrator.spec.strict_yaml import YamlError, load_yaml
 from orchestrator.spec.validation import validated
 from orchestrator.steps.kinds import BY_NAME
 from orchestrator.steps.rates import Rate
@@ -94,10 +94,10 @@ def read_assumptions(path: str) -> Assumptions:
         InputError: it cannot be read, or holds something else; one line per wrong key.
     """
     try:
-        return validated(Assumptions, yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {})
+        return validated(Assumptions, load_yaml(Path(path).read_text(encoding="utf-8")) or {})
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}", key="--rates") from None
-    except yaml.YAMLError as error:
+    except YamlError as error:
         raise InputError(f"{path} is not YAML: {error}", key="--rates") from None
     except InputError as error:
         raise error.read_from(f"--rates: {path}") from None

@@ -6,11 +6,12 @@ this guards against: an option that decides a result and that no key knows of.
 """
 
 from enum import Enum
-from typing import Annotated, Any, TypeVar, Union
+from types import NoneType
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 
-from workloads.configs.base import HashedConfig, models_of
+from workloads.configs.base import Config, HashedConfig, alternatives_of, models_of
 
 Option = TypeVar("Option")
 
@@ -30,18 +31,14 @@ Runtime = Annotated[Option, Role.RUNTIME]
 Inline = Annotated[Option, Role.INLINE]
 
 
-class RuntimeConfig(BaseModel):
+class RuntimeConfig(Config):
     """A piece of configuration that does not decide a result and is never part of a key."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-
-class Entry(BaseModel):
+class Entry(Config):
     """A section of the experiment file. A field is a section, a `HashedConfig` or a `RuntimeConfig` (or null), or is
     marked `Hashed`, `Place` or `Runtime`; any other is refused when the class is defined.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -85,6 +82,16 @@ def known_keys(kind: Any) -> list[str]:
         for name, inner in keys_below(kind).items()
         for key in (name, *(f"{name}.{below}" for below in known_keys(inner)))
     ]
+
+
+def is_text(kind: Any, key: str) -> bool:
+    """Whether what is written at a dotted key below a place of this type is a text, or null."""
+    for name in key.split("."):
+        inner = keys_below(kind)
+        if name not in inner and get_origin(kind) is not dict:
+            return False
+        kind = inner[name] if name in inner else get_args(kind)[1]
+    return {str} <= set(alternatives_of(kind)) <= {str, NoneType}
 
 
 def _marks(metadata: list[Any]) -> list[Role]:

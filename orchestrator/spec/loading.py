@@ -7,14 +7,17 @@ failure this guards against: seven tables that repeat one base, and differ where
 """
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from orchestrator.spec.entries import is_text
+from orchestrator.spec.experiment import ExperimentEntry
 from orchestrator.spec.merging import laid_over, nested, set_key
 from orchestrator.spec.rows import sized_parts
+from orchestrator.spec.strict_yaml import YamlError, load_yaml
 from workloads.datasets import dataset_options
 from workloads.errors import InputError
 
@@ -22,19 +25,6 @@ from workloads.errors import InputError
 _UNSIZED = ("name", "extends", "size", "sizes", "rows", "columns")
 # Overrides of these come before the size is laid over.
 _BEFORE_SIZE = ("size", "sizes", "rows", "columns")
-
-
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, which also refuses a key that is given twice: YAML itself lets the last one win."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen and key != "<<":
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is given twice", key_node.start_mark)
-            seen.add(key)
-        return super().construct_mapping(node, deep)
 
 
 def load_document(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
@@ -49,7 +39,7 @@ def load_document(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
     """
     path = Path(path)
     document = _with_bases(path, ())
-    document.setdefault("name", path.stem)
+    document.setdefault("name", name_after(path))
     pairs = [_parsed(override) for override in overrides]
     early = [pair for pair in pairs if pair[0].split(".")[0] in _BEFORE_SIZE]
     for key, value in early:
@@ -60,6 +50,12 @@ def load_document(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
     for key, value in late:
         _override(document, key, value)
     return document
+
+
+def name_after(path: Path) -> str:
+    """The name of an experiment whose file gives none: that of the file, in the letters a name is made of."""
+    plain = unicodedata.normalize("NFKD", path.stem).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_.-]+", "-", plain).strip("-_.") or "experiment"
 
 
 def _with_bases(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
@@ -94,8 +90,8 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"experiment file {path} cannot be read: {error}") from None
     try:
-        document = yaml.load(text, Loader=_StrictLoader)
-    except yaml.YAMLError as error:
+        document = load_yaml(text)
+    except YamlError as error:
         raise InputError(f"experiment file {path} is not YAML: {error}") from None
     if not isinstance(document, dict):
         raise InputError(f"experiment file {path} must hold a mapping of keys, got {type(document).__name__}")
@@ -145,9 +141,12 @@ def _parsed(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise InputError(f"override {override!r} must be key=value, for example labels.images=100")
+    if is_text(ExperimentEntry, key) and not (len(text) > 1 and text[0] == text[-1] and text[0] in "'\""):
+        # The name of a folder is what it looks like: no comment, no number, no list.
+        return key, text or None
     try:
-        return key, yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return key, load_yaml(text)
+    except YamlError as error:
         raise InputError(f"override {override!r}: the value is not YAML: {error}") from None
 
 

@@ -8,13 +8,33 @@ count leaking into the identity of a result, so that the same work is done twice
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from workloads.errors import InputError
 
 _OWNERS: dict[str, str] = {}
 """The class of each tag."""
 
 
-class HashedConfig(BaseModel):
+class Config(BaseModel):
+    """What all configuration has in common: it is frozen, and a key or value that is not known is an error.
+
+    A number may stand where a text is meant (the name of a folder), but true and false are no numbers.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, coerce_numbers_to_str=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_boolean_as_number(cls, data: Any) -> Any:
+        for name, field in cls.model_fields.items() if isinstance(data, dict) else ():
+            kinds = alternatives_of(field.annotation)
+            if isinstance(data.get(name), bool) and bool not in kinds and {int, float} & set(kinds):
+                raise InputError(key=name, value=data[name], allowed="give a number")
+        return data
+
+
+class HashedConfig(Config):
     """A frozen, strict piece of configuration that takes part in keys; unknown fields are errors.
 
     In keys it goes by its `tag`, which every class of this kind is given when it is defined
@@ -22,7 +42,6 @@ class HashedConfig(BaseModel):
     renamed and moved, and what was done is found again.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
     tag: ClassVar[str]
 
     def __init_subclass__(cls, *, tag: str, **options: Any) -> None:
@@ -42,7 +61,15 @@ class HashedConfig(BaseModel):
 
 def models_of(kind: Any) -> list[type[BaseModel]]:
     """The models among the alternatives of a type."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return [kind]
-    alternatives = get_args(kind) if get_origin(kind) in (Annotated, Union, UnionType) else ()
-    return [model for alternative in alternatives for model in models_of(alternative)]
+    return [each for each in alternatives_of(kind) if isinstance(each, type) and issubclass(each, BaseModel)]
+
+
+def alternatives_of(kind: Any) -> list[Any]:
+    """The types that a value of this type may have, without marks."""
+    match get_origin(kind):
+        case origin if origin is Annotated:
+            return alternatives_of(get_args(kind)[0])
+        case origin if origin in (Union, UnionType):
+            return [each for alternative in get_args(kind) for each in alternatives_of(alternative)]
+        case _:
+            return [kind]

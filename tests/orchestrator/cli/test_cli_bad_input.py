@@ -19,7 +19,7 @@ from support.command_line import HEIGHT, MOBILENET, WIDTH, Commands, mounted, re
         (["grid.labels.outliers=0.1"], ["grid.labels.outliers", "0.1", "list"]),
         (["labels.images"], ["'labels.images'", "key=value"]),
         (["dataset.root=nowhere"], ["dataset.root", "nowhere", "does not exist"]),
-        (["dataset.root=null"], ["dataset.root", "missing"]),
+        (["dataset.root="], ["dataset.root", "missing"]),
         (["dataset.root=small.yaml"], ["dataset.root", "small.yaml", "is not a folder"]),
         (["dataset.root=storage-of-nothing"], ["dataset.root", "storage-of-nothing"]),
         (["dataset.pool=trian"], ["dataset.pool", "'trian'", "train, val"]),
