@@ -2,7 +2,7 @@
 
 An `InputError` carries what is wrong as fields: the key (of the experiment file, or of a part of it), the value found,
 what is allowed, and a sentence; printed it is one line. Who knows more of the place adds it by a method. A
-`BrokenImage` is one image that cannot be used: it goes to quarantine and the work goes on.
+`BrokenImageError` is one image that cannot be used: it goes to quarantine and the work goes on.
 """
 
 import copy
@@ -89,7 +89,7 @@ class GroupedInputError(InputError):
         return type(self), (self._each,)
 
 
-class BrokenImage(InputError):  # noqa: N818 - the image is broken, which is no error of the program
+class BrokenImageError(InputError):
     """One image that cannot be decoded or is unusable; the message begins with the image's id."""
 
     def __init__(self, image_id: str, reason: str) -> None:
@@ -97,5 +97,5 @@ class BrokenImage(InputError):  # noqa: N818 - the image is broken, which is no 
         self.image_id = image_id
         self.reason = reason
 
-    def __reduce__(self) -> tuple[type["BrokenImage"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["BrokenImageError"], tuple[str, str]]:
         return type(self), (self.image_id, self.reason)

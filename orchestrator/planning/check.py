@@ -19,7 +19,7 @@ from orchestrator.spec.grid import expand
 from orchestrator.steps.extraction import ExtractorSource
 from orchestrator.storage.store import Storage
 from workloads.datasets import Dataset, Survey, open_dataset, survey
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 
 
 @dataclass
@@ -172,7 +172,7 @@ def _first_image(dataset: Dataset, pool: str, minimum: int) -> Any:
     for entry in dataset.entries(pool):
         try:
             picture = dataset.read_image(pool, entry.id)
-        except BrokenImage:
+        except BrokenImageError:
             continue
         if min(picture.shape[:2]) >= minimum:
             return picture

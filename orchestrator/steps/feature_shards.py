@@ -30,7 +30,7 @@ from orchestrator.steps.extraction import ExtractorSource
 from orchestrator.steps.jobs import ImageSlice, Source
 from orchestrator.storage.store import Storage
 from workloads.devices import torch_device
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 from workloads.features.extractors import Extractor, build_extractor
 from workloads.ignored import IGNORE_LABEL
 from workloads.labels.auxiliary import Scorer, assign, scorer, vote, without_outliers
@@ -153,12 +153,12 @@ def _features(
                 picture = dataset.read_image(source.pool, image_id)
                 if min(picture.shape[:2]) < extractor.minimum_size:
                     height, width = picture.shape[:2]
-                    raise BrokenImage(
+                    raise BrokenImageError(
                         image_id,
                         f"{height}x{width} pixels; the extractor needs {extractor.minimum_size} on each side",
                     )
                 pictures[image_id] = picture
-            except BrokenImage as error:
+            except BrokenImageError as error:
                 for writer in writers:
                     writer.quarantine(image_id, error.reason)
         for shape in dict.fromkeys(picture.shape for picture in pictures.values()):

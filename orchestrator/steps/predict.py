@@ -19,7 +19,7 @@ from orchestrator.steps.step import CellSteps, Pool, ShardedStep, Step
 from orchestrator.storage.store import Storage
 from workloads.configs.networks import SegmentorConfig
 from workloads.configs.training import EvaluationConfig
-from workloads.errors import BrokenImage
+from workloads.errors import BrokenImageError
 
 if TYPE_CHECKING:
     from workloads.networks.segmentors import Segmentor
@@ -130,7 +130,7 @@ class PredictJob:
         for image_id in read_listing(self.storage, self.images.listing, self.images.start, self.images.stop):
             try:
                 image = dataset.read_image(self.source.pool, image_id)
-            except BrokenImage as error:
+            except BrokenImageError as error:
                 writer.quarantine(image_id, error.reason)
                 continue
             pixels = torch.from_numpy(image).permute(2, 0, 1)[None].to(torch_device(self.device))

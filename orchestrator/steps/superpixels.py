@@ -15,7 +15,7 @@ from orchestrator.steps.rates import Rate
 from orchestrator.steps.step import CellSteps, Pool, ShardedStep, Step
 from orchestrator.storage.store import Storage
 from workloads.configs.superpixels import SuperpixelConfig
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -106,7 +106,7 @@ class SuperpixelJob:
             try:
                 image = dataset.read_image(self.source.pool, image_id)
                 writer.add(map_batch(image_id, superpixels(image, self.config)))
-            except BrokenImage as error:
+            except BrokenImageError as error:
                 writer.quarantine(image_id, error.reason)
         path = attempt_path(self.stream, self.images.digest)
         return writer.write(self.storage, path, time.perf_counter() - begun)

@@ -34,7 +34,7 @@ DOCUMENT: dict[str, Any] = {
 }
 
 
-class Interrupted(Exception):  # noqa: N818
+class KilledError(Exception):
     """Stands for a kill."""
 
 
@@ -48,7 +48,7 @@ class Listener:
     def __call__(self, report: StepReport) -> bool:
         self.steps.append(report.step)
         if report.step == self._last:
-            raise Interrupted
+            raise KilledError
         return True
 
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from workloads.errors import BrokenImage, GroupedInputError, InputError
+from workloads.errors import BrokenImageError, GroupedInputError, InputError
 
 WRONG = InputError(key="images", value=0, allowed="give 1 or more")
 
@@ -52,7 +52,7 @@ def test_several_errors_are_a_list_and_print_one_line_each() -> None:
     [
         WRONG.below("labels").read_from("extends"),
         GroupedInputError([WRONG, InputError("no file", key="weights")]),
-        BrokenImage("a.png", "truncated"),
+        BrokenImageError("a.png", "truncated"),
     ],
     ids=lambda error: type(error).__name__,
 )

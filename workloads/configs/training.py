@@ -114,8 +114,11 @@ class EvaluationConfig(HashedConfig, tag="EvaluationConfig"):
     @model_validator(mode="after")
     def _one_size(self) -> Self:
         if self.image_size is not None and self.base_size is not None:
-            raise ValueError(
-                f"image_size is {list(self.image_size)} and base_size is {self.base_size}; allowed: one of them"
+            raise InputError(
+                f"{{key}} is {list(self.image_size)} and base_size is {self.base_size}",
+                key="image_size",
+                value=self.image_size,
+                allowed="allowed: one of them",
             )
         return self
 

@@ -99,7 +99,7 @@ class Dataset(ABC):
         """One image with notes on its conversion.
 
         Raises:
-            BrokenImage: the image cannot be read or decoded.
+            BrokenImageError: the image cannot be read or decoded.
         """
 
     @abstractmethod
@@ -137,7 +137,7 @@ class Dataset(ABC):
         """One image as uint8 (H, W, 3), RGB.
 
         Raises:
-            BrokenImage: the image cannot be read or decoded.
+            BrokenImageError: the image cannot be read or decoded.
         """
         return self.read_picture(pool, image_id).pixels
 

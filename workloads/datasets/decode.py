@@ -22,7 +22,7 @@ import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from workloads.datasets.base import Picture, UInt8Array
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused before they are decoded: a small file can hold gigabytes of zeros."""
@@ -58,7 +58,7 @@ def decode_image(data: bytes, image_id: str) -> UInt8Array:
     """Decode the bytes of an image file to uint8 (H, W, 3), RGB.
 
     Raises:
-        BrokenImage: empty, not an image, truncated, too large, or of a kind that has no defined conversion.
+        BrokenImageError: empty, not an image, truncated, too large, or of a kind that has no defined conversion.
     """
     return decode_picture(data, image_id).pixels
 
@@ -67,7 +67,7 @@ def decode_picture(data: bytes, image_id: str) -> Picture:
     """Decode as :func:`decode_image` does, and say what was converted, e.g. ``("greyscale", "16-bit")``.
 
     Raises:
-        BrokenImage: as :func:`decode_image`.
+        BrokenImageError: as :func:`decode_image`.
     """
     try:
         image = _load(data)
@@ -82,7 +82,7 @@ def decode_picture(data: bytes, image_id: str) -> Picture:
         image.info.pop("transparency", None)
         return Picture(np.array(image.convert("RGB"), dtype=np.uint8), notes)
     except _UnusableError as error:
-        raise BrokenImage(image_id, str(error)) from None
+        raise BrokenImageError(image_id, str(error)) from None
 
 
 def decode_labels(data: bytes, where: str) -> npt.NDArray[np.uint16]:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from workloads.datasets.base import Dataset, ImageEntry, Picture, UInt8Array, check_root, map_values
 from workloads.datasets.decode import IMAGE_SUFFIXES, decode_labels, decode_picture, label_doubts, picture_size
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 from workloads.own_output import MARK, read_mark
 
 # What a file has for good; any other error of the system may pass, and is for whoever tries again.
@@ -136,11 +136,11 @@ class FileDataset(Dataset):
             missing = (
                 f"is a link to {path.readlink()}, which is not there" if path.is_symlink() else "the file is missing"
             )
-            raise BrokenImage(image_id, missing) from None
+            raise BrokenImageError(image_id, missing) from None
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise
-            raise BrokenImage(image_id, f"the file cannot be read: {error.strerror}") from None
+            raise BrokenImageError(image_id, f"the file cannot be read: {error.strerror}") from None
 
 
 def _sides(shape: tuple[int, ...]) -> str:

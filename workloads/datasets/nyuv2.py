@@ -36,7 +36,7 @@ from workloads.datasets.base import (
 )
 from workloads.datasets.decode import IMAGE_SUFFIXES
 from workloads.datasets.files import FileDataset, find_with_suffix, scan_files, scan_tree
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 from workloads.ignored import IGNORE_CLASS
 
 _NAMES = (
@@ -223,7 +223,7 @@ class Nyuv2Official(Nyuv2):
         try:
             image_3WH = self._dataset("images")[int(image_id) - 1]
         except (OSError, IndexError, ValueError) as error:
-            raise BrokenImage(image_id, f"cannot be read from {LABELED_FILE}: {error}") from None
+            raise BrokenImageError(image_id, f"cannot be read from {LABELED_FILE}: {error}") from None
         return Picture(np.ascontiguousarray(image_3WH.transpose(2, 1, 0)))
 
     def ground_truth_doubts(self, pool: str, image_id: str) -> tuple[str, ...]:

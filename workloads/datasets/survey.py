@@ -12,7 +12,7 @@ import numpy as np
 
 from workloads.datasets.base import Dataset, Json
 from workloads.datasets.order import seeded_order
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 from workloads.ignored import IGNORE_CLASS
 
 
@@ -104,7 +104,7 @@ def survey(dataset: Dataset, pool: str, limit: int | None = None) -> Survey:
             picture = dataset.read_picture(pool, entry.id)
             found.sizes[picture.pixels.shape[0], picture.pixels.shape[1]] += 1
             found.conversions.update(picture.notes)
-        except BrokenImage as error:
+        except BrokenImageError as error:
             found.broken.append((entry.id, error.reason))
         except OSError as error:
             found.broken.append((entry.id, f"the file cannot be read: {error.strerror}"))

@@ -232,7 +232,7 @@ def _segmentor(trained: SegmentorConfig, output_stride: Literal[8, 16, 32]) -> S
     return network
 
 
-class _LayerReached(Exception):  # noqa: N818 - a signal, not an error
+class _LayerReachedError(Exception):
     """Ends a forward pass at the wanted layer, carrying its output."""
 
     def __init__(self, output: Any) -> None:
@@ -241,7 +241,7 @@ class _LayerReached(Exception):  # noqa: N818 - a signal, not an error
 
 
 def _stop(_: nn.Module, __: tuple[torch.Tensor, ...], output: object) -> NoReturn:
-    raise _LayerReached(output)
+    raise _LayerReachedError(output)
 
 
 def _run_until(network: nn.Module, layer: str, images_B3HW: torch.Tensor) -> torch.Tensor:
@@ -249,7 +249,7 @@ def _run_until(network: nn.Module, layer: str, images_B3HW: torch.Tensor) -> tor
     handle = network.get_submodule(layer).register_forward_hook(_stop)
     try:
         network(images_B3HW)
-    except _LayerReached as reached:
+    except _LayerReachedError as reached:
         return reached.output
     finally:
         handle.remove()
@@ -264,7 +264,7 @@ def _measure(network: nn.Module, layer: str, arch: str) -> tuple[int, int]:
         raise InputError(f"{arch} has no layer {layer!r}; the nearest are {', '.join(nearest)}", key="layer")
     try:
         run_probe(network, {modules[layer]: _stop})
-    except _LayerReached as reached:
+    except _LayerReachedError as reached:
         output = reached.output
         if isinstance(output, torch.Tensor) and output.dim() == 4 and output.shape[-1] > 1:
             return output.shape[1], stride_of(output.shape[-1])

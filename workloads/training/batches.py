@@ -44,7 +44,7 @@ def check_labels(image_id: str, sample: Sample, what: str, num_labels: int | Non
 
 
 class Source(Protocol):
-    """The images of a run. `load` is called from background threads and may raise `BrokenImage`."""
+    """The images of a run. `load` is called from background threads and may raise `BrokenImageError`."""
 
     @property
     def ids(self) -> Sequence[str]:

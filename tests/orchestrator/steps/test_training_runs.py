@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from support.command_line import mounted
-from support.trainings import STEPS, Interrupted, Listener, assert_equal, make_job, run
+from support.trainings import STEPS, KilledError, Listener, assert_equal, make_job, run
 
 from orchestrator.ledger.training_states import forget_outcome, read_history, read_outcome, state_path
 from orchestrator.steps.training import DistributedContext, TrainingJob
@@ -78,7 +78,7 @@ def test_workers_share_the_counting_of_classes(storage: Storage) -> None:
 
 def test_a_training_is_charged_its_steps_and_its_evaluation_once_though_it_was_cut_off(storage: Storage) -> None:
     job = make_job(storage)
-    with pytest.raises(Interrupted):
+    with pytest.raises(KilledError):
         run(job, Listener(3))
     begun = time.perf_counter()
     outcome = train(job, DistributedContext(Machine(), SingleProcess(), None), Listener(), 0.0)
@@ -99,7 +99,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_bits(
     last: int, storage: Storage, undisturbed: dict[str, torch.Tensor]
 ) -> None:
     job = make_job(storage)
-    with pytest.raises(Interrupted):
+    with pytest.raises(KilledError):
         run(job, Listener(last))
     again = Listener()
     assert_equal(run(job, again), undisturbed)
@@ -110,7 +110,7 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_bits(
 
 def test_without_a_state_yet_the_run_starts_anew(storage: Storage, undisturbed: dict[str, torch.Tensor]) -> None:
     job = make_job(storage)
-    with pytest.raises(Interrupted):
+    with pytest.raises(KilledError):
         run(job, Listener(3), checkpoint_seconds=3600)
     assert_equal(run(job, Listener()), undisturbed)
     assert [row["step"] for row in read_history(storage, job.key)] == list(range(1, STEPS + 1))
@@ -143,7 +143,7 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_state(storage: Sto
 
 def test_the_state_of_another_architecture_is_refused(storage: Storage) -> None:
     job = make_job(storage)
-    with pytest.raises(Interrupted):
+    with pytest.raises(KilledError):
         run(job, Listener(1))
     state = kept_state(job)
     state["objective"] = {name: tensor for name, tensor in state["objective"].items() if "classifier" not in name}

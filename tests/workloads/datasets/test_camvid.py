@@ -6,7 +6,7 @@ import pytest
 
 from workloads.datasets import open_dataset
 from workloads.datasets.camvid import Camvid, CamvidConfig
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 
 
 @pytest.fixture
@@ -115,7 +115,7 @@ def test_a_broken_label_file_is_named(root: Path) -> None:
     path.write_text("not a picture")
     with pytest.raises(InputError, match="is not an image") as caught:
         Camvid(root).read_ground_truth("train", "0001TP_006690")
-    assert str(path) in str(caught.value) and not isinstance(caught.value, BrokenImage)
+    assert str(path) in str(caught.value) and not isinstance(caught.value, BrokenImageError)
 
 
 def test_missing_root_unknown_pool_empty_pool_no_layout(root: Path, tmp_path: Path) -> None:
@@ -135,12 +135,12 @@ def test_missing_root_unknown_pool_empty_pool_no_layout(root: Path, tmp_path: Pa
 
 def test_a_lost_image_is_broken_but_a_lost_root_is_not_blamed_on_images(root: Path) -> None:
     data = Camvid(root)
-    with pytest.raises(BrokenImage, match="the file is missing"):
+    with pytest.raises(BrokenImageError, match="the file is missing"):
         data.read_image("train", "no_such")
     root.rename(root.with_name("moved"))
     with pytest.raises(InputError, match="does not exist") as caught:
         data.read_image("train", "0001TP_006690")
-    assert not isinstance(caught.value, BrokenImage)
+    assert not isinstance(caught.value, BrokenImageError)
 
 
 def test_two_files_of_one_id_are_refused(root: Path, save, photo: np.ndarray) -> None:

@@ -11,7 +11,7 @@ from hypothesis.extra.numpy import arrays
 from PIL import Image
 
 from workloads.datasets.decode import decode_image, decode_labels, decode_picture, label_doubts, picture_size
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -131,7 +131,7 @@ def a_png() -> bytes:
 )
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_unusable_bytes_are_a_broken_image_with_a_plain_reason(data: bytes, reason: str) -> None:
-    with pytest.raises(BrokenImage) as caught:
+    with pytest.raises(BrokenImageError) as caught:
         decode_image(data, "aachen/7")
     assert caught.value.image_id == "aachen/7"
     assert reason in caught.value.reason
@@ -148,14 +148,14 @@ def test_damaged_files_never_raise_anything_but_broken_image(data: st.DataObject
             damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:
         pixels = decode_image(bytes(damaged), "a")
-    except BrokenImage:
+    except BrokenImageError:
         return
     assert pixels.ndim == 3 and pixels.shape[2] == 3
 
 
 def test_thirty_two_bit_samples_are_refused_rather_than_clipped() -> None:
     image = Image.fromarray(np.full((2, 2), 1e5, dtype=np.float32))
-    with pytest.raises(BrokenImage, match="mode F"):
+    with pytest.raises(BrokenImageError, match="mode F"):
         decode_image(encoded(image, "TIFF"), "a")
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from workloads.datasets import open_dataset
 from workloads.datasets.folder import FolderConfig
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 from workloads.own_output import mark
 
 
@@ -64,7 +64,7 @@ def test_broken_pictures_are_listed_and_fail_one_by_one(tmp_path: Path, save, ph
     (tmp_path / "text.png").write_text("hello")
     data = open_dataset(FolderConfig(), tmp_path)
     assert len(data.entries("train")) == 2
-    with pytest.raises(BrokenImage, match=r"^text\.png: is not an image"):
+    with pytest.raises(BrokenImageError, match=r"^text\.png: is not an image"):
         data.read_image("train", "text.png")
 
 
@@ -80,9 +80,9 @@ def test_a_link_to_nothing_or_to_itself_is_one_broken_image(tmp_path: Path, save
     (tmp_path / "self.png").symlink_to("self.png")
     data = open_dataset(FolderConfig(), tmp_path)
     assert [entry.id for entry in data.entries("train")] == ["a.png", "gone.png", "self.png"]
-    with pytest.raises(BrokenImage, match=r"is a link to /no/such\.png, which is not there"):
+    with pytest.raises(BrokenImageError, match=r"is a link to /no/such\.png, which is not there"):
         data.read_image("train", "gone.png")
-    with pytest.raises(BrokenImage, match="cannot be read: Too many levels"):
+    with pytest.raises(BrokenImageError, match="cannot be read: Too many levels"):
         data.read_image("train", "self.png")
 
 

@@ -11,7 +11,7 @@ import torch
 from workloads.configs.networks import SegmentorConfig
 from workloads.configs.training import FinetuneConfig, OptimiserConfig
 from workloads.configs.views import ViewsConfig
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 from workloads.networks.segmentors import build_segmentor
 from workloads.training.batches import Order, Sample
 from workloads.training.finetuning import finetuning_loop
@@ -171,10 +171,10 @@ def test_a_broken_image_is_named_by_the_training_thread():
     class Broken(Stripes):
         def load(self, image_id):
             if image_id == "image3":
-                raise BrokenImage(image_id, "truncated")
+                raise BrokenImageError(image_id, "truncated")
             return super().load(image_id)
 
-    with pytest.raises(BrokenImage, match="image3: truncated"):
+    with pytest.raises(BrokenImageError, match="image3: truncated"):
         list(loop(config(steps=None, epochs=1), Broken()).run())
 
 
