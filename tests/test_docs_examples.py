@@ -15,7 +15,7 @@ from typing import NamedTuple
 import pytest
 
 from orchestrator.spec.grid import expand
-from orchestrator.spec.loading import load_document
+from orchestrator.spec.loading import load_experiment
 
 pytestmark = pytest.mark.slow
 
@@ -95,7 +95,7 @@ def test_the_example_of_the_page_on_experiments_has_the_cells_it_speaks_of(tmp_p
     page = (REPOSITORY / "docs" / "experiments.md").read_text()
     for block in blocks("experiments.md"):
         (tmp_path / block.file).write_text(block.text)
-    made = {size: expand(load_document(tmp_path / "outliers.yaml", [f"size={size}"])) for size in ("full", "small")}
+    made = {size: expand(load_experiment(tmp_path / "outliers.yaml", [f"size={size}"])) for size in ("full", "small")}
     assert "2 rows x 2 columns x 3 seeds = 12 cells" in page
     assert [len(cells) for cells in made.values()] == [12, 12]
     assert {cell.entry.labels.images for cell in made["small"]} == {20}

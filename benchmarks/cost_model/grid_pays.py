@@ -28,7 +28,7 @@ from orchestrator.planning.estimate import estimate, read_assumptions
 from orchestrator.planning.plan import Stage, make_plan
 from orchestrator.spec.experiment import TABLE_KEYS
 from orchestrator.spec.grid import expand
-from orchestrator.spec.loading import load_document
+from orchestrator.spec.loading import load_experiment
 from orchestrator.spec.merging import set_key
 from orchestrator.storage.store import Storage
 
@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.predict:
         return verdict([(PREDICTED, predict(options.tables, options.predict))])
     overrides = ["size=small", *options.override]
-    documents = {number: load_document(EXPERIMENTS / f"table{number}.yaml", overrides) for number in options.tables}
+    documents = {number: load_experiment(EXPERIMENTS / f"table{number}.yaml", overrides) for number in options.tables}
     with tempfile.TemporaryDirectory() as folder:
         rows = [["together", *together(documents, Path(folder), options.until)]]
     alone: dict[str, float] = {}
@@ -74,7 +74,7 @@ def predict(tables: list[int], rates: str) -> float:
         name_cityscapes(root)
         overrides = [f"dataset.root={root}", "dataset.pool=sequence", "finetune.pool=train"]
         overrides += [f"weights.{name}=stand-in:{name}" for name in ("moco", "pixpro", "imagenet", "voc")]
-        documents = [load_document(EXPERIMENTS / f"table{number}.yaml", overrides) for number in tables]
+        documents = [load_experiment(EXPERIMENTS / f"table{number}.yaml", overrides) for number in tables]
         rows, times = [], []
         for until in get_args(Stage):
             plans = [make_plan(document, storage, write_listings=False, until=until) for document in documents]

@@ -35,7 +35,7 @@ from benchmarks.measuring import Aim, put, run_project, table, verdict
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.ledger.training_states import read_history
 from orchestrator.planning.plan import make_plan
-from orchestrator.spec.loading import load_document
+from orchestrator.spec.loading import load_experiment
 from orchestrator.steps.training import DistributedContext, TrainingJob, TrainingStep
 from orchestrator.storage.store import Storage
 from workloads.training.batches import Slot
@@ -102,7 +102,7 @@ def measure(folder: Path, turn: int, options: argparse.Namespace) -> list[Compar
     experiment.write_text(json.dumps(document))
     storage = Storage(str(folder / "storage"))
     run_project(experiment, options.override, folder / "storage")
-    plan = make_plan(load_document(experiment, options.override), storage, write_listings=False)
+    plan = make_plan(load_experiment(experiment, options.override), storage, write_listings=False)
     threads = plan.compute.train_cores or os.cpu_count() or 1
     steps = [step for step in plan.steps.values() if step.kind in ("pretrain", "finetune")]
     rows = []

@@ -39,7 +39,7 @@ from orchestrator.results.results import collect, record_run, write_results
 from orchestrator.results.stability import with_stability
 from orchestrator.results.tensorboard import show_sheets
 from orchestrator.spec.grid import expand
-from orchestrator.spec.loading import load_document, name_after
+from orchestrator.spec.loading import load_experiment, name_after
 from orchestrator.spec.merging import set_key
 from orchestrator.spec.naming import describe
 from orchestrator.storage.store import Storage
@@ -52,7 +52,7 @@ _DEMO = Path(__file__).with_name("demo.yaml")
 
 def demo(options: Namespace) -> int:
     """Run the packaged demonstration experiment."""
-    return _run(load_document(_DEMO, options.overrides), options)
+    return _run(load_experiment(_DEMO, options.overrides), options)
 
 
 def run(options: Namespace) -> int:
@@ -78,7 +78,7 @@ def _document(options: Namespace) -> dict[str, Any]:
     path = Path(options.experiment)
     if (name := name_after(path)) != path.stem:
         print(f"lookbeyond: where it gives no other name, {path.name} is called {name}", file=sys.stderr)
-    return load_document(_DEMO if str(path) == "demo" and not path.exists() else path, options.overrides)
+    return load_experiment(_DEMO if str(path) == "demo" and not path.exists() else path, options.overrides)
 
 
 def plan(options: Namespace) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from orchestrator.spec.entries import Entry, Hashed, Inline, Place, Runtime, RuntimeConfig
-from orchestrator.spec.merging import laid_over
+from orchestrator.spec.merging import merged
 from orchestrator.spec.references import resolved
 from orchestrator.spec.training import FinetuneEntry, PretrainEntry
 from orchestrator.spec.validation import validated
@@ -59,7 +59,7 @@ class ExtractorEntry(Entry):
         None, description="'random', 'finetuned', a torchvision weights name, a file or a URL"
     )
     finetune: FinetuneEntry | None = Field(
-        None, description="how the network of weights 'finetuned' is trained; laid over the cell's own finetune"
+        None, description="how the network of weights 'finetuned' is trained; merged into the cell's own finetune"
     )
 
     @model_validator(mode="before")
@@ -198,7 +198,7 @@ class ExperimentEntry(Entry):
                     value=own[name],
                     allowed="an extractor may see the labels of its own cell only, so leave it out",
                 )
-        extractor |= {"weights": FINETUNED, "finetune": laid_over(base, own)}
+        extractor |= {"weights": FINETUNED, "finetune": merged(base, own)}
         return {**data, "labels": {**labels, "extractor": extractor}}
 
 

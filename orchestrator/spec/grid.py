@@ -2,7 +2,7 @@
 
 The model: `grid` maps dotted keys to lists of values and means their product; a list of such mappings means their
 union, so that values which share no keys need no empty cells. A table's rows and columns are named sets of keys, and a
-row may have a grid of its own. A cell is the base with its row's, its column's and its grid's values laid over it; no
+row may have a grid of its own. A cell is the base with its row's, its column's and its grid's values merged into it; no
 key comes from two of them. The failure this guards against: a cell that is computed, and shown, twice.
 """
 

@@ -1,8 +1,8 @@
 """Reading an experiment file: the files it extends, the size it is run at, and the command line's overrides.
 
-The model: a document is made of layers, each laid over the one before: the file named by `extends`, the file itself,
+The model: a document is merged from pieces, each into those before it: the file named by `extends`, the file itself,
 the size (one of `sizes`), the overrides. Rows, columns and the grid come last and make cells of it (`grid`), so they
-win. A layer that changes the data set drops those options of the former one that the new one does not have. The
+win. A piece that changes the data set drops those options of the former one that the new one does not have. The
 failure this guards against: seven tables that repeat one base, and differ where nobody meant them to.
 """
 
@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.spec.entries import is_text
 from orchestrator.spec.experiment import ExperimentEntry
-from orchestrator.spec.merging import laid_over, nested, set_key
+from orchestrator.spec.merging import merged, nested, set_key
 from orchestrator.spec.rows import sized_parts
 from orchestrator.spec.strict_yaml import YamlError, load_yaml
 from workloads.datasets import dataset_options
@@ -23,11 +23,11 @@ from workloads.errors import InputError
 
 # What a size may not change: what the file is, and the parts that have sizes of their own.
 _UNSIZED = ("name", "extends", "size", "sizes", "rows", "columns")
-# Overrides of these come before the size is laid over.
+# Overrides of these come before the size is merged.
 _BEFORE_SIZE = ("size", "sizes", "rows", "columns")
 
 
-def load_document(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
+def load_experiment(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
     """Read an experiment file with what it extends, at its size, and lay ``key=value`` pairs over it.
 
     Returns:
@@ -59,7 +59,7 @@ def name_after(path: Path) -> str:
 
 
 def _with_bases(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
-    """The file's document laid over those that it extends; a name belongs to one file and is not handed on."""
+    """The file's document merged into those that it extends; a name belongs to one file and is not handed on."""
     if path.resolve() in extended_by:
         circle = " -> ".join(str(one.name) for one in (*extended_by, path.resolve()))
         raise InputError(f"{circle} is a circle", key="extends")
@@ -77,7 +77,7 @@ def _with_bases(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     except InputError as error:
         raise (error if error.key == "extends" else error.read_from("extends")) from None
     below.pop("name", None)
-    return _over(below, document)
+    return _merged(below, document)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -98,10 +98,10 @@ def _read(path: Path) -> dict[str, Any]:
     return document
 
 
-def _over(base: dict[str, Any], layer: dict[str, Any]) -> dict[str, Any]:
-    """A layer over a document."""
-    name = layer["dataset"].get("name") if isinstance(layer.get("dataset"), dict) else None
-    return laid_over(base if name is None else _of_dataset(base, name), layer)
+def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """A document with changes, of its data set, too."""
+    name = changes["dataset"].get("name") if isinstance(changes.get("dataset"), dict) else None
+    return merged(base if name is None else _of_dataset(base, name), changes)
 
 
 def _of_dataset(document: dict[str, Any], name: Any) -> dict[str, Any]:
@@ -115,25 +115,25 @@ def _of_dataset(document: dict[str, Any], name: Any) -> dict[str, Any]:
 
 def _sizes(sizes: Any) -> dict[str, dict[str, Any]]:
     """The sizes of one file, with dotted keys written as mappings."""
-    if not isinstance(sizes, dict) or not all(isinstance(layer, dict | None) for layer in sizes.values()):
+    if not isinstance(sizes, dict) or not all(isinstance(changes, dict | None) for changes in sizes.values()):
         raise InputError(key="sizes", value=sizes, allowed="give a mapping of names to mappings of keys")
-    for size, layer in sizes.items():
-        for key in layer or {}:
+    for size, changes in sizes.items():
+        for key in changes or {}:
             if not isinstance(key, str) or key.split(".")[0] in _UNSIZED:
                 refused = f"a size cannot set {', '.join(_UNSIZED)}"
                 raise InputError("{key} is not allowed", key=f"sizes.{size}.{key}", allowed=refused)
-    return {str(size): nested(layer or {}) for size, layer in sizes.items()}
+    return {str(size): nested(changes or {}) for size, changes in sizes.items()}
 
 
 def _at_size(document: dict[str, Any]) -> dict[str, Any]:
-    """The document with its size laid over, and its rows and columns as they are at that size."""
+    """The document with its size merged, and its rows and columns as they are at that size."""
     sizes = _sizes(document.pop("sizes", {}))
     size = document.get("size")
     if size is not None and size not in sizes:
         allowed = f"allowed: {', '.join(sizes)}" if sizes else "the experiment has no sizes"
         raise InputError(key="size", value=size, allowed=allowed)
     if size is not None:
-        document = _over(document, sizes[size])
+        document = _merged(document, sizes[size])
     return document | sized_parts(document, size, tuple(sizes))
 
 

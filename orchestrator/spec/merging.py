@@ -1,8 +1,7 @@
-"""Laying one piece of configuration over another.
+"""Merging one piece of configuration into another, mapping by mapping; a dotted key is a road through mappings.
 
-The model: a layer is a mapping, laid over what is below it mapping by mapping; a dotted key is a road through
-mappings. Layers leave what they are laid over alone. The failure this guards against: a base that is changed by the
-first of the cells that share it.
+Merging leaves both pieces alone. The failure this guards against: a base that is changed by the first of the cells that
+share it.
 """
 
 from collections.abc import Mapping
@@ -11,22 +10,22 @@ from typing import Any
 from workloads.errors import InputError
 
 
-def laid_over(base: Mapping[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
-    """`layer` over `base`: mappings are joined, everything else is replaced."""
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the changes: mappings are joined, everything else is replaced."""
     result = dict(base)
-    for name, value in layer.items():
+    for name, value in changes.items():
         inner = result.get(name)
-        result[name] = laid_over(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+        result[name] = merged(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
     return result
 
 
-def nested(layer: Mapping[str, Any]) -> dict[str, Any]:
-    """The layer with its dotted keys written as mappings, later ones over earlier ones."""
+def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes with their dotted keys written as mappings, later ones over earlier ones."""
     result: dict[str, Any] = {}
-    for key, value in layer.items():
+    for key, value in changes.items():
         inner: dict[str, Any] = {}
         set_key(inner, key, value)
-        result = laid_over(result, inner)
+        result = merged(result, inner)
     return result
 
 

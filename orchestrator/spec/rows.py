@@ -1,6 +1,6 @@
 """Rows and columns: the cells of a table that share no keys, and what the paper prints for them.
 
-The model: a row (or a column) is a name and a set of dotted keys, laid over the base; each size may lay more over that.
+The model: a row (or a column) is a name and a set of dotted keys, merged into the base; each size may change more.
 What the paper prints is looked up by data set, row and column, and decides nothing: it is not part of any key. The
 failure this guards against: a number set beside the wrong entry of the paper's table.
 """
@@ -77,18 +77,18 @@ def _listed(parts: Any, kind: str, plural: str) -> list[dict[str, Any]]:
 def _sized(part: dict[str, Any], place: str, kind: str, size: str | None, sizes: tuple[str, ...]) -> dict[str, Any]:
     own = ("column", "set", "notes") if kind == "column" else ("row", "set", "grid", "paper", "notes")
     # `paper` is what the paper prints, whatever sizes there are.
-    layers = [name for name in sizes if name not in ("row", "column", "set", "grid", "paper", "notes")]
+    own_sizes = [name for name in sizes if name not in ("row", "column", "set", "grid", "paper", "notes")]
     for key, value in part.items():
-        if key not in (*own, *layers):
-            near = difflib.get_close_matches(str(key), (*own, *layers), n=1, cutoff=0.6)
-            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join((*own, *layers))}"
+        if key not in (*own, *own_sizes):
+            near = difflib.get_close_matches(str(key), (*own, *own_sizes), n=1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else f"allowed: {', '.join((*own, *own_sizes))}"
             raise InputError("unknown key {key}", key=f"{place}.{key}", value=value, allowed=hint)
     values = _mapping(part.get("set"), f"{place}.set")
     notes = _notes(part.get("notes"), f"{place}.notes")
-    if size in layers:
-        layer = dict(_mapping(part.get(size), f"{place}.{size}"))
-        notes = [*notes, *_notes(layer.pop("notes", None), f"{place}.{size}.notes")]
-        values = {**values, **layer}
+    if size in own_sizes:
+        changes = dict(_mapping(part.get(size), f"{place}.{size}"))
+        notes = [*notes, *_notes(changes.pop("notes", None), f"{place}.{size}.notes")]
+        values = {**values, **changes}
     kept = {key: value for key, value in part.items() if key in own}
     return kept | {"set": values} | ({"notes": notes} if notes else {})
 

@@ -1,6 +1,6 @@
 """The `pretrain` and `finetune` parts of an experiment file: a named recipe, with any of its values overridden.
 
-The model: ``recipe: small`` is a complete configuration; every other key is laid over it, so a file says only what
+The model: ``recipe: small`` is a complete configuration; every other key is merged into it, so a file says only what
 differs. The failure this guards against: a number that nobody can reproduce because half of its settings were defaults
 of code.
 """
@@ -11,14 +11,14 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from orchestrator.spec.entries import Entry, Hashed, Inline, Place
-from orchestrator.spec.merging import laid_over
+from orchestrator.spec.merging import merged
 from workloads.configs.base import HashedConfig
 from workloads.configs.networks import Initialisation
 from workloads.configs.recipes import RECIPES, Recipe, finetuning_recipe, pretraining_recipe
 from workloads.configs.training import FinetuneConfig, PretrainConfig
 from workloads.errors import InputError
 
-_RECIPE = "named configuration that the other keys are laid over; 'dataset' stands for the one of the data set's name"
+_RECIPE = "named configuration that the other keys are merged into; 'dataset' stands for the one of the data set's name"
 
 
 class PretrainEntry(Entry):
@@ -73,4 +73,4 @@ def _over_recipe(data: Any, recipe: Callable[[Recipe], HashedConfig]) -> Any:
         base["epochs"] = None
     if data.get("epochs") is not None:
         base["steps"] = None
-    return laid_over(base, data)
+    return merged(base, data)

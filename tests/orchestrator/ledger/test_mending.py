@@ -9,7 +9,7 @@ from PIL import Image
 from support.without_ray import run
 
 from orchestrator.planning.plan import make_plan
-from orchestrator.spec.loading import load_document
+from orchestrator.spec.loading import load_experiment
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -74,4 +74,4 @@ def test_a_key_that_is_given_twice_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "twice.yaml"
     path.write_text("name: twice\nlabels: {images: 3}\nlabels: {images: 4}\n")
     with pytest.raises(InputError, match="'labels' is given twice"):
-        load_document(path, [])
+        load_experiment(path, [])

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.planning.plan import make_plan
-from orchestrator.spec.loading import load_document
+from orchestrator.spec.loading import load_experiment
 from orchestrator.storage.store import Storage
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -46,7 +46,7 @@ def write_inputs(folder: Path) -> None:
 def keys(name: str, folder: Path) -> list[dict[str, str]]:
     """The key of every step of every cell, by role."""
     path, overrides = EXPERIMENTS[name]
-    plan = make_plan(load_document(path, overrides), Storage(str(folder / "storage")), write_listings=False)
+    plan = make_plan(load_experiment(path, overrides), Storage(str(folder / "storage")), write_listings=False)
     assert not [cell.error for cell in plan.cells if cell.error]
     return [{role: step.key for role, step in cell.roles.items()} for cell in plan.cells]
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from orchestrator.spec.experiment import ExperimentEntry, parse_entry
-from orchestrator.spec.loading import load_document
+from orchestrator.spec.loading import load_experiment
 from orchestrator.spec.merging import set_key
 from workloads.configs.clustering import DbscanConfig, KMeansConfig
 from workloads.datasets import ScenesConfig
@@ -187,13 +187,13 @@ def test_batches_are_cut_at_shard_edges() -> None:
 
 def test_a_file_is_named_after_itself(tmp_path: Path) -> None:
     path = write(tmp_path, "dataset: {name: scenes}\n")
-    assert load_document(path, []) == {"name": "camvid-k", "dataset": {"name": "scenes"}}
+    assert load_experiment(path, []) == {"name": "camvid-k", "dataset": {"name": "scenes"}}
 
 
-def test_overrides_are_laid_over_the_file_as_yaml(tmp_path: Path) -> None:
+def test_overrides_are_merged_into_the_file_as_yaml(tmp_path: Path) -> None:
     path = write(tmp_path, "name: base\ndataset: {name: scenes, seed: 1}\nlabels: {images: 10, superpixels: null}\n")
     overrides = ["labels.images=100", "dataset.image_size=[64, 96]", "labels.clustering.k=7", "labels.outliers=0.1"]
-    made = parse_entry(load_document(path, overrides))
+    made = parse_entry(load_experiment(path, overrides))
     assert made.labels.images == 100
     assert made.dataset.config == ScenesConfig(seed=1, image_size=(64, 96))
     assert made.labels.clustering == KMeansConfig(k=7)
@@ -203,10 +203,10 @@ def test_overrides_are_laid_over_the_file_as_yaml(tmp_path: Path) -> None:
 
 def test_a_null_becomes_a_mapping_when_something_below_it_is_set(tmp_path: Path) -> None:
     path = write(tmp_path, "dataset: {name: scenes}\nlabels: {superpixels: null}\n")
-    superpixels = parse_entry(load_document(path, ["labels.superpixels.n_segments=50"])).labels.superpixels
+    superpixels = parse_entry(load_experiment(path, ["labels.superpixels.n_segments=50"])).labels.superpixels
     assert superpixels is not None
     assert superpixels.n_segments == 50
-    assert parse_entry(load_document(path, ["labels.superpixels=null"])).labels.superpixels is None
+    assert parse_entry(load_experiment(path, ["labels.superpixels=null"])).labels.superpixels is None
 
 
 def test_setting_a_key_leaves_what_is_shared_alone() -> None:
@@ -220,14 +220,14 @@ def test_setting_a_key_leaves_what_is_shared_alone() -> None:
 def test_a_key_cannot_pass_through_a_value(tmp_path: Path) -> None:
     path = write(tmp_path, "dataset: {name: scenes}\nlabels: {images: 10}\n")
     with pytest.raises(InputError, match=r"^key labels\.images\.first: labels\.images is 10, not a mapping$"):
-        load_document(path, ["labels.images.first=3"])
+        load_experiment(path, ["labels.images.first=3"])
 
 
 @pytest.mark.parametrize("override", ["labels.images", "=5", "labels.images=[1", ""])
 def test_an_override_that_is_none_is_shown(tmp_path: Path, override: str) -> None:
     path = write(tmp_path, "dataset: {name: scenes}\n")
     with pytest.raises(InputError, match="override ") as caught:
-        load_document(path, [override])
+        load_experiment(path, [override])
     assert repr(override) in str(caught.value)
 
 
@@ -236,9 +236,12 @@ def test_a_grid_key_is_set_in_every_part_of_the_grid(tmp_path: Path) -> None:
     union = write(tmp_path, "dataset: {name: scenes}\ngrid: [{seed: [0]}, {labels.images: [5]}]\n", "union.yaml")
     none = write(tmp_path, "dataset: {name: scenes}\n", "none.yaml")
     override = ["grid.labels.images=[3, 4]"]
-    assert load_document(single, override)["grid"] == {"seed": [0, 1], "labels.images": [3, 4]}
-    assert load_document(union, override)["grid"] == [{"seed": [0], "labels.images": [3, 4]}, {"labels.images": [3, 4]}]
-    assert load_document(none, override)["grid"] == {"labels.images": [3, 4]}
+    assert load_experiment(single, override)["grid"] == {"seed": [0, 1], "labels.images": [3, 4]}
+    assert load_experiment(union, override)["grid"] == [
+        {"seed": [0], "labels.images": [3, 4]},
+        {"labels.images": [3, 4]},
+    ]
+    assert load_experiment(none, override)["grid"] == {"labels.images": [3, 4]}
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,7 @@ def test_a_grid_key_is_set_in_every_part_of_the_grid(tmp_path: Path) -> None:
 )
 def test_a_file_that_is_no_experiment_says_what_it_is(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        load_document(write(tmp_path, text), [])
+        load_experiment(write(tmp_path, text), [])
     assert "camvid-k.yaml" in str(caught.value)
 
 
@@ -261,14 +264,14 @@ def test_a_file_that_is_not_there_names_its_neighbours(tmp_path: Path) -> None:
     write(tmp_path, "", "table1.yaml")
     write(tmp_path, "", "table2.yml")
     with pytest.raises(InputError, match=r"table3\.yaml does not exist; there are table1\.yaml, table2\.yml"):
-        load_document(tmp_path / "table3.yaml", [])
+        load_experiment(tmp_path / "table3.yaml", [])
     with pytest.raises(InputError, match=r"does not exist$"):
-        load_document(tmp_path / "nowhere" / "table3.yaml", [])
+        load_experiment(tmp_path / "nowhere" / "table3.yaml", [])
 
 
 def test_a_folder_or_bytes_are_no_experiment(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
-        load_document(tmp_path, [])
+        load_experiment(tmp_path, [])
     (tmp_path / "picture.yaml").write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(InputError, match=r"picture\.yaml"):
-        load_document(tmp_path / "picture.yaml", [])
+        load_experiment(tmp_path / "picture.yaml", [])

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.planning.plan import PlannedCell, make_plan
 from orchestrator.results.collecting import substitutes
 from orchestrator.spec.grid import Cell, expand
-from orchestrator.spec.loading import load_document
+from orchestrator.spec.loading import load_experiment
 from orchestrator.storage.store import Storage
 
 EXPERIMENTS = Path(__file__).resolve().parents[3] / "experiments"
@@ -83,7 +83,7 @@ STAND_INS = [f"weights.{name}=stand-in:{kind}" for name, kind in (("moco", "moco
 
 def table(number: int, *overrides: str) -> dict[str, Any]:
     """The table's document."""
-    return load_document(EXPERIMENTS / f"table{number}.yaml", overrides)
+    return load_experiment(EXPERIMENTS / f"table{number}.yaml", overrides)
 
 
 def figure(text: str) -> float | str | None:

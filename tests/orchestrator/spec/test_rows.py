@@ -8,7 +8,7 @@ import yaml
 
 from orchestrator.planning.plan import make_plan
 from orchestrator.spec.grid import Cell, expand
-from orchestrator.spec.loading import load_document
+from orchestrator.spec.loading import load_experiment
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -41,7 +41,7 @@ def table(tmp_path: Path) -> Path:
 
 
 def cells(table: Path, *overrides: str) -> list[Cell]:
-    return expand(load_document(table, overrides))
+    return expand(load_experiment(table, overrides))
 
 
 def settings(cell: Cell) -> tuple[Any, ...]:
@@ -71,7 +71,7 @@ def test_a_grid_is_a_product_over_every_row_and_column(table: Path) -> None:
     assert [cell.entry.seed for cell in made[:4]] == [0, 1, 2, 0]
 
 
-def test_a_size_is_laid_over_rows_and_columns(table: Path) -> None:
+def test_a_size_is_merged_into_rows_and_columns(table: Path) -> None:
     made = cells(table, "size=small")
     assert {cell.entry.labels.images for cell in made} == {4}
     assert [settings(cell)[2:4] for cell in made[:2]] == [(2, 20), (2, 30)]
@@ -93,7 +93,7 @@ def test_the_papers_figure_is_looked_up_by_data_set_row_and_column(table: Path) 
 
 
 def test_without_columns_figures_are_the_data_sets(table: Path) -> None:
-    document = load_document(table, []) | {
+    document = load_experiment(table, []) | {
         "columns": [],
         "rows": [{"row": 5, "paper": {"scenes": {"pmiou": 3, "miou": 4.5}}}],
     }
@@ -120,7 +120,7 @@ def test_nothing_that_is_shown_enters_a_key(table: Path, tmp_path: Path) -> None
         assert not any(cell.error for cell in planned)
         return [{role: step.key for role, step in cell.roles.items()} for cell in planned]
 
-    document = load_document(table, [])
+    document = load_experiment(table, [])
     bare = [
         {
             "name": "bare",

@@ -85,7 +85,7 @@ def test_the_baseline_row_and_the_extractor_are_one_training(storage: Storage) -
     assert ours.roles["finetune"].key != baseline.roles["finetune"].key
 
 
-def test_an_own_recipe_is_laid_over_that_of_the_cell(storage: Storage) -> None:
+def test_an_own_recipe_is_merged_into_that_of_the_cell(storage: Storage) -> None:
     made = plan(storage, labels__extractor__finetune={"steps": 1, "segmentor": {"head": "pspnet"}})
     work = made.cells[0].roles["extractor_finetune"]
     assert isinstance(work, FinetuneStep)
