@@ -6,6 +6,7 @@ leaking into the identity of a result.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -16,6 +17,7 @@ from workloads.datasets.base import Dataset, ImageEntry, Picture
 from workloads.datasets.camvid import Camvid, CamvidConfig
 from workloads.datasets.cityscapes import Cityscapes, CityscapesConfig, environment_hint
 from workloads.datasets.folder import Folder, FolderConfig
+from workloads.datasets.masks import Masks, MasksConfig
 from workloads.datasets.nyuv2 import Nyuv2Config, open_nyuv2
 from workloads.datasets.order import seeded_order
 from workloads.datasets.scenes import Scenes, ScenesConfig
@@ -23,7 +25,9 @@ from workloads.datasets.survey import Survey, survey
 from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
 
-AnyDatasetConfig = CamvidConfig | CityscapesConfig | Nyuv2Config | Ade20kConfig | FolderConfig | ScenesConfig
+AnyDatasetConfig = (
+    CamvidConfig | CityscapesConfig | Nyuv2Config | Ade20kConfig | FolderConfig | MasksConfig | ScenesConfig
+)
 DatasetConfig = Annotated[AnyDatasetConfig, Field(discriminator="name")]
 """The type of a configuration's ``dataset`` field: ``name`` chooses, unknown options are errors."""
 DATASETS: tuple[str, ...] = tuple(config.model_fields["name"].default for config in get_args(AnyDatasetConfig))
@@ -68,15 +72,14 @@ def open_dataset(config: AnyDatasetConfig, root: str | os.PathLike[str] | None) 
     if root is None:
         hint = environment_hint() if isinstance(config, CityscapesConfig) else ""
         raise InputError(f"missing; {config.name} is read from a folder{hint}", key="dataset.root")
-    folder = Path(root).expanduser()
-    match config:
-        case CamvidConfig():
-            return Camvid(folder)
-        case CityscapesConfig():
-            return Cityscapes(folder)
-        case Nyuv2Config():
-            return open_nyuv2(folder)
-        case Ade20kConfig():
-            return Ade20k(folder)
-        case FolderConfig():
-            return Folder(folder, config.num_classes)
+    return _OPENERS[type(config)](Path(root).expanduser(), config)
+
+
+_OPENERS: dict[type, Callable[[Path, Any], Dataset]] = {
+    CamvidConfig: lambda root, config: Camvid(root),
+    CityscapesConfig: lambda root, config: Cityscapes(root),
+    Nyuv2Config: lambda root, config: open_nyuv2(root),
+    Ade20kConfig: lambda root, config: Ade20k(root),
+    FolderConfig: lambda root, config: Folder(root, config.num_classes),
+    MasksConfig: Masks,
+}

@@ -114,6 +114,15 @@ def decode_labels(data: bytes, where: str) -> npt.NDArray[np.uint16]:
     raise InputError(f"{where}: holds {image.mode} samples; a label file holds one value a pixel (8 or 16 bits)")
 
 
+def image_mode(data: bytes) -> str:
+    """Pillow's mode of an image's samples; empty where it cannot be told, which decoding reports."""
+    try:
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            return image.mode
+    except Exception:  # whatever is wrong with the image is reported by whoever decodes it
+        return ""
+
+
 def label_doubts(data: bytes, values: npt.NDArray[np.uint16]) -> tuple[str, ...]:
     """What makes it likely that a label file's values are not what was once annotated."""
     doubts = []

@@ -97,13 +97,17 @@ class FileDataset(Dataset):
         if not self.labelled(pool):
             raise InputError(f"{self.name} pool {pool!r} has no ground truth", key="pool")
         path = self.label_path(pool, image_id)
-        values = decode_labels(self._read_labels(path, image_id), str(path))
+        labels = self.decode_ground_truth(self._read_labels(path, image_id), path)
         # The header of the image tells its size; images that cannot be read are the reader's concern, not the
         # label's.
         size = picture_size(self.image_path(pool, image_id))
-        if size is not None and size != values.shape:
-            raise InputError(f"{path}: labels are {_sides(values.shape)}, the image is {_sides(size)} (height x width)")
-        return map_values(values, self.label_values(path), str(path))
+        if size is not None and size != labels.shape:
+            raise InputError(f"{path}: labels are {_sides(labels.shape)}, the image is {_sides(size)} (height x width)")
+        return labels
+
+    def decode_ground_truth(self, data: bytes, path: Path) -> UInt8Array:
+        """Classes uint8 (H, W) of the bytes of a label file, 255 ignored."""
+        return map_values(decode_labels(data, str(path)), self.label_values(path), str(path))
 
     def ground_truth_doubts(self, pool: str, image_id: str) -> tuple[str, ...]:
         """See :meth:`Dataset.ground_truth_doubts`."""
