@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry, Json, UInt8Array
@@ -40,6 +40,17 @@ class PoolConfig(HashedConfig, tag="MaskPoolConfig"):
         description="folder of the same layout, or a template below the root: {stem} and {name} of the image's file, "
         "{parent} its folder below the root, {inside} its folder below the pool's",
     )
+
+    share: tuple[float, float] | None = Field(
+        None, description="part of the images in the order of their ids, e.g. [0.0, 0.8]; null for all"
+    )
+
+    @model_validator(mode="after")
+    def _a_part(self) -> Self:
+        if self.share is not None and not 0 <= self.share[0] < self.share[1] <= 1:
+            allowed = "allowed: two numbers of 0 to 1, the first below the second"
+            raise InputError(key="share", value=list(self.share), allowed=allowed)
+        return self
 
 
 class MasksConfig(HashedConfig, tag="MasksConfig"):
@@ -102,7 +113,7 @@ class Masks(FileDataset):
 
     def scan(self, pool: str) -> Iterator[ImageEntry]:
         """Ids are paths below the pool's folder without suffix; of a list the names of files where they differ."""
-        return (ImageEntry(image_id, found.size) for image_id, found in self._listed(pool))
+        return (ImageEntry(image_id, found.size) for image_id, found in self._share(pool))
 
     def image_path(self, pool: str, image_id: str) -> Path:
         """The file that was listed."""
@@ -160,6 +171,14 @@ class Masks(FileDataset):
         else:
             paths = self._of_glob(images, base)
         return ((_stem(path), _Found(base / path, path.parent, size)) for path, size in paths)
+
+    def _share(self, pool: str) -> Iterator[tuple[str, _Found]]:
+        """The listed images, or the part of them that the pool keeps."""
+        share = self.config.pools[pool].share
+        if share is None:
+            return self._listed(pool)
+        listed = sorted(self._listed(pool), key=lambda one: one[0])
+        return iter(listed[round(share[0] * len(listed)) : round(share[1] * len(listed))])
 
     def _of_glob(self, pattern: str, base: PurePosixPath) -> Iterator[tuple[PurePosixPath, int]]:
         for path in self.root.glob(pattern):

@@ -29,6 +29,8 @@ TRAINED_FEATURES = {"weights": "finetuned", "finetune": {"init": "file", "weight
 NETWORK = {"arch": "segmentor", "weights": "first.pth", "network": {"backbone": "resnet18"}}
 PRETRAIN = {"recipe": "small", "init": "file", "weights": "first.pth"}
 FINETUNE = {"recipe": "small", "fraction": 0.5}
+POOLS = {pool: {"images": pool, "masks": f"{pool}annot"} for pool in ("train", "val")}
+MASKS = {"name": "masks", "root": "camvid", "pools": POOLS, "classes": ["road", "sky"], "ignore": [11]}
 EXPERIMENTS: dict[str, dict[str, Any]] = {
     "kmeans": {"dataset": SCENES},
     "kmeans of a number": {"dataset": SCENES, "labels.clustering": {"k": 7}, "labels.images": 8},
@@ -58,6 +60,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "cityscapes": {"dataset": {"name": "cityscapes", "root": "cityscapes"}},
     "nyuv2": {"dataset": {"name": "nyuv2", "root": "nyuv2"}},
     "ade20k": {"dataset": {"name": "ade20k", "root": "ade20k"}},
+    "masks": {"dataset": MASKS},
     "folder": {"dataset": {"name": "folder", "root": "folder", "num_classes": 3}},
 }
 
@@ -67,6 +70,9 @@ OTHERS: dict[str, list[dict[str, Any]]] = {
     "dataset.name": [{"dataset": SCENES}, {"dataset": CAMVID}],
     "dataset.pool": [{"dataset.pool": "val"}, {"dataset.pool": "train"}],
     "dataset.val": [{"dataset.val": "train"}],
+    "dataset.pools": [{"dataset.pools": {"train": POOLS["val"], "val": POOLS["val"]}}],
+    "dataset.classes": [{"dataset.classes": ["road", "car"]}],
+    "dataset.ignore": [{"dataset.ignore": [12]}],
     "labels.extractor.layer": [{"labels.extractor.layer": "layer3"}],
     "labels.extractor.arch": [{"labels.extractor": {"arch": "resnet50", "weights": "first.pth"}}],
     "labels.extractor.network": [{"labels.extractor": {"arch": "resnet50", "weights": "first.pth", "network": None}}],

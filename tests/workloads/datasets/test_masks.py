@@ -147,6 +147,16 @@ def test_a_glob_finds_images_and_its_template_their_masks(tmp_path: Path) -> Non
     assert not mine.labelled("raw")
 
 
+def test_two_pools_are_the_beginning_and_the_end_of_one_folder(tmp_path: Path) -> None:
+    for number in range(10):
+        write(tmp_path / "images" / f"{number}.png", PIXELS)
+    parts = {"train": [0, 0.8], "val": [0.8, 1]}
+    mine = described(tmp_path, pools={pool: {"images": "images", "share": share} for pool, share in parts.items()})
+    assert [[entry.id for entry in mine.entries(pool)] for pool in parts] == [list("01234567"), list("89")]
+    with pytest.raises(ValueError, match=r"share: \[0\.8, 0\.2\] is not allowed"):
+        described(tmp_path, pools={"train": {"images": "images", "share": [0.8, 0.2]}})
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
     [
