@@ -28,6 +28,7 @@ from ray import tune
 
 from orchestrator.cluster import ray_private, session
 from orchestrator.cluster.metrics import RunMetrics
+from orchestrator.cluster.tensorboard import TrainingLogger
 from orchestrator.cluster.training import (
     DRIVER_CORES,
     MOST_DRIVERS,
@@ -89,6 +90,7 @@ class Trainings:
             where = "" if self.storage.is_local else " (on this machine: the storage is no local path)"
             self.progress.say(f"trainings: tensorboard --logdir {self.folder}{where}")
         os.environ |= ray_private.SILENT_TUNE
+        callbacks = [wave.follower, TrainingLogger(wave.infos)]
         with _interruptible() as interrupted, _quiet("ray.tune", "ray.train"):
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(_trial, wave=wave.work), {"CPU": DRIVER_CORES}),
@@ -101,7 +103,7 @@ class Trainings:
                     trial_dirname_creator=wave.names,
                 ),
                 run_config=tune.RunConfig(
-                    name=self.name, storage_path=_place(self.storage), callbacks=[wave.follower], verbose=0
+                    name=self.name, storage_path=_place(self.storage), callbacks=callbacks, verbose=0
                 ),
             )
             try:

@@ -9,38 +9,37 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.planning.plan import Plan
-from orchestrator.spec.naming import short_keys, shown
+from orchestrator.spec.naming import describe_shared, shared_names
 from orchestrator.steps.step import Step
 
-_LONGEST_NAME = 100
+_LONGEST_NAME = 90
+_PLAIN = re.compile(r"[^A-Za-z0-9=.,_-]+")
 
 Value = str | int | float | bool
 
 
 @dataclass(frozen=True)
 class TrialInfo:
-    """A name that can be a folder, and the values of a training as one flat mapping."""
+    """A name that can be a folder, the values of a training as one flat mapping, and those that tell it from others."""
 
     name: str
     values: dict[str, Value]
+    distinguishing: dict[str, Value]
 
 
 def trial_info(plan: Plan, step: Step) -> TrialInfo:
     """Name and values of a training step. `pmiou` is that of its labels, where they were scored before it starts."""
-    cells = plan.users(step.key)
-    shared = {
-        key: value
-        for key, value in cells[0].cell.values.items()
-        if all(key in other.cell.values and other.cell.values[key] == value for other in cells)
-    }
-    told = [f"{name}={shown(shared[key])}" for key, name in short_keys(shared).items()]
-    name = "-".join([step.kind, step.key[:8], *told])
+    users, cells = [planned.cell for planned in plan.users(step.key)], [planned.cell for planned in plan.cells]
+    told = describe_shared(users, cells, seeds=True)
+    name = _PLAIN.sub("_", f"{step.kind}-{told}")[:_LONGEST_NAME]
     values: dict[str, Value] = {"kind": step.kind, "key": step.key}
-    values |= _flat(step.meaning.get("config", {}), "") | _flat(shared, "cell.")
+    values |= _flat(step.meaning.get("config", {}), "")
+    apart: dict[str, Value] = {"kind": step.kind}
+    apart |= _flat(shared_names(users, cells), "")
     scores = {plan.done[score.key].results["pmiou"] for score in _scores(plan, step) if score.key in plan.done}
     if len(scores) == 1 and (score := scores.pop()) is not None:
-        values["pmiou"] = float(score)
-    return TrialInfo(re.sub(r"[^A-Za-z0-9=.,_-]+", "_", name)[:_LONGEST_NAME], values)
+        apart["pmiou"] = float(score)
+    return TrialInfo(f"{name}-{step.key[:8]}", values | {f"cell.{key}": value for key, value in apart.items()}, apart)
 
 
 def _scores(plan: Plan, step: Step) -> list[Step]:

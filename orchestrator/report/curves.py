@@ -10,7 +10,7 @@ from orchestrator.report.drawing import Line, Point, step_chart
 from orchestrator.report.plots import Chart
 from orchestrator.report.reading import Experiment
 from orchestrator.results.cells import CellResult, finite
-from orchestrator.spec.naming import described, differing, is_seed
+from orchestrator.spec.naming import describe_shared
 
 _LINES = 6
 _KINDS = (("pretrain", "Pre-training"), ("finetune", "Fine-tuning"))
@@ -26,7 +26,7 @@ def training_curves(experiment: Experiment) -> dict[str, list[Chart]]:
     charts: dict[str, list[Chart]] = {}
     for kind, title in _KINDS:
         keys = [key for key in experiment.histories if experiment.manifests[key].kind == kind]
-        names = {key: _name(users[key], experiment.cells) for key in keys}
+        names = {key: describe_shared(users[key], experiment.cells, seeds=False) for key in keys}
         for metric, label in _METRICS:
             points = {key: _points(experiment.histories[key], metric) for key in keys}
             drawn = _overlaid(f"{title}: {label}", label, names, {key: found for key, found in points.items() if found})
@@ -50,13 +50,3 @@ def _overlaid(title: str, label: str, names: dict[str, str], points: dict[str, S
 def _points(rows: Sequence[dict[str, float]], metric: str) -> list[Point]:
     known = [(row["step"], value) for row in rows if (value := finite(row.get(metric))) is not None]
     return [Point(step, value, f"{value:.3g}", f"step {step:g}: {value:.4g}") for step, value in known]
-
-
-def _name(users: Sequence[CellResult], cells: Sequence[CellResult]) -> str:
-    """What the cells that use a training have in common, seeds apart."""
-    rows, columns = {cell.row for cell in users}, {cell.column for cell in users}
-    alike = [cell for cell in cells if len(rows) > 1 or cell.row in rows]
-    alike = [cell for cell in alike if len(columns) > 1 or cell.column in columns]
-    shared = [name for found in (rows, columns) if len(found) == 1 for name in found if name is not None]
-    keys = [key for key in differing(alike) if key not in differing(users) and not is_seed(key)]
-    return ", ".join(filter(None, [*shared, described(users[0].values, keys)])) or "every cell"

@@ -14,6 +14,7 @@ from orchestrator.ledger.manifests import Manifest, read_manifest
 from orchestrator.ledger.training_states import read_history
 from orchestrator.results.cells import CellResult, Run, Status, read_results
 from orchestrator.storage.store import Storage
+from workloads.formats import counted
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,18 @@ def _read_manifests(storage: Storage, keys: list[str], finished: set[str]) -> tu
     if gone:
         named = ", ".join(key[:12] for key in gone[:5]) + (" …" if len(gone) > 5 else "")
         problems.append(f"{len(gone)} of {len(finished)} manifests are no longer on the storage: {named}")
+    damaged: dict[str, list[str]] = {}
     for key in keys:
         if key not in places:
             continue
         try:
             manifests[key] = read_manifest(places[key], storage.read(places[key]))
         except (ValueError, FileNotFoundError) as error:
-            problems.append(f"{places[key]} is damaged ({error}); `lookbeyond verify --repair` forgets it")
+            damaged.setdefault(str(error), []).append(places[key])
+    for why, paths in damaged.items():
+        others = f" and {counted(len(paths) - 1, 'other manifest')}" if len(paths) > 1 else ""
+        are = "are" if others else "is"
+        problems.append(f"{paths[0]}{others} {are} damaged ({why}); `lookbeyond verify --repair` forgets them")
     return manifests, problems
 
 

@@ -96,3 +96,22 @@ def describe(cell: Named, cells: Sequence[Named]) -> str:
     """A cell among others in a few words: row and column, and the values that tell it from the others of both."""
     names = [name for name in (cell.row, cell.column) if name is not None]
     return ", ".join(filter(None, [*names, described(cell.values, varying(cells))])) or "the only cell"
+
+
+def shared_names(users: Sequence[Named], cells: Sequence[Named]) -> dict[str, Any]:
+    """What those cells have in common that use a step, of all that tells cells apart: row, column, and keys."""
+    rows, columns = {cell.row for cell in users}, {cell.column for cell in users}
+    alike = [cell for cell in cells if len(rows) > 1 or cell.row in rows]
+    alike = [cell for cell in alike if len(columns) > 1 or cell.column in columns]
+    names = {kind: found.pop() for kind, found in (("row", rows), ("column", columns)) if len(found) == 1}
+    own = differing(users)
+    keys = {key: users[0].values[key] for key in differing(alike) if key not in own and key in users[0].values}
+    return {kind: name for kind, name in names.items() if name is not None} | keys
+
+
+def describe_shared(users: Sequence[Named], cells: Sequence[Named], *, seeds: bool) -> str:
+    """The same in a few words; `seeds` says whether they are named too."""
+    names = shared_names(users, cells)
+    titles = [str(names.pop(kind)) for kind in ("row", "column") if kind in names]
+    values = described(names, names if seeds else without_seeds(names))
+    return ", ".join(filter(None, [*titles, values])) or "every cell"
