@@ -22,7 +22,7 @@ from workloads.datasets.base import ImageEntry, Json, UInt8Array
 from workloads.datasets.classes import Classes, ClassTable, Ignored, read_classes
 from workloads.datasets.decode import IMAGE_SUFFIXES, decode_image, decode_labels, image_mode, label_doubts
 from workloads.datasets.files import FileDataset, scan_tree
-from workloads.errors import BrokenImage, InputError
+from workloads.errors import BrokenImageError, InputError
 
 _FIELDS = ("stem", "name", "parent", "inside")
 _COLOURED = ("RGB", "RGBA")
@@ -121,7 +121,7 @@ class Masks(FileDataset):
         if not found:
             found.update(self._listed(pool))
         if image_id not in found:
-            raise BrokenImage(image_id, "the file is missing")
+            raise BrokenImageError(image_id, "the file is missing")
         return self.root / found[image_id].path
 
     def labelled(self, pool: str) -> bool:
@@ -139,7 +139,7 @@ class Masks(FileDataset):
         if mode in _COLOURED or (mode == "P" and self._table.by_colour_alone):
             try:
                 return self._table.of_colours(decode_image(data, str(path)), str(path))
-            except BrokenImage as error:
+            except BrokenImageError as error:
                 raise InputError(f"{path}: {error.reason}") from None
         return self._table.of_values(decode_labels(data, str(path)), str(path))
 
