@@ -16,6 +16,7 @@ from orchestrator.steps.step import Stage, Step
 from orchestrator.storage.store import Storage
 from workloads.datasets import Dataset, open_dataset
 from workloads.errors import InputError
+from workloads.places import expanded
 
 
 @dataclass
@@ -97,7 +98,7 @@ class _Roles:
                 value=config.val,
                 allowed=f"pools: {', '.join(self.dataset.pools)}",
             )
-        root = str(Path(entry.dataset.root).expanduser().absolute()) if entry.dataset.root is not None else None
+        root = str(expanded(entry.dataset.root, "dataset.root").absolute()) if entry.dataset.root is not None else None
         self.train = Source(config, root, config.pool)
         self.val = Source(config, root, config.val)
 

@@ -16,6 +16,7 @@ from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
 from workloads.datasets.folder import FolderConfig
 from workloads.errors import InputError
+from workloads.places import expanded
 
 # What can be had for new images, and the role of the step that it is computed from.
 ROLES = {"classes": "finetune", "labels": "label"}
@@ -44,7 +45,7 @@ def prediction_plan(plan: Plan, planned: PlannedCell, what: str, images: Path, s
     if behind.key not in plan.done:
         raise InputError(f"the {behind.kind} step of this cell is not done on {storage.uri}; `lookbeyond run` does it")
     config = FolderConfig()
-    root = images.expanduser().absolute()
+    root = expanded(images, "images").absolute()
     dataset = open_dataset(config, root)
     source = Source(config, str(root), config.pool)
     try:

@@ -9,12 +9,12 @@ the driver.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from orchestrator.ledger.image_sets import ImageSet, ShardRange
 from orchestrator.ledger.outcomes import Outcome
 from workloads.datasets import Dataset, DatasetConfig, open_dataset
+from workloads.places import expanded
 
 Kept = TypeVar("Kept")
 
@@ -85,8 +85,8 @@ class Job(Protocol):
 
 def absolute_place(weights: str | None) -> str | None:
     """A file's place for a worker, which may run in another working directory than the driver."""
-    if weights is not None and Path(weights).expanduser().is_file():
-        return str(Path(weights).expanduser().absolute())
+    if weights is not None and (path := expanded(weights, "weights")).is_file():
+        return str(path.absolute())
     return weights
 
 

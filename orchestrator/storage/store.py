@@ -25,6 +25,7 @@ from orchestrator.storage.folders import Folder
 from orchestrator.storage.retries import StorageUnavailableError, retry
 from workloads.errors import InputError
 from workloads.own_output import mark
+from workloads.places import expanded
 
 __all__ = ["FileFacts", "Storage", "StorageFullError", "StorageUnavailableError"]
 
@@ -56,7 +57,7 @@ class Storage:
             return
         if found and scheme != "file":
             raise InputError(f"storage {_without_credentials(uri)!r} cannot be used; allowed: a path, s3:// or gs://")
-        folder = Path(rest if found else uri).expanduser().absolute()
+        folder = expanded(rest if found else uri, "storage").absolute()
         if folder.is_file():
             raise InputError(f"storage {folder} is a file; give a folder, s3:// or gs://")
         self.uri, self._files, self.is_local = str(folder), Folder(folder), True

@@ -24,6 +24,7 @@ from workloads.datasets.scenes import Scenes, ScenesConfig
 from workloads.datasets.survey import Survey, survey
 from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
+from workloads.places import expanded
 
 AnyDatasetConfig = (
     CamvidConfig | CityscapesConfig | Nyuv2Config | Ade20kConfig | FolderConfig | MasksConfig | ScenesConfig
@@ -72,7 +73,7 @@ def open_dataset(config: AnyDatasetConfig, root: str | os.PathLike[str] | None) 
     if root is None:
         hint = environment_hint() if isinstance(config, CityscapesConfig) else ""
         raise InputError(f"missing; {config.name} is read from a folder{hint}", key="dataset.root")
-    return _OPENERS[type(config)](Path(root).expanduser(), config)
+    return _OPENERS[type(config)](expanded(root, "dataset.root"), config)
 
 
 _OPENERS: dict[type, Callable[[Path, Any], Dataset]] = {

@@ -21,6 +21,7 @@ from workloads.configs.base import HashedConfig
 from workloads.datasets.base import UInt8Array, distinct_palette, map_values, palette_of, value_table
 from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
+from workloads.places import expanded
 
 MAX_CLASSES = 255
 _HEX = re.compile(r"#?([0-9a-fA-F]{6})")
@@ -174,7 +175,7 @@ def _named(one: str | ClassConfig) -> ClassConfig:
 
 
 def _from_file(name: str, root: Path) -> tuple[str | ClassConfig, ...] | dict[int, str | ClassConfig]:
-    places = [root / name, Path(name).expanduser()]
+    places = [root / name, expanded(name, "dataset.classes")]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         looked = " and ".join(dict.fromkeys(str(place) for place in places))

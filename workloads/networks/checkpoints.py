@@ -11,6 +11,10 @@ Formats (keys as published):
     MoCo v2              `module.encoder_q.*` (facebookresearch/moco); `encoder_k` is its momentum copy
     PixPro               `module.encoder.*` under `model` (zdaxie/PixPro), with or without an argparse.Namespace
     lookbeyond           this project's own: a dict with `format: lookbeyond`, see `save_checkpoint`
+
+What wraps them is taken off: torch.compile's `_orig_mod.`, `module.`, Lightning's `model.`, a state dict under any of
+the usual names, one with counters beside its tensors; of a teacher and a student (DINO) the teacher. A .safetensors
+file is read without its library.
 """
 
 import argparse
@@ -25,7 +29,15 @@ from typing import Any, Literal
 import torch
 
 from workloads.errors import InputError
+from workloads.networks.plain_files import PLAIN_NUMPY, read_safetensors
 from workloads.networks.weight_files import file_sha256
+
+# Where a file keeps its state dict; the first that holds one counts.
+STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "teacher", "student", "ema")
+# What torch.compile and parallel training put before every name, and what the class that was trained may have.
+WRAPPERS = ("_orig_mod.", "module.")
+HOLDERS = ("model.", "net.", "network.")
+_NETWORKS = ("layer1.", "features.", "backbone.", "encoder.", "encoder_q.", "encoder_k.")
 
 FORMATS = "torchvision, torchvision segmentation network, MoCo v2, PixPro, lookbeyond"
 
@@ -107,9 +119,11 @@ def _read_safely(path: Path) -> Any:
         raise InputError(f"no file {path}", key="weights")
     if path.stat().st_size == 0:
         raise InputError(f"{path} is empty (0 bytes)", key="weights")
+    if path.suffix == ".safetensors":
+        return read_safetensors(path)
     # PixPro's files carry their command line as an argparse.Namespace, which holds plain values and runs no code.
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals([argparse.Namespace, *PLAIN_NUMPY]), warnings.catch_warnings():
             # A warning about the pickle's protocol would stand beside the message about the file.
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -136,17 +150,40 @@ def _read_safely(path: Path) -> Any:
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, torch.Tensor]:
-    """The mapping of names to tensors in the file: itself, or under `state_dict` (MoCo) or `model` (PixPro)."""
+    """The mapping of names to tensors in the file: under one of the usual names, or the file itself."""
     if isinstance(content, dict):
-        for candidate in (content.get("state_dict"), content.get("model"), content):
-            if isinstance(candidate, dict) and candidate and _all_tensors(candidate):
-                return {str(name): tensor for name, tensor in candidate.items()}
+        for candidate in (*(content.get(name) for name in STATE_DICTS), content):
+            tensors = _tensors_of(candidate)
+            if tensors:
+                return tensors
     found = f"a dict with keys {_first(content)}" if isinstance(content, dict) else type(content).__name__
     raise InputError(
-        f"{path} holds no state dict, neither by itself nor under 'state_dict' or 'model'; "
+        f"{path} holds no state dict, neither by itself nor under {', '.join(STATE_DICTS)}; "
         f"found {found}. Known formats: {FORMATS}",
         key="weights",
     )
+
+
+def _tensors_of(candidate: Any) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict without what may stand beside them, such as an epoch; none of anything else."""
+    if not isinstance(candidate, dict) or any(isinstance(value, dict) and value for value in candidate.values()):
+        return {}
+    return {str(name): value for name, value in candidate.items() if isinstance(value, torch.Tensor)}
+
+
+def _unwrapped(tensors: dict[str, torch.Tensor]) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+    """The tensors without what wrapped the network they were saved from, and the names of what stood beside it."""
+    skipped: tuple[str, ...] = ()
+    while True:
+        prefix = next((one for one in WRAPPERS if _any(list(tensors), one)), None)
+        if prefix is None and not any(_any(list(tensors), one) for one in _NETWORKS):
+            prefix = next((one for one in HOLDERS if _any(list(tensors), one)), None)
+            if prefix is not None:
+                skipped += tuple(name for name in tensors if not name.startswith(prefix))
+                tensors = {name: tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        if prefix is None:
+            return tensors, skipped
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
 
 
 def _all_tensors(candidate: dict[Any, Any]) -> bool:
@@ -164,7 +201,7 @@ def _own(content: dict[str, Any], path: Path) -> Checkpoint:
     if not isinstance(state_dict, dict) or not _all_tensors(state_dict):
         raise InputError(f"{path} is a lookbeyond file without a state_dict of tensors", key="weights")
     return Checkpoint(
-        tensors=_float32(state_dict),
+        tensors=_float32(state_dict, path),
         format=f"lookbeyond {kind}",
         sha256=file_sha256(path),
         arch=str(content.get("arch")),
@@ -174,7 +211,7 @@ def _own(content: dict[str, Any], path: Path) -> Checkpoint:
 
 def _by_keys(tensors: dict[str, torch.Tensor], path: Path) -> Checkpoint:
     """Tell the format from the keys, strip its prefix and skip what does not belong to the network."""
-    plain = {name.removeprefix("module."): tensor for name, tensor in tensors.items()}
+    plain, beside = _unwrapped(tensors)
     names = list(plain)
     # The dots matter: `encoder.` is PixPro's network and `encoder_k.` its momentum copy.
     if _any(names, "encoder_q."):
@@ -202,7 +239,7 @@ def _by_keys(tensors: dict[str, torch.Tensor], path: Path) -> Checkpoint:
             f"{path} is of no known format; its first keys are {_first(tensors)}. Known formats: {FORMATS}",
             key="weights",
         )
-    return Checkpoint(_float32(kept), format_name, file_sha256(path), skipped)
+    return Checkpoint(_float32(kept, path), format_name, file_sha256(path), (*skipped, *beside))
 
 
 def _any(names: list[str], prefix: str) -> bool:
@@ -213,10 +250,20 @@ def _under(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Ten
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _float32(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {
-        name: tensor.to(torch.float32) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
-    }
+def _float32(tensors: Mapping[str, torch.Tensor], path: Path) -> dict[str, torch.Tensor]:
+    """Dense tensors, float32 where they have any floating type."""
+    made = {}
+    for name, tensor in tensors.items():
+        odd = "meta (no values)" if tensor.is_meta else "quantized" if tensor.is_quantized else None
+        if odd or tensor.is_complex():
+            raise InputError(
+                f"{path} holds a tensor that is {odd or 'complex'}: {name}",
+                key="weights",
+                allowed="save the network with real, dense tensors",
+            )
+        dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
+        made[name] = dense.to(torch.float32) if dense.is_floating_point() else dense
+    return made
 
 
 def _first(mapping: Mapping[Any, Any]) -> list[str]:

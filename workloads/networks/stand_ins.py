@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from workloads.errors import InputError
+from workloads.places import cache_folder
 from workloads.seeding import stable_hash
 
 if TYPE_CHECKING:
@@ -66,10 +67,9 @@ def stand_in_file(arch: str, weights: str) -> Path:
     import torch
 
     kind = _require(arch, weights)
-    path = Path(torch.hub.get_dir()) / "checkpoints" / f"lookbeyond-stand-in-{kind}-{arch}-{_VERSION}.pth"
+    path = cache_folder() / f"lookbeyond-stand-in-{kind}-{arch}-{_VERSION}.pth"
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Written beside and renamed: several workers may want it at once.
     with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name, delete=False) as file:
         torch.save(_content(kind, arch), file)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from workloads.errors import InputError
 from workloads.networks.stand_ins import stand_in, stand_in_file, stand_in_identity
+from workloads.places import cache_folder, expanded
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -150,7 +151,7 @@ def weights_file(arch: str, weights: str) -> Path:
             allowed="allowed are https, http and file",
         )
     else:
-        path = Path(weights).expanduser()
+        path = expanded(weights, "weights")
     if path.is_dir():
         raise InputError(
             f"{weights} is a directory", key="weights", value=weights, allowed="a checkpoint file is needed"
@@ -168,10 +169,9 @@ def weights_file(arch: str, weights: str) -> Path:
 def _downloaded(url: str, file_name: str, hash_prefix: str | None) -> Path:
     import torch
 
-    path = Path(torch.hub.get_dir()) / "checkpoints" / file_name
+    path = cache_folder() / file_name
     if path.is_file():
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
     before = socket.getdefaulttimeout()
     try:
         # torch.hub sets no timeout, so an unreachable network would hang instead of saying so.

@@ -20,7 +20,7 @@ from workloads.networks.weight_files import RANDOM, SEGMENTATION, given_weights,
 logger = logging.getLogger(__name__)
 
 # Heads that no backbone needs. A file's tensors under these names are skipped and reported, any other surplus fails.
-HEADS = ("fc.", "classifier.", "head.", "aux_classifier.")
+HEADS = ("fc.", "classifier.", "head.", "aux_classifier.", "decode_head.", "auxiliary_head.")
 # MobileNetV2's last 1x1 convolution belongs to the classifier unless the network at hand has it.
 OPTIONAL = {"mobilenet_v2": ("features.18.",)}
 

@@ -4,11 +4,14 @@ import argparse
 import functools
 import hashlib
 import http.server
+import json
 import logging
 import pickle
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -418,3 +421,82 @@ def test_a_card_must_be_plain(tmp_path, published):
         save_checkpoint(tmp_path / "a.pth", "resnet18", "backbone", published, {"when": Innocent()})
     with pytest.raises(InputError, match="kind: 'network'"):
         save_checkpoint(tmp_path / "a.pth", "resnet18", "network", published, {})  # type: ignore[arg-type]
+
+
+def safetensors(tensors: dict[str, torch.Tensor]) -> bytes:
+    """The format by hand."""
+    kinds = {torch.float32: "F32", torch.float16: "F16", torch.int64: "I64"}
+    header: dict[str, object] = {"__metadata__": {"by": "somebody"}}
+    body = b""
+    for name, tensor in tensors.items():
+        data = tensor.numpy().tobytes()
+        offsets = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
+        body += data
+    text = json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + body
+
+
+WRAPPINGS: dict[str, Callable[[dict[str, torch.Tensor]], object]] = {
+    "compiled": lambda state: prefixed("_orig_mod.", state),
+    "compiled and distributed": lambda state: prefixed("module._orig_mod.", state),
+    "lightning": lambda state: {"state_dict": prefixed("model.", state) | {"loss.weight": torch.ones(3)}, "epoch": 3},
+    "lightning, compiled": lambda state: {"state_dict": prefixed("model._orig_mod.", state)},
+    "dino": lambda state: {
+        "teacher": prefixed("backbone.", without(state, "fc.")),
+        "student": prefixed("module.backbone.", {name: torch.zeros_like(one) for name, one in state.items()}),
+    },
+    "mmsegmentation": lambda state: {
+        "meta": {"time": "x"},
+        "state_dict": prefixed("backbone.", without(state, "fc.")) | {"decode_head.conv_seg.weight": torch.ones(3)},
+    },
+    "beside an epoch": lambda state: {**state, "epoch": 3},
+    "model_state_dict": lambda state: {"model_state_dict": state, "epoch": 1},
+    "net": lambda state: {"net": state},
+    "numpy scalars": lambda state: {"state_dict": state, "meta": {"epoch": np.float64(3), "seen": np.arange(3)}},
+    "sparse": lambda state: {name: one.to_sparse() if one.dim() == 4 else one for name, one in state.items()},
+    "parameters": lambda state: {
+        name: nn.Parameter(one) if one.is_floating_point() else one for name, one in state.items()
+    },
+}
+
+
+@pytest.mark.parametrize("wrapping", WRAPPINGS)
+def test_what_wraps_a_network_is_taken_off(
+    tmp_path: Path, module: nn.Module, published: dict[str, torch.Tensor], wrapping: str
+) -> None:
+    path = written(tmp_path / "w.pth", WRAPPINGS[wrapping](published))
+    report = load_backbone(module, path, "resnet18")
+    assert report.matched == RESNET18_TENSORS
+    assert_backbone_equals(module, published)
+
+
+def test_safetensors_are_read_and_damaged_ones_refused(
+    tmp_path: Path, module: nn.Module, published: dict[str, torch.Tensor]
+) -> None:
+    path = tmp_path / "w.safetensors"
+    data = safetensors(published)
+    path.write_bytes(data)
+    assert load_backbone(module, str(path), "resnet18").matched == RESNET18_TENSORS
+    assert_backbone_equals(module, published)
+    for damaged in (data[:-1], data[:100], b"\xff" * 64, b"<html>404</html>", data.replace(b"F32", b"F8X", 1)):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=r"weights: .*w\.safetensors is not a .safetensors file, or is damaged"):
+            read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda one: one.to("meta"), "a tensor that is meta"),
+        (lambda one: one.to(torch.complex64), "a tensor that is complex"),
+        (lambda one: torch.quantize_per_tensor(one, 0.1, 0, torch.qint8), "a tensor that is quantized"),
+    ],
+    ids=["meta", "complex", "quantized"],
+)
+def test_tensors_without_real_values_are_refused(
+    tmp_path: Path, published: dict[str, torch.Tensor], change: Callable[[torch.Tensor], torch.Tensor], said: str
+) -> None:
+    changed = {name: change(one) if one.dim() == 4 else one for name, one in published.items()}
+    with pytest.raises(InputError, match=f"weights: .*{said}.*: conv1.weight; save the network with real, dense"):
+        read_checkpoint(Path(written(tmp_path / "w.pth", changed)))
