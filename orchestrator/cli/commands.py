@@ -16,6 +16,7 @@ from rich.table import Table
 
 from orchestrator.cli.submission import Sending, submit_experiment
 from orchestrator.execution.progress import Progress, plain_console
+from orchestrator.ledger.inputs import changed_files
 from orchestrator.ledger.layout import results_path
 from orchestrator.ledger.verification import verify as verify_storage
 from orchestrator.planning.check import check_experiment
@@ -102,6 +103,7 @@ def plan(options: Namespace) -> int:
                 for cell in made.cells
             ],
             "steps": made.counts(),
+            "changed": made.changed,
             "estimate": asdict(costs),
         }
         print(json.dumps(document, indent=1))
@@ -128,7 +130,7 @@ def plan(options: Namespace) -> int:
         console.print(f"cost of the work by the prices given: {costs.money:.2f} {costs.currency}")
     if len(made.cells) > 1:
         console.print(f"each cell from scratch would take {costs.times_alone:.2f} times the work of all together")
-    for line in _short_pools(made):
+    for line in (*_changed(made), *_short_pools(made)):
         console.print(line, style="yellow", markup=False)
     _print_errors(made, console)
     return 0
@@ -190,19 +192,23 @@ def verify(options: Namespace) -> int:
     storage = Storage(options.storage)
     storage.require_folder()
     found = verify_storage(storage, repair=options.repair)
+    if options.inputs:
+        found.inputs = dict(changed_files(storage))
     if options.json:
         print(json.dumps(asdict(found), indent=1))
     else:
         print(f"{found.steps} steps, {found.shards} shards, {size(found.bytes)} read")
         for path, problem in found.damaged.items():
             print(f"damaged: {path} {problem}")
+        for file, problem in found.inputs.items():
+            print(f"changed: {file} {problem}")
         if found.leftovers:
             print(f"{len(found.leftovers)} leftovers of killed attempts")
         if found.repaired:
             print(f"removed {len(found.repaired)} files; `lookbeyond run` computes again what is missing")
         elif found.damaged:
             print("`lookbeyond verify STORAGE --repair` forgets the damaged shards, so that `run` computes them again")
-    return 1 if found.damaged and not options.repair else 0
+    return 1 if (found.damaged and not options.repair) or found.inputs else 0
 
 
 def report(options: Namespace) -> int:
@@ -226,7 +232,7 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
         select_best(made, options.select_best)
     with Progress() as progress:
         progress.say(f"{made.name}: {_count(made)}, {len(made.pending)} to run")
-        for line in (*_short_pools(made), *_unscored(made), *_passed_over(made)):
+        for line in (*_changed(made), *_short_pools(made), *_unscored(made), *_passed_over(made)):
             progress.note(line)
         if made.pending:
             # Ray is imported only where something is run: an all-cached run answers at once.
@@ -299,6 +305,15 @@ def _is_input_error(planned: Any, failed: dict[str, str], input_errors: set[str]
     """Whether the cell failed for reasons that are the user's to mend, and nothing else."""
     broken = {step.key for step in planned.roles.values()} & failed.keys()
     return bool(planned.error) or (bool(broken) and broken <= input_errors)
+
+
+def _changed(made: Plan) -> list[str]:
+    """A line for the images or label files of each pool that were edited since they were read."""
+    lines = []
+    for files, names in made.changed.items():
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        lines.append(f"changed since they were read: {', '.join(names[:5])}{more} ({files})")
+    return lines
 
 
 def _short_pools(made: Plan) -> list[str]:

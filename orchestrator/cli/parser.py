@@ -179,6 +179,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="forget what is damaged, so that `run` computes it again, and sweep leftovers",
     )
+    verify.add_argument(
+        "--inputs",
+        action="store_true",
+        help="read the data sets again as well and name the files that are not what was read",
+    )
     _add_json(verify)
     return parser
 

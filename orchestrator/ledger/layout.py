@@ -6,6 +6,8 @@
     models/KEY-ATTEMPT.SUFFIX            what one attempt at a step without shards wrote, such as a network
     images/DIGEST.arrow                  the images of an image set, in their order
     lists/DIGEST.txt                     the labelled images of a fine-tuning
+    inputs/FILES/DIGEST.arrow            the SHA-256 of files of a data set as they were read
+    inputs/FILES/seen-FOLDER.arrow       size and time of these files as they were last seen in a folder
     leases/KEY/GENERATION.json           who works on a step
     checkpoints/KEY.pt, KEY.arrow        where a training or K-means goes on after a kill
     checkpoints/KEY.outcome.json         what a training has come to, until its step is declared finished
@@ -23,12 +25,13 @@ from pathlib import PurePosixPath
 
 from workloads.own_output import MARK
 
-STEPS, SHARDS, MODELS, IMAGES, LISTS = "steps", "shards", "models", "images", "lists"
+STEPS, SHARDS, MODELS, IMAGES, LISTS, INPUTS = "steps", "shards", "models", "images", "lists", "inputs"
 LEASES, CHECKPOINTS, HISTORY = "leases", "checkpoints", "history"
 RESULTS, FIGURES, REPORT = "results", "figures", "report"
 TUNE = "tune"
 
 _STOPPED = ".stopped.json"
+_SEEN = "seen-"
 _UNFINISHED = ".part"
 _DATA = re.compile(rf"({SHARDS}|{MODELS})(/\w[\w.-]*)+", re.ASCII)
 
@@ -99,6 +102,26 @@ def listing_path(digest: str) -> str:
 def labelled_list_path(sha256: str) -> str:
     """The labelled images of a fine-tuning."""
     return f"{LISTS}/{short(sha256)}.txt"
+
+
+def inputs_folder(files: str) -> str:
+    """What is known of the images, or of the label files, of a pool."""
+    return f"{INPUTS}/{short(files)}"
+
+
+def contents_path(files: str, sha256: str) -> str:
+    """The contents of files as they were read."""
+    return f"{inputs_folder(files)}/{short(sha256)}.arrow"
+
+
+def seen_path(files: str, folder: str) -> str:
+    """Size and time of files as they were last seen in a folder."""
+    return f"{inputs_folder(files)}/{_SEEN}{short(folder)}.arrow"
+
+
+def is_seen(path: str) -> bool:
+    """Whether a file says what was last seen in a folder."""
+    return PurePosixPath(path).name.startswith(_SEEN)
 
 
 def lease_folder(key: str) -> str:

@@ -10,7 +10,8 @@ import time
 from dataclasses import dataclass, field
 
 from orchestrator.ledger.image_sets import listing_problem
-from orchestrator.ledger.layout import IMAGES, SHARDS, STEPS, is_attempt
+from orchestrator.ledger.inputs import inputs_problem
+from orchestrator.ledger.layout import IMAGES, INPUTS, SHARDS, STEPS, is_attempt
 from orchestrator.ledger.manifests import read_manifest, read_record
 from orchestrator.ledger.shards import ShardRecord
 from orchestrator.storage.store import Storage
@@ -29,6 +30,7 @@ class Verification:
     damaged: dict[str, str] = field(default_factory=dict)
     repaired: list[str] = field(default_factory=list)
     leftovers: list[str] = field(default_factory=list)
+    inputs: dict[str, str] = field(default_factory=dict)
 
 
 def verify(storage: Storage, *, repair: bool) -> Verification:
@@ -37,6 +39,9 @@ def verify(storage: Storage, *, repair: bool) -> Verification:
     named = _read_named(storage, found)
     for file in storage.files(IMAGES):
         if file.path.endswith(".arrow") and (problem := listing_problem(storage, file.path)):
+            found.damaged[file.path] = problem
+    for file in storage.files(INPUTS, deep=True):
+        if file.path.endswith(".arrow") and (problem := inputs_problem(storage, file.path)):
             found.damaged[file.path] = problem
     forget = set(found.damaged)
     for path, mention in sorted(named.items()):

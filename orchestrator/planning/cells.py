@@ -6,7 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from orchestrator.ledger.image_sets import ImageSet, build_image_set, ground_truth_digest
+from orchestrator.ledger.image_sets import ImageSet, build_image_set, entries_digest
+from orchestrator.ledger.inputs import Files, InputFiles
 from orchestrator.spec.experiment import ExperimentEntry
 from orchestrator.spec.grid import Cell
 from orchestrator.spec.references import weights_identity
@@ -14,7 +15,8 @@ from orchestrator.steps.jobs import Source
 from orchestrator.steps.kinds import BY_ROLE
 from orchestrator.steps.step import Stage, Step
 from orchestrator.storage.store import Storage
-from workloads.datasets import Dataset, open_dataset
+from workloads.datasets import Dataset, ImageEntry, open_dataset
+from workloads.datasets.base import FileKind
 from workloads.errors import InputError
 from workloads.places import expanded
 
@@ -31,9 +33,11 @@ class PlannedCell:
 class CellPlanner:
     """Plans cells one after the other, listing every data set and hashing every weights file once."""
 
-    def __init__(self, storage: Storage | None, until: Stage) -> None:
+    def __init__(self, storage: Storage | None, until: Stage, inputs: InputFiles) -> None:
         self.storage = storage
         self.until = until
+        self._inputs = inputs
+        self._entries: dict[Files, dict[str, ImageEntry]] = {}
         self._datasets: dict[Any, Dataset] = {}
         self._images: dict[Any, ImageSet] = {}
         self._weights: dict[Any, str] = {}
@@ -61,8 +65,8 @@ class CellPlanner:
         if name not in self._images:
             try:
                 self._images[name] = build_image_set(
-                    self.dataset(entry),
                     source.pool,
+                    self.files(entry, source, "images").values(),
                     requested,
                     order_seed=entry.dataset.order_seed,
                     shard_images=entry.compute.shard_images,
@@ -71,6 +75,18 @@ class CellPlanner:
             except InputError as error:
                 raise of_pool(error, "pool" if source.pool == entry.dataset.config.pool else "val") from None
         return self._images[name]
+
+    def files(self, entry: ExperimentEntry, source: Source, kind: FileKind) -> dict[str, ImageEntry]:
+        """The images of a pool, or their label files, by id; those told by their content have it."""
+        files = Files(source.config, source.root, source.pool, kind)
+        if files not in self._entries:
+            dataset = self.dataset(entry)
+            if kind == "images":
+                listed = dataset.entries(source.pool)
+            else:
+                listed = [dataset.label_entry(source.pool, image) for image in self.files(entry, source, "images")]
+            self._entries[files] = {found.id: found for found in self._inputs.told(files, dataset, listed)}
+        return self._entries[files]
 
     def weights_identity(self, arch: str, weights: str | None) -> str:
         """What identifies the content of weights."""
@@ -133,8 +149,13 @@ class _Roles:
 
     def truth_digest(self, source: Source, image_ids: Iterable[str] | None = None) -> str:
         """What identifies the ground truth of a pool's images, of all where none are named."""
-        listed = (entry.id for entry in self.dataset.entries(source.pool)) if image_ids is None else image_ids
-        return ground_truth_digest(self.dataset, source.pool, listed)
+        labels = self._planner.files(self.entry, source, "labels")
+        return entries_digest(labels[image] for image in (labels if image_ids is None else image_ids))
+
+    def changed_images(self, source: Source, image_ids: Iterable[str]) -> list[tuple[str, str]]:
+        """Id and content of those of the images that are told by their content."""
+        images = self._planner.files(self.entry, source, "images")
+        return [(image, images[image].sha256) for image in image_ids if images[image].sha256]
 
     def weights_identity(self, arch: str, weights: str | None) -> str:
         """What identifies the content of weights."""

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from orchestrator.ledger.inputs import InputFiles
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.stop_marks import Stop, is_among, marked, read_mark
 from orchestrator.planning.cells import CellPlanner, PlannedCell
@@ -32,7 +33,7 @@ class Skipped:
 class Plan:
     """All cells and all distinct steps in an order in which they can be run, with the manifests of those done.
 
-    `skipped` holds the steps that this run leaves alone.
+    `skipped` holds the steps that this run leaves alone, `changed` the files that hold something else than was read.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Plan:
     steps: dict[str, Step]
     done: dict[str, Manifest]
     skipped: dict[str, Skipped] = field(default_factory=dict)
+    changed: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def pending(self) -> list[Step]:
@@ -76,7 +78,8 @@ def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: boo
         InputError: the document is wrong, or no cell at all can be planned.
     """
     cells = expand(document)
-    planner = CellPlanner(storage if write_listings else None, until)
+    inputs = InputFiles(storage, write_listings)
+    planner = CellPlanner(storage if write_listings else None, until, inputs)
     planned = [planner.plan(cell) for cell in cells]
     errors = [cell.error for cell in planned if cell.error]
     if errors and len(errors) == len(planned):
@@ -86,7 +89,7 @@ def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: boo
     manifests = {key: ledger.manifest(step.kind, key) for key, step in steps.items()}
     done = {key: manifest for key, manifest in manifests.items() if manifest is not None}
     entry = cells[0].entry
-    plan = Plan(entry.name, document, entry.compute, planned, steps, done)
+    plan = Plan(entry.name, document, entry.compute, planned, steps, done, changed=inputs.changed)
     skip_stopped(plan, storage)
     return plan
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.ledger.image_sets import build_image_set
+from orchestrator.ledger.inputs import Files, InputFiles
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.planning.cells import PlannedCell, of_pool
 from orchestrator.planning.plan import Plan
@@ -49,11 +50,14 @@ def prediction_plan(plan: Plan, planned: PlannedCell, what: str, images: Path, s
     dataset = open_dataset(config, root)
     source = Source(config, str(root), config.pool)
     try:
-        image_set = build_image_set(
-            dataset, config.pool, None, order_seed=0, shard_images=plan.compute.shard_images, storage=storage
-        )
+        listed = dataset.entries(config.pool)
     except InputError as error:
         raise of_pool(error, "pool").at("IMAGES") from None
+    # Frames of two videos may have equal names and sizes.
+    entries = InputFiles(storage, write=True).told(Files(config, str(root), config.pool, "images"), dataset, listed)
+    image_set = build_image_set(
+        config.pool, entries, None, order_seed=0, shard_images=plan.compute.shard_images, storage=storage
+    )
     identity = {"identity": dataset.identity(), "order_seed": 0}
     step: ShardedStep
     segments: list[Step] = []

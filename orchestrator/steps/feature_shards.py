@@ -82,6 +82,7 @@ def sample_shard(
         chosen = order[:pixels_per_image]
         taken = features.reshape(features.shape[0], cells)[:, torch.from_numpy(chosen).to(features.device)]
         writer.add(sample_batch(image_id, chosen, taken.T.contiguous().cpu().numpy()))
+    source.leave_contents(storage)
     return writer.write(storage, path, time.perf_counter() - begun)
 
 
@@ -132,6 +133,7 @@ def label_shard(
                     former = vote(labels, segment, clusters.num_clusters) if one.judged else former
                 removed = former[result == IGNORE_LABEL] if one.judged else labels[:0]
                 writer.add(label_batch(image_id, result, removed))
+    source.leave_contents(storage)
     seconds = (time.perf_counter() - begun) / len(labellings)
     return [writer.write(storage, one.path, seconds) for one, writer in zip(labellings, writers, strict=True)]
 

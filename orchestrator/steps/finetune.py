@@ -51,6 +51,7 @@ class FinetuneStep(TrainingStep):
     judged: Source
     labelled: LabelledList
     truth: tuple[str, str]
+    changed: list[tuple[str, str]]
     num_classes: int
     config: FinetuneConfig
     init: Initialisation
@@ -103,6 +104,7 @@ class FinetuneStep(TrainingStep):
             judged=cell.val,
             labelled=listed,
             truth=(cell.truth_digest(train, listed.ids), cell.truth_digest(cell.val)),
+            changed=cell.changed_images(train, listed.ids),
             num_classes=len(dataset.classes),
             config=config,
             init=finetune.init,
@@ -126,7 +128,7 @@ class FinetuneStep(TrainingStep):
             "num_classes": self.num_classes,
             "config": self.config,
             "init": None if self.pretrained else [self.init, self.weights_identity],
-        }
+        } | ({"changed": self.changed} if self.changed else {})
 
     @property
     def total_steps(self) -> int:
@@ -175,7 +177,6 @@ class FinetuneStep(TrainingStep):
 class FinetuneJob(TrainingJob):
     """Fine-tune a network on labelled images, and score it on the validation images."""
 
-    source: Source
     labelled: str
     judged: Source
     judged_images: ImageSlice

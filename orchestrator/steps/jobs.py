@@ -12,7 +12,9 @@ from functools import lru_cache
 from typing import Any, Protocol, TypeVar
 
 from orchestrator.ledger.image_sets import ImageSet, ShardRange
+from orchestrator.ledger.inputs import leave_contents
 from orchestrator.ledger.outcomes import Outcome
+from orchestrator.storage.store import Storage
 from workloads.datasets import Dataset, DatasetConfig, open_dataset
 from workloads.places import expanded
 
@@ -30,6 +32,10 @@ class Source:
     def open(self) -> Dataset:
         """The data set; opened once per process."""
         return _open_dataset(self.config, self.root)
+
+    def leave_contents(self, storage: Storage) -> None:
+        """Leave on the storage what this process has read of the data set; before what was made of it is committed."""
+        leave_contents(storage, self.open())
 
 
 @dataclass(frozen=True)

@@ -137,6 +137,7 @@ class PredictJob:
             with torch.inference_mode():
                 probabilities, classes = class_scores(network, pixels, self.evaluation)[0].max(dim=0)
             writer.add(map_batch(image_id, packed(classes.cpu().numpy(), probabilities.cpu().numpy())))
+        self.source.leave_contents(self.storage)
         path = attempt_path(self.stream, self.images.digest)
         return writer.write(self.storage, path, time.perf_counter() - begun)
 

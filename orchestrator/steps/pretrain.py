@@ -109,7 +109,6 @@ class PretrainStep(TrainingStep):
 class PretrainJob(TrainingJob):
     """Pre-train a network; `labels` is the step (kind, key) whose maps say what is positive."""
 
-    source: Source
     images: ImageSlice
     labels: tuple[str, str] | None
     config: PretrainConfig

@@ -153,6 +153,7 @@ class ScoreJob:
                 if truth is None:
                     truth = dataset.read_ground_truth(self.source.pool, image_id)
                 _count(confusions[target.key], target.condition, judged, truth)
+        self.source.leave_contents(self.storage)
         return Outcome(results={target.key: _judge(confusions[target.key], target) for target in self.targets})
 
 

@@ -108,5 +108,6 @@ class SuperpixelJob:
                 writer.add(map_batch(image_id, superpixels(image, self.config)))
             except BrokenImageError as error:
                 writer.quarantine(image_id, error.reason)
+        self.source.leave_contents(self.storage)
         path = attempt_path(self.stream, self.images.digest)
         return writer.write(self.storage, path, time.perf_counter() - begun)

@@ -36,6 +36,7 @@ class TrainingJob(ABC):
 
     storage: Storage
     key: str
+    source: Source
 
     @property
     @abstractmethod

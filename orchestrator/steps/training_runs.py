@@ -65,10 +65,12 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
             if context.workers.rank == 0:
                 _keep_state(storage, key, loop)
             return None
+    job.source.leave_contents(storage)
     if context.workers.rank:
         return None
     begun = time.perf_counter()
     outcome = job.finish(loop, history[-1]["loss"] if history else None)
+    job.source.leave_contents(storage)
     seconds = training_seconds(history, loop.config.batch_size) * context.workers.size + time.perf_counter() - begun
     # As of all work, seconds of one core or of one GPU.
     cores = torch.get_num_threads() if loop.machine.device.type == "cpu" else 1

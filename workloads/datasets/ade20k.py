@@ -79,8 +79,8 @@ class Ade20k(FileDataset):
 
     def scan(self, pool: str) -> Iterator[ImageEntry]:
         """Ids are file names without suffix, e.g. ``ADE_train_00000001``."""
-        for name, size in scan_files(self.image_folder(pool), _SUFFIXES):
-            yield ImageEntry(Path(name).stem, size)
+        for name, facts in scan_files(self.image_folder(pool), _SUFFIXES):
+            yield ImageEntry(Path(name).stem, *facts)
 
     def image_path(self, pool: str, image_id: str) -> Path:
         """``images/{training,validation}/{id}.jpg``, or .jpeg, .png."""

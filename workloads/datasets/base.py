@@ -9,8 +9,9 @@ poor or missing score much later.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
 
 UInt8Array = npt.NDArray[np.uint8]
+FileKind = Literal["images", "labels"]
 Json = str | int | float | bool | None | list["Json"] | dict[str, "Json"]
 
 
@@ -29,10 +31,14 @@ class ImageEntry:
     Attributes:
         id: name of the image, unique and stable within its pool, e.g. ``aachen/aachen_000000_000019``.
         size: bytes of the image's file; 0 when the image is generated.
+        modified: when the file was last changed, nanoseconds of Unix time; 0 when the image is generated.
+        sha256: the content of a file that is told from others by it; empty for all that name and size tell.
     """
 
     id: str
     size: int
+    modified: int = field(default=0, compare=False)
+    sha256: str = ""
 
     def __post_init__(self) -> None:
         try:
@@ -119,10 +125,19 @@ class Dataset(ABC):
         del pool, image_id
         return ()
 
-    def ground_truth_size(self, pool: str, image_id: str) -> int:
-        """Bytes of one image's label file, so that a changed file can be told; 0 where labels are no files."""
-        del pool, image_id
-        return 0
+    def label_entry(self, pool: str, image_id: str) -> ImageEntry:
+        """Size and time of one image's label file, so that a changed file can be told; 0 where labels are no files."""
+        del pool
+        return ImageEntry(image_id, 0)
+
+    def content(self, pool: str, kind: FileKind, image_id: str) -> str | None:
+        """The SHA-256 of an image's or label's file as it is now; None where there is none, or it cannot be read."""
+        del pool, kind, image_id
+        return None
+
+    def take_contents(self) -> dict[tuple[str, FileKind], dict[str, str]]:
+        """The SHA-256 by image of every file that was read since this was last asked for, by pool and kind."""
+        return {}
 
     def passed_over(self, pool: str) -> list[str]:
         """A line for each kind of file among the pool's images that is not read, and why."""

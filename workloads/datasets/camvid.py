@@ -87,7 +87,8 @@ class Camvid(FileDataset):
 
     def scan(self, pool: str) -> Iterator[ImageEntry]:
         """Ids are file names without suffix."""
-        entries = [ImageEntry(Path(name).stem, size) for name, size in scan_files(self.image_folder(pool), _SUFFIXES)]
+        found = scan_files(self.image_folder(pool), _SUFFIXES)
+        entries = [ImageEntry(Path(name).stem, *facts) for name, facts in found]
         if pool not in (_FIT, _HELD_OUT):
             return iter(entries)
         held_out = _last_quarters(entry.id for entry in entries)

@@ -109,8 +109,8 @@ class Cityscapes(FileDataset):
         """Ids are ``{city}/{city}_{sequence}_{frame}``."""
         folder = self.image_folder(pool)
         for city in scan_folders(folder):
-            for name, size in scan_files(folder / city, tuple(end.lower() for end in _IMAGE_ENDS)):
-                yield ImageEntry(f"{city}/{name[: name.lower().rindex(_IMAGE_NAME.lower())]}", size)
+            for name, facts in scan_files(folder / city, tuple(end.lower() for end in _IMAGE_ENDS)):
+                yield ImageEntry(f"{city}/{name[: name.lower().rindex(_IMAGE_NAME.lower())]}", *facts)
 
     def image_path(self, pool: str, image_id: str) -> Path:
         """``root/leftImg8bit/{pool}/{id}_leftImg8bit.png``, or .jpg, .jpeg."""

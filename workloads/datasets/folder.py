@@ -66,8 +66,8 @@ class Folder(FileDataset):
 
     def scan(self, pool: str) -> Iterator[ImageEntry]:
         """Ids are paths below the pool's folder, with ``/`` and with the suffix."""
-        for path, size in scan_tree(self.image_folder(pool), IMAGE_SUFFIXES):
-            yield ImageEntry(str(path), size)
+        for path, facts in scan_tree(self.image_folder(pool), IMAGE_SUFFIXES):
+            yield ImageEntry(str(path), *facts)
 
     def image_path(self, pool: str, image_id: str) -> Path:
         """The id below the pool's folder."""

@@ -21,7 +21,7 @@ from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry, Json, UInt8Array
 from workloads.datasets.classes import Classes, ClassTable, Ignored, read_classes
 from workloads.datasets.decode import IMAGE_SUFFIXES, decode_image, decode_labels, image_mode, label_doubts
-from workloads.datasets.files import FileDataset, scan_tree
+from workloads.datasets.files import FileDataset, FileFacts, scan_tree
 from workloads.errors import BrokenImageError, InputError
 
 _FIELDS = ("stem", "name", "parent", "inside")
@@ -75,7 +75,7 @@ class _Found:
 
     path: PurePosixPath
     inside: PurePosixPath
-    size: int
+    facts: FileFacts
 
 
 class Masks(FileDataset):
@@ -113,7 +113,7 @@ class Masks(FileDataset):
 
     def scan(self, pool: str) -> Iterator[ImageEntry]:
         """Ids are paths below the pool's folder without suffix; of a list the names of files where they differ."""
-        return (ImageEntry(image_id, found.size) for image_id, found in self._share(pool))
+        return (ImageEntry(image_id, *found.facts) for image_id, found in self._share(pool))
 
     def image_path(self, pool: str, image_id: str) -> Path:
         """The file that was listed."""
@@ -170,7 +170,7 @@ class Masks(FileDataset):
             paths = scan_tree(self.root / base, IMAGE_SUFFIXES)
         else:
             paths = self._of_glob(images, base)
-        return ((_stem(path), _Found(base / path, path.parent, size)) for path, size in paths)
+        return ((_stem(path), _Found(base / path, path.parent, facts)) for path, facts in paths)
 
     def _share(self, pool: str) -> Iterator[tuple[str, _Found]]:
         """The listed images, or the part of them that the pool keeps."""
@@ -180,10 +180,10 @@ class Masks(FileDataset):
         listed = sorted(self._listed(pool), key=lambda one: one[0])
         return iter(listed[round(share[0] * len(listed)) : round(share[1] * len(listed))])
 
-    def _of_glob(self, pattern: str, base: PurePosixPath) -> Iterator[tuple[PurePosixPath, int]]:
+    def _of_glob(self, pattern: str, base: PurePosixPath) -> Iterator[tuple[PurePosixPath, FileFacts]]:
         for path in self.root.glob(pattern):
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
-                yield PurePosixPath(path.relative_to(self.root / base).as_posix()), path.stat().st_size
+                yield PurePosixPath(path.relative_to(self.root / base).as_posix()), FileFacts.of(path.stat())
 
     def _of_list(self, file: Path, pool: str) -> list[tuple[str, _Found]]:
         """The images that a list file names, a path a line (of several columns the first)."""
@@ -197,13 +197,13 @@ class Masks(FileDataset):
             path = PurePosixPath(name if (self.root / name).exists() else name.split(" ")[0].lstrip("/"))
             path = path if path.suffix else _with_suffix(self.root, path)
             try:
-                size = (self.root / path).stat().st_size
+                facts = FileFacts.of((self.root / path).stat())
             except OSError:
                 raise InputError(
                     f"{file} names {name!r}, and {self.root / path} is not there",
                     key=f"dataset.pools.{pool}.images",
                 ) from None
-            found.append(_Found(path, PurePosixPath(), size))
+            found.append(_Found(path, PurePosixPath(), facts))
         stems = Counter(one.path.stem for one in found)
         unique = max(stems.values(), default=0) == 1
         return [(one.path.stem if unique else _stem(one.path), one) for one in found]

@@ -25,6 +25,7 @@ from pydantic import Field
 
 from workloads.configs.base import HashedConfig
 from workloads.datasets.base import (
+    FileKind,
     ImageEntry,
     Json,
     Picture,
@@ -35,7 +36,7 @@ from workloads.datasets.base import (
     value_table,
 )
 from workloads.datasets.decode import IMAGE_SUFFIXES
-from workloads.datasets.files import FileDataset, find_with_suffix, scan_files, scan_tree
+from workloads.datasets.files import FileDataset, content_hash, find_with_suffix, scan_files, scan_tree
 from workloads.errors import BrokenImageError, InputError
 from workloads.ignored import IGNORE_CLASS
 
@@ -114,8 +115,8 @@ class Nyuv2(FileDataset):
 
     def scan(self, pool: str) -> Iterator[ImageEntry]:
         """Ids of raw frames are paths below ``raw``, suffix included."""
-        for path, size in scan_tree(self.image_folder(pool), _RAW_SUFFIXES):
-            yield ImageEntry(str(path), size)
+        for path, facts in scan_tree(self.image_folder(pool), _RAW_SUFFIXES):
+            yield ImageEntry(str(path), *facts)
 
     def image_path(self, pool: str, image_id: str) -> Path:
         """The id below ``root/raw``."""
@@ -148,16 +149,16 @@ class Nyuv2Folders(Nyuv2):
         if not self.labelled(pool):
             yield from super().scan(pool)
             return
-        sizes = {_stem(name): size for name, size in scan_files(self.image_folder(pool), IMAGE_SUFFIXES)}
+        found = {_stem(name): facts for name, facts in scan_files(self.image_folder(pool), IMAGE_SUFFIXES)}
         list_file = self.root / self._layout.lists[pool]
         wanted = [_stem(line.split()[0]) for line in list_file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        missing = [image_id for image_id in wanted if image_id not in sizes]
+        missing = [image_id for image_id in wanted if image_id not in found]
         if missing:
             raise InputError(
                 f"{list_file}: {len(missing)} of {len(wanted)} listed images are not in "
                 f"{self.image_folder(pool)}, the first is {missing[0]!r}"
             )
-        yield from (ImageEntry(image_id, sizes[image_id]) for image_id in wanted)
+        yield from (ImageEntry(image_id, *found[image_id]) for image_id in wanted)
 
     def image_path(self, pool: str, image_id: str) -> Path:
         """The image with any known suffix, or the raw frame."""
@@ -213,7 +214,24 @@ class Nyuv2Official(Nyuv2):
         for number in self._numbers[pool]:
             if not 1 <= number <= images.shape[0]:
                 raise InputError(f"{self.root / SPLITS_FILE}: image number {number}; allowed: 1-{images.shape[0]}")
-            yield ImageEntry(f"{number:04d}", size)
+            yield ImageEntry(f"{number:04d}", size, self._modified)
+
+    @property
+    def _modified(self) -> int:
+        return (self.root / LABELED_FILE).stat().st_mtime_ns
+
+    def label_entry(self, pool: str, image_id: str) -> ImageEntry:
+        """Values of the label map, and when the official file was last changed."""
+        return ImageEntry(image_id, int(np.prod(self._dataset("labels").shape[1:])), self._modified)
+
+    def content(self, pool: str, kind: FileKind, image_id: str) -> str | None:
+        """See :meth:`Dataset.content`; of what the official file holds of the image."""
+        if not self.labelled(pool):
+            return super().content(pool, kind, image_id)
+        try:
+            return content_hash(self._dataset(kind)[int(image_id) - 1].tobytes())
+        except (OSError, IndexError, ValueError):
+            return None
 
     def read_picture(self, pool: str, image_id: str) -> Picture:
         """See :meth:`Dataset.read_picture`."""
@@ -224,6 +242,7 @@ class Nyuv2Official(Nyuv2):
             image_3WH = self._dataset("images")[int(image_id) - 1]
         except (OSError, IndexError, ValueError) as error:
             raise BrokenImageError(image_id, f"cannot be read from {LABELED_FILE}: {error}") from None
+        self._note(pool, "images", image_id, image_3WH.tobytes())
         return Picture(np.ascontiguousarray(image_3WH.transpose(2, 1, 0)))
 
     def ground_truth_doubts(self, pool: str, image_id: str) -> tuple[str, ...]:
@@ -242,7 +261,7 @@ class Nyuv2Official(Nyuv2):
             raise InputError(
                 f"{self.root / LABELED_FILE}: labels of image {image_id} cannot be read: {error}"
             ) from None
-        where = f"{self.root / LABELED_FILE}, image {image_id}"
+        self._note(pool, "labels", image_id, labels_WH.tobytes())
         return map_values(np.ascontiguousarray(labels_WH.T).astype(np.uint16), self._table, where)
 
     def _dataset(self, key: str) -> Any:

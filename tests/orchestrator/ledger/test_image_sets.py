@@ -25,7 +25,8 @@ def image_set(
     shard_images: int = 16,
     storage: Storage | None = None,
 ) -> ImageSet:
-    return build_image_set(dataset, pool, requested, order_seed=order_seed, shard_images=shard_images, storage=storage)
+    entries = dataset.entries(pool)
+    return build_image_set(pool, entries, requested, order_seed=order_seed, shard_images=shard_images, storage=storage)
 
 
 @given(st.integers(1, 120), st.integers(1, 120), st.sampled_from([1, 7, 16, 200]))

@@ -63,7 +63,7 @@ def test_suffixes_in_capitals_are_found_where_they_are_listed(root: Path, photo:
     assert data.read_image("train", "0001TP_006720").shape == photo.shape
     for stem in ("0001TP_006690", "0001TP_006720"):
         assert data.read_ground_truth("train", stem).shape == (6, 8)
-        assert data.ground_truth_size("train", stem) > 0
+        assert data.label_entry("train", stem).size > 0
 
 
 def test_a_label_file_that_is_a_folder_is_named(root: Path) -> None:
