@@ -9,6 +9,7 @@ import re
 import resource
 import shutil
 import socket
+import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -69,6 +70,10 @@ def fit_for_ray(object_store_bytes: int) -> Iterator[str | None]:
     mode = os.environ.get("RAY_AUTH_MODE")
     if mode and mode.lower() not in _MODES:
         raise InputError(f"RAY_AUTH_MODE={mode} is not known; allowed: {', '.join(_MODES)}")
+    if sys.flags.optimize > 1:
+        raise InputError("PYTHONOPTIMIZE=2 takes texts out of Ray without which it does not start; set 1 or nothing")
+    if "error" in os.environ.get("PYTHONWARNINGS", ""):
+        raise InputError(f"PYTHONWARNINGS={os.environ['PYTHONWARNINGS']} ends Ray's own processes; leave it out")
     _check_limits(object_store_bytes)
     _see_to_a_token()
     if _holds_sockets(_default_folder()):

@@ -6,11 +6,13 @@ as long as there is anything here, pyproject.toml bounds the version of Ray.
 
 import logging
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
+from ray.exceptions import OutOfMemoryError
 from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -95,6 +97,21 @@ def place_shared_actor_here() -> None:
     )
 
     get_or_create_autoscaling_coordinator()
+
+
+def memory_shortage(error: Exception) -> str | None:
+    """What Ray says of memory where it ended a worker for it, and that in few words; else None.
+
+    Of an actor it says so in the text of an error of another kind only.
+    """
+    text = str(error)
+    if not isinstance(error, OutOfMemoryError) and "OUT_OF_MEMORY" not in text and "low on memory" not in text:
+        return None
+    machine = re.search(r"([\d.]+[GMK]B)( used)? / ([\d.]+[GMK]B)", text)
+    worker = re.search(r"actual memory used=([\d.]+[GMK]B)", text)
+    if machine is None:
+        return "the machine was short of it"
+    return f"{machine[1]} of {machine[3]} were in use" + (f", {worker[1]} of them by this worker" if worker else "")
 
 
 def is_lost_worker(error: Exception) -> bool:

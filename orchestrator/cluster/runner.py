@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 from ray.exceptions import LocalRayletDiedError, RayActorError, RayError, RayTaskError
 
-from orchestrator.cluster import session
+from orchestrator.cluster import ray_private, session
 from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.workers import (
     SHARE,
@@ -39,6 +39,14 @@ if TYPE_CHECKING:
 
 # One job runs on an actor while the next one waits at its door, so that no actor idles for a round trip.
 _QUEUED_PER_ACTOR = 2
+
+
+# A machine that is full at one moment may have room at the next; one that is too small never has.
+_MEMORY_RETRIES = 3
+_LESS = (
+    "less is needed with fewer workers at once (compute.workers), fewer images a pass (labels.extractor.batch_size) or "
+    "a smaller sample (labels.clustering.max_pixels)"
+)
 
 
 @dataclass
@@ -224,14 +232,19 @@ class Runner:
         if isinstance(error, LocalRayletDiedError):
             raise OwnMachineLostError from None
         name = running.item.name
-        if isinstance(error, RayActorError):
+        shortage = ray_private.memory_shortage(error)
+        if isinstance(error, RayActorError) or shortage:
             self._forget(running.actor)
         self._lost[name] += 1
         self.retries["lost"] += 1
         self.metrics.add("retries", cause="lost")
-        if self._lost[name] <= self.compute.lost_worker_retries:
-            self.progress.note(f"lost the worker of {name} ({type(error).__name__}); the shard is computed again")
+        retries = self.compute.lost_worker_retries
+        if self._lost[name] <= (min(retries, _MEMORY_RETRIES) if shortage else retries):
+            self.progress.note(f"lost the worker of {name} ({shortage or type(error).__name__}); it is computed again")
             execution.schedule.put_back(running.item)
+            return
+        if shortage:
+            execution.fail(running.item, running.steps, f"{name} was ended for memory: {shortage}; {_LESS}", user=False)
             return
         message = f"lost its worker {self._lost[name]} times (compute.lost_worker_retries), the last time by {error}"
         execution.fail(running.item, running.steps, message, user=False)

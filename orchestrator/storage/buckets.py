@@ -212,8 +212,11 @@ def _store(scheme: str, bucket: str, prefix: str | None) -> S3Store | GCSStore:
 
 def _credentials_of_a_profile() -> "S3CredentialProvider | None":
     """What ``aws configure`` or ``aws sso login`` left, where boto3 is there to read it; None: variables and roles."""
-    shared = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser()
-    has_profile = "AWS_PROFILE" in os.environ or shared.exists()
+    try:
+        shared = Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials")).expanduser().exists()
+    except RuntimeError:  # a container's user without a home folder
+        shared = False
+    has_profile = "AWS_PROFILE" in os.environ or shared
     if "AWS_ACCESS_KEY_ID" in os.environ or not has_profile or importlib.util.find_spec("boto3") is None:
         return None
     from obstore.auth.boto3 import Boto3CredentialProvider

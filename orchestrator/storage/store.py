@@ -32,6 +32,8 @@ __all__ = ["FileFacts", "Storage", "StorageFullError", "StorageUnavailableError"
 Answer = TypeVar("Answer")
 
 _SCHEMES = ("s3", "gs")
+# What is meant for a URI, whatever stands behind it.
+_MEANT = (*_SCHEMES, "file", "s3a", "s3n", "gcs", "az", "abfs", "hdfs", "http", "https")
 
 
 class StorageFullError(InputError):
@@ -49,10 +51,10 @@ class Storage:
         """
         if not uri:
             raise InputError("storage '' is empty; give a path, s3:// or gs://")
-        scheme, found, rest = uri.partition("://")
+        scheme, found, rest = _parts(uri)
         self._files: Files
         if found and scheme in _SCHEMES:
-            bucket = Bucket(uri)
+            bucket = Bucket(f"{scheme}://{rest}")
             self.uri, self._files, self.is_local = bucket.uri, bucket, False
             return
         if found and scheme != "file":
@@ -179,6 +181,24 @@ class Storage:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise StorageFullError(f"storage {self.uri} is full: no room for {len(data)} bytes of {path}") from None
             raise
+
+
+def _parts(uri: str) -> tuple[str, str, str]:
+    """Scheme, ``://`` and the rest of a URI; of a path two empty words and the path.
+
+    Raises:
+        InputError: it is neither, but was meant to be the one: ``s3:/bucket`` would be a folder called ``s3:``.
+    """
+    scheme, colon, rest = uri.partition(":")
+    if not colon or scheme.lower() not in _MEANT:
+        return uri.partition("://") if "://" in uri else ("", "", uri)
+    scheme, plain = scheme.lower(), rest.lstrip("/")
+    if scheme == "file" and not rest.startswith("///"):
+        raise InputError(f"storage {uri!r} is no URI; give file:///{plain}, or a path")
+    if not rest.startswith("//"):
+        shown = _without_credentials(uri)
+        raise InputError(f"storage {shown!r} is no URI; give {scheme}://{plain}, or ./{shown} for a folder")
+    return scheme, "://", rest[2:]
 
 
 def _without_credentials(uri: str) -> str:

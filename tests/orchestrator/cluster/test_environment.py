@@ -140,3 +140,27 @@ def test_a_run_in_a_folder_of_modules_without_a_home_and_a_usable_temporary_fold
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert list(tmp_path.glob("*-was-run")) == []
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_ended_for_memory_says_how_much_there_was(
+    lookbeyond: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "50")
+    experiment = {"name": "own", "dataset": {"name": "scenes", "num_train": 2, "num_val": 1}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(experiment | {"compute": {"lost_worker_retries": 1}}))
+    ended = lookbeyond("run", "own.yaml", "--until", "labels")
+    assert ended.returncode == 1
+    said = r"was ended for memory: [\d.]+GB of [\d.]+GB were in use, [\d.]+GB of them by this worker; less is"
+    assert re.search(said, ended.stderr), ended.stderr
+
+
+@pytest.mark.parametrize(("name", "value"), [("PYTHONOPTIMIZE", "2"), ("PYTHONWARNINGS", "error")])
+def test_a_variable_with_which_ray_does_not_start_is_named(name: str, value: str) -> None:
+    program = "from orchestrator.cluster.environment import fit_for_ray\nwith fit_for_ray(1): pass"
+    environment = os.environ | {name: value}
+    ended = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+    )
+    assert f"{name}={value}" in ended.stderr

@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -244,6 +245,30 @@ def test_an_open_file_outlives_its_replacement(tmp_path: Path) -> None:
 def test_a_writable_storage_is_left_as_it_was(storage: Storage) -> None:
     storage.check_writable()
     assert paths(storage) == []
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("s3:/bucket/x", "storage 's3:/bucket/x' is no URI; give s3://bucket/x, or ./s3:/bucket/x for a folder"),
+        ("s3:bucket", "give s3://bucket, or ./s3:bucket"),
+        ("gs:/b", "give gs://b, or"),
+        ("file:/tmp/f", "storage 'file:/tmp/f' is no URI; give file:///tmp/f, or a path"),
+        ("file://tmp/f", "give file:///tmp/f, or a path"),
+        ("s3a://b/x", "storage 's3a://b/x' cannot be used; allowed: a path, s3:// or gs://"),
+        ("https://b.s3.amazonaws.com/x", "cannot be used; allowed: a path"),
+    ],
+)
+def test_a_uri_that_is_mistyped_is_no_folder(uri: str, said: str) -> None:
+    with pytest.raises(InputError, match=re.escape(said)):
+        Storage(uri)
+
+
+@pytest.mark.parametrize("name", ["a:b", "12:30", "[x]", "sp ace", "./s3:/x"])
+def test_any_other_name_is_a_folder(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Storage(name).check_writable()
+    assert (tmp_path / name).is_dir()
 
 
 def test_a_storage_that_is_a_file_is_refused(tmp_path: Path) -> None:
