@@ -22,6 +22,8 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from workloads.formats import duration
+
 # Below this many columns a whole bar has no room.
 _NARROW = 76
 
@@ -93,7 +95,7 @@ class Progress:
         """A step is done; where no bars are shown, the last one of its title is worth a line."""
         self._steps_left[title] -= 1
         if not self._steps_left[title] and not self.console.is_terminal:
-            self.say(f"{title}: done, {time.monotonic() - self._begun:.0f} s after the start")
+            self.say(f"{title}: done, {duration(time.monotonic() - self._begun)} after the start")
 
     def follow(self, title: str, share: float, loss: float, miou: float | None) -> None:
         """A training run has done this share of its steps, with this loss and (if known yet) this mIoU, in percent."""

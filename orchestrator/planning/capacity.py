@@ -10,6 +10,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from workloads.formats import counted
+
 # Ray counts resources in ten-thousandths.
 _ROUNDING = 1e-6
 
@@ -29,8 +31,8 @@ class Machines:
         return int(min(by_cores, by_gpus, 1_000_000))
 
     def __str__(self) -> str:
-        gpus = f" and {_count(self.gpus, 'GPU')}" if self.gpus else ""
-        return f"{_count(self.count, 'machine')} with {_count(self.cores, 'core')}{gpus}"
+        gpus = f" and {counted(self.gpus, 'GPU')}" if self.gpus else ""
+        return f"{counted(self.count, 'machine')} with {counted(self.cores, 'core')}{gpus}"
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class ResourceRequest:
 
     def __str__(self) -> str:
         return (
-            f"{self.purpose} takes {_count(self.bundles, 'worker')} of {_count(self.cores, 'core')} and "
-            f"{_count(self.gpus, 'GPU')} each, started together"
+            f"{self.purpose} takes {counted(self.bundles, 'worker')} of {counted(self.cores, 'core')} and "
+            f"{counted(self.gpus, 'GPU')} each, started together"
         )
 
 
@@ -102,7 +104,7 @@ class Capacity:
         """The machines in words."""
         text = ", ".join(str(one) for one in machines) or "no machine"
         return (
-            f"{text} (at most {_count(self.limit, 'machine')} together)"
+            f"{text} (at most {counted(self.limit, 'machine')} together)"
             if machines is self.most and self.limit
             else text
         )
@@ -144,7 +146,3 @@ def _placed(request: ResourceRequest, machines: Sequence[Machines], limit: int |
         bundles += used * one.bundles(request.cores, request.gpus)
         left -= used
     return bundles // request.bundles
-
-
-def _count(number: float, name: str) -> str:
-    return f"{number:g} {name}{'' if number == 1 else 's'}"

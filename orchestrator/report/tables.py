@@ -231,12 +231,14 @@ def plain_table(results: list[Result], compared: list[Metric], caption: str) -> 
         labels = [("result", lambda result: "the only cell")]
     scored = any(result.spread(metric.name) is not None for result in results for metric in compared)
     unlabelled = () if scored else (SILHOUETTE, STABILITY)
+    constant = _constants(results)
     metrics = [
         metric
         for metric in (*compared, COVERAGE, CLUSTERS, *unlabelled)
         if any(result.spread(metric.name) is not None for result in results) or has_paper(results, metric)
+        if metric.name not in constant
     ]
-    repeated = any(len(result.cells) > 1 for result in results)
+    repeated = any(len(result.cells) > 1 for result in results) and "repeats" not in constant
     first: list[Heading] = [Heading(title, depth=2, numeric=False) for title, _ in labels]
     second: list[Heading] = []
     columns = [title for title, _ in labels]
@@ -268,15 +270,25 @@ def plain_table(results: list[Result], compared: list[Metric], caption: str) -> 
     protocol = protocol_line(results)
     datasets = ", ".join(dict.fromkeys(dataset_title(result.dataset) for result in results))
     remarks = [f"Scored on {datasets}: {protocol}." if protocol else f"Data set: {datasets}."]
-    remarks += [*_constant(results), *notes.remarks, *marks.remarks]
+    remarks += [f"In every row: {', '.join(constant.values())}."] if constant else []
+    remarks += [*notes.remarks, *marks.remarks]
     return Table(caption, [first, second] if second else [first], columns, rows, notes.texts, remarks)
 
 
-def _constant(results: Sequence[Result]) -> list[str]:
-    """What every cell sets to the same value, said once."""
-    keys = [key for key in results[0].values if all(key in other.values for other in results)] if results else []
-    same = described(results[0].values, [key for key in keys if key not in differing(results)]) if keys else ""
-    return [f"In every cell: {same}."] if same and len(results) > 1 else []
+def _constants(results: Sequence[Result]) -> dict[str, str]:
+    """What is the same in every row and is said once, by the key, the metric or the column that it is."""
+    if len(results) < 2:
+        return {}
+    first, different = results[0], differing(results)
+    found = {key: described(first.values, [key]) for key in first.values if key not in different}
+    for metric in (COVERAGE, CLUSTERS):
+        spreads = [result.spread(metric.name) for result in results]
+        texts = {spread.text(metric.digits) if spread else "" for spread in spreads}
+        if len(texts) == 1 and (text := texts.pop()):
+            found[metric.name] = f"{metric.title} {text}"
+    if len({len(result.cells) for result in results}) == 1 and len(first.cells) > 1:
+        found["repeats"] = counted(len(first.cells), "repeat")
+    return found
 
 
 def _value_of(key: str) -> Any:

@@ -60,7 +60,7 @@ def best_of(settings: Iterable[tuple[Setting, Spread | None]]) -> Best[Setting] 
 
 def best_lines(cells: Sequence[CellResult]) -> list[str]:
     """A sentence for every data set and column in which settings can be compared."""
-    metric = _judged_by(cells)
+    metric = _compared_by(cells)
     groups: dict[tuple[str | None, str | None], list[list[CellResult]]] = {}
     for group in repeats(cells):
         protocol = next((cell.metrics.protocol for cell in group if cell.metrics.protocol), None)
@@ -77,7 +77,7 @@ def best_lines(cells: Sequence[CellResult]) -> list[str]:
     return lines
 
 
-def _judged_by(cells: Sequence[CellResult]) -> Metric:
+def _compared_by(cells: Sequence[CellResult]) -> Metric:
     """The last figure of merit that was measured: what labels are for is the network that is trained with them."""
     for metric in (MIOU_MULTI_SCALE, MIOU):
         if sum(cell.metrics.number(metric.name) is not None for cell in cells) > 1:

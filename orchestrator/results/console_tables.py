@@ -27,7 +27,7 @@ from orchestrator.spec.naming import is_seed, repeats, short_keys, shown, varyin
 from workloads.formats import figure
 
 _METRICS = (CLUSTERS, PMIOU, COVERAGE, MIOU, MIOU_MULTI_SCALE)
-# What can be said of labels that nothing judges.
+# What can be said of labels where nothing is labelled.
 _UNLABELLED = (CLUSTERS, SILHOUETTE, STABILITY)
 
 # A wider terminal folds what does not fit; on a narrower one nothing of a column would be left.

@@ -4,13 +4,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.command_line import run_here
 from support.headless_browser import Page, browser_page
 from support.report_storage import HandMade
 
+from orchestrator.planning.plan import make_plan
 from orchestrator.report.writing import write_all
+from orchestrator.results.gallery import write_gallery
+from orchestrator.results.results import collect, record_run, write_results
 from orchestrator.storage.store import Storage
 
 COLUMN = 'table[data-sortable] th[data-column="1"] button'
+SCENES = {
+    "name": "scenes",
+    "dataset": {"name": "scenes", "image_size": [64, 96], "num_train": 4, "num_val": 2},
+    "labels": {
+        "extractor": {"arch": "filters", "output_stride": 8, "batch_size": 2},
+        "superpixels": {"n_segments": 40},
+    },
+    "grid": {"labels.outliers": [0.0, 0.3], "labels.clustering.k_per_class": [1.0, 2.0], "seed": [0, 1]},
+    "compute": {"shard_images": 2},
+}
 CELLS = "[...document.querySelector('table[data-sortable]').tBodies[0].rows].map(row => row.cells[1].dataset.value)"
 
 
@@ -21,6 +35,18 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for layout in ("table2", "table6"):
         made.table(layout, seeds=2)
     made.picture("table2")
+    write_all(storage, None)
+    return Path(storage.uri) / "report"
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of labels that were made of scenes, with their pictures."""
+    storage = Storage(str(tmp_path_factory.mktemp("own")))
+    plan = make_plan(SCENES, storage, write_listings=True)
+    run_here(plan, storage)
+    write_results(plan, collect(plan, set(), {}), storage, run=record_run(plan, 0.0, []))
+    write_gallery(plan, storage)
     write_all(storage, None)
     return Path(storage.uri) / "report"
 
@@ -64,6 +90,28 @@ def test_a_click_on_a_heading_sorts_and_a_second_one_turns_it_round(page: Page, 
     assert [float(value) for value in page.ask(CELLS)] == sorted(written, reverse=True)
     heading = page.ask(f"document.querySelector('{COLUMN}').parentElement.getAttribute('aria-sort')")
     assert (heading, page.complaints) == ("descending", [])
+
+
+def test_a_phone_shows_the_score_of_a_row_without_scrolling_and_a_desktop_all_costs(page: Page, own: Path) -> None:
+    page.open(own / "scenes.html", width=390, scheme="light")
+    right = "document.querySelector('#results td.ours').getBoundingClientRect().right"
+    assert page.ask(right) <= 390
+    page.open(own / "scenes.html", width=1280, scheme="light")
+    table = "document.querySelector('#cost .scroll')"
+    assert page.ask(f"{table}.scrollWidth") <= page.ask(f"{table}.clientWidth")
+
+
+def test_the_pictures_are_those_of_the_setting_that_is_chosen(page: Page, own: Path) -> None:
+    page.open(own / "scenes.html", width=1280, scheme="light")
+    shown = "[...document.querySelectorAll('[data-setting]')].filter(tile => tile.getBoundingClientRect().width)"
+    chooser = "document.querySelector('[data-chooses]')"
+    assert page.ask(f"{chooser}.options.length") == 4
+    for number in ("3", "1"):
+        page.ask(f"{chooser}.value = '{number}', {chooser}.dispatchEvent(new Event('change'))")
+        # Labels, and labels as classes, of two images.
+        assert page.ask(f"{shown}.map(tile => tile.dataset.setting)") == [number] * 4
+    assert page.ask("[...document.images].every(image => image.complete && image.naturalWidth)") is True
+    assert page.complaints == []
 
 
 def test_a_number_opens_its_provenance(page: Page, reports: Path) -> None:
