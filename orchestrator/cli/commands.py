@@ -1,6 +1,7 @@
 """What each command does, in terms of plan, run, ledger and results."""
 
 import json
+import re
 import sys
 import time
 from argparse import Namespace
@@ -25,6 +26,7 @@ from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.planning.estimate import estimate, read_assumptions
 from orchestrator.planning.explain import explain as explain_plan
 from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.proposal import as_experiment, propose
 from orchestrator.planning.selection import select_best
 from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
@@ -80,6 +82,21 @@ def _document(options: Namespace) -> dict[str, Any]:
     if (name := name_after(path)) != path.stem:
         print(f"lookbeyond: where it gives no other name, {path.name} is called {name}", file=sys.stderr)
     return load_experiment(_DEMO if str(path) == "demo" and not path.exists() else path, options.overrides)
+
+
+def init(options: Namespace) -> int:
+    """Write an experiment file for a folder."""
+    output = Path(options.output)
+    if output.exists():
+        raise InputError(f"{output} is there already; give another name with --output", key="--output")
+    folder = Path(options.folder)
+    found = propose(folder)
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-.") or "experiment"
+    output.write_text(as_experiment(found, name, options.folder), encoding="utf-8")
+    pools = ", ".join(f"{pool} {count}" for pool, count in found.counts.items())
+    what = "images and masks" if found.masks else "images, no masks"
+    print(f"{what}: {pools}\nwritten  {output}\nnext     lookbeyond check {output}")
+    return 0
 
 
 def plan(options: Namespace) -> int:

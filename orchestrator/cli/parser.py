@@ -99,6 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_cluster(demo)
     _add_json(demo)
 
+    _add_init(commands)
+
     check = _command(commands, "check", "look at data set and weights: what would fail, before it does")
     _add_experiment(check)
     _add_storage(check)
@@ -186,6 +188,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(verify)
     return parser
+
+
+def _add_init(commands: "argparse._SubParsersAction") -> None:
+    init = _command(commands, "init", "look at a folder of images, and masks if there are any, and write an experiment")
+    init.add_argument("folder", help="folder of images, at any depth, with or without masks")
+    init.add_argument(
+        "-o", "--output", default="experiment.yaml", metavar="FILE", help="file to write (default experiment.yaml)"
+    )
 
 
 def _add_predict(commands: "argparse._SubParsersAction") -> None:

@@ -173,11 +173,14 @@ class Masks(FileDataset):
         return ((_stem(path), _Found(base / path, path.parent, facts)) for path, facts in paths)
 
     def _share(self, pool: str) -> Iterator[tuple[str, _Found]]:
-        """The listed images, or the part of them that the pool keeps."""
-        share = self.config.pools[pool].share
-        if share is None:
-            return self._listed(pool)
+        """The listed images, or the part of them that the pool keeps; a mask that lies among them is no image."""
+        share, template = self.config.pools[pool].share, self.config.pools[pool].masks or ""
         listed = sorted(self._listed(pool), key=lambda one: one[0])
+        if "{" in template:
+            masks = {self._mask(pool, image) for _, image in listed}
+            listed = [one for one in listed if one[1].path not in masks]
+        if share is None:
+            return iter(listed)
         return iter(listed[round(share[0] * len(listed)) : round(share[1] * len(listed))])
 
     def _of_glob(self, pattern: str, base: PurePosixPath) -> Iterator[tuple[PurePosixPath, FileFacts]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from pydantic import TypeAdapter
@@ -241,6 +241,7 @@ def test_an_id_that_leads_out_of_the_folder_is_refused(tmp_path: Path) -> None:
         described(tmp_path / "root", pools={"train": {"images": "train.txt"}}).entries("train")
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.sets(st.integers(0, 300), min_size=1, max_size=3), min_size=1, max_size=6), st.integers(0, 300))
 def test_a_table_is_a_function_of_the_value(groups: list[set[int]], value: int) -> None:
     taken: set[int] = set()

@@ -1,0 +1,303 @@
+"""An experiment file for a folder that somebody has: what lies in it, and what of that is for its owner to decide.
+
+Masks are found as files that go with images by name: another folder with the same names, or the same folder with names
+that all end alike (``0001_mask.png`` beside ``0001.jpg``). Which of two is the mask is told by what is in them: few
+values or colours.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from workloads.datasets.decode import IMAGE_SUFFIXES, decode_image, decode_labels, image_mode, picture_size
+from workloads.datasets.files import scan_tree
+from workloads.errors import BrokenImageError, InputError
+
+# A folder's name, or a part of it, and the pool that it stands for.
+_POOLS = {
+    "train": ("train", "training", "trn"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
+_SAMPLED = 20
+_FEW = 64
+_ENDS = 12
+_BRIGHT = 255
+_HELD_OUT = 0.8
+
+
+@dataclass(frozen=True)
+class _Group:
+    """Pictures of one folder whose names end alike: their names without that end, by which others are found."""
+
+    folder: PurePosixPath
+    end: str
+    stems: frozenset[str]
+    files: tuple[PurePosixPath, ...]
+
+    @property
+    def template(self) -> str:
+        """The path of a file as a template of its image's stem."""
+        return f"{self.folder}/{{stem}}{self.end}".removeprefix("./")
+
+
+@dataclass
+class MaskValues:
+    """Pixels of a sample of masks by value, or by colour as [r, g, b] in an integer."""
+
+    coloured: bool
+    pixels: Counter[int] = field(default_factory=Counter)
+
+
+@dataclass
+class Proposal:
+    """What was found in a folder: images by pool, the masks' templates by pool, and what is in the masks."""
+
+    root: Path
+    images: dict[str, str]
+    masks: dict[str, str]
+    counts: dict[str, int]
+    values: MaskValues | None
+    suffixes: Counter[str]
+    sizes: Counter[tuple[int, int]]
+    shares: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def propose(root: Path) -> Proposal:
+    """Look at a folder of images, with or without masks.
+
+    Raises
+    ------
+    InputError
+        It is no folder, or holds no images.
+    """
+    root = root.expanduser()
+    if not root.is_dir():
+        raise InputError(f"{root} {'is not a folder' if root.exists() else 'does not exist'}", key="FOLDER")
+    files = [path for path, _ in scan_tree(root, IMAGE_SUFFIXES)]
+    if not files:
+        raise InputError(f"{root} holds no image; names of images end in {', '.join(IMAGE_SUFFIXES)}", key="FOLDER")
+    pairs = _pairs(root, _groups(files))
+    images: dict[str, str] = {}
+    masks: dict[str, str] = {}
+    counts: dict[str, int] = {}
+    for picture, mask in pairs:
+        pool = _pool(picture.folder, images)
+        images[pool] = _images(picture, files)
+        masks[pool] = mask.template
+        counts[pool] = len(picture.files)
+    values = _values(root, [path for _, mask in pairs for path in mask.files]) if pairs else None
+    if not pairs:
+        images, counts = _pools_without_masks(files)
+    found = Proposal(
+        root=root,
+        images=images,
+        masks=masks,
+        counts=counts,
+        values=values,
+        suffixes=Counter(path.suffix.lower() for path in files),
+        sizes=Counter(size for path in _sample(files) if (size := picture_size(root / path)) is not None),
+    )
+    if masks and "val" not in images:
+        only = next(iter(images))
+        found.shares = {only: (0.0, _HELD_OUT), "val": (_HELD_OUT, 1.0)}
+        images["val"], masks["val"] = images[only], masks[only]
+        counts["val"] = counts[only] - round(_HELD_OUT * counts[only])
+        counts[only] -= counts["val"]
+    return found
+
+
+def _groups(files: Iterable[PurePosixPath]) -> list[_Group]:
+    """The pictures by folder and by how their names end: what follows the last digit, or only the suffix."""
+    found: dict[tuple[PurePosixPath, str], dict[str, PurePosixPath]] = defaultdict(dict)
+    for path in files:
+        for end in dict.fromkeys((path.suffix, _end(path.name))):
+            found[path.parent, end][path.name[: -len(end)]] = path
+    groups = [
+        _Group(folder, end, frozenset(stems), tuple(sorted(stems.values()))) for (folder, end), stems in found.items()
+    ]
+    return sorted(groups, key=lambda group: (str(group.folder), group.end))
+
+
+def _end(name: str) -> str:
+    """What of a name comes after its last ``_`` or ``-``, that included; the suffix where there is none."""
+    stem, dot, suffix = name.rpartition(".")
+    cut = max(stem.rfind("_"), stem.rfind("-"))
+    return f"{stem[cut:]}{dot}{suffix}" if cut > 0 and len(stem) - cut <= _ENDS else f"{dot}{suffix}"
+
+
+def _pairs(root: Path, groups: Sequence[_Group]) -> list[tuple[_Group, _Group]]:
+    """Images with their masks: pairs of groups that share most names, each picture in one pair."""
+    candidates = []
+    for mask in groups:
+        for group in groups:
+            picture = _without(group, mask)
+            shared = picture.stems & mask.stems
+            if 2 * len(shared) >= max(1, len(picture.stems)) and _same_pool(picture, mask):
+                candidates.append((picture, mask, len(shared)))
+    candidates.sort(key=lambda one: (-one[2], str(one[0].folder), one[0].end, str(one[1].folder), one[1].end))
+    likely = {group: _looks_like_masks(root, group) for pair in candidates for group in pair[:2]}
+    taken: set[PurePosixPath] = set()
+    pairs = []
+    for picture, mask, _ in candidates:
+        if likely[mask] and not likely[picture] and not taken & {*picture.files, *mask.files}:
+            taken |= {*picture.files, *mask.files}
+            pairs.append((picture, mask))
+    return pairs
+
+
+def _without(group: _Group, mask: _Group) -> _Group:
+    """The group without the files of another: the masks beside the images are no images."""
+    files = tuple(path for path in group.files if path not in mask.files)
+    return replace(group, files=files, stems=frozenset(path.name[: -len(group.end)] for path in files))
+
+
+def _same_pool(picture: _Group, mask: _Group) -> bool:
+    return _split(picture.folder) in (None, _split(mask.folder))
+
+
+def _split(folder: PurePosixPath) -> str | None:
+    """The pool that a folder's name speaks of."""
+    for part in reversed(folder.parts):
+        for pool, words in _POOLS.items():
+            if any(part.lower().startswith(word) or part.lower().endswith(f"_{word}") for word in words):
+                return pool
+    return None
+
+
+def _pool(folder: PurePosixPath, taken: Iterable[str]) -> str:
+    """A name for the pool of a folder that none has yet."""
+    name = _split(folder) or "train"
+    used = set(taken)
+    return name if name not in used else next(f"{name}{n}" for n in range(2, 1000) if f"{name}{n}" not in used)
+
+
+def _images(group: _Group, files: Sequence[PurePosixPath]) -> str:
+    """The group's images as a folder where they are all that is in it, else as a glob."""
+    inside = [path for path in files if path.is_relative_to(group.folder)]
+    return str(group.folder) if len(inside) == len(group.files) else f"{group.folder}/*{group.end}".removeprefix("./")
+
+
+def _pools_without_masks(files: Sequence[PurePosixPath]) -> tuple[dict[str, str], dict[str, int]]:
+    """Everything as one pool."""
+    return {"train": "."}, {"train": len(files)}
+
+
+def _looks_like_masks(root: Path, group: _Group) -> bool:
+    """Whether most of a sample hold few values or colours, and more than one of them holds the same."""
+    few = 0
+    sample = _sample(group.files)[:5]
+    for path in sample:
+        counted = MaskValues(False)
+        try:
+            _count(root / path, counted)
+        except (InputError, BrokenImageError, OSError):
+            continue
+        few += 1 <= len(counted.pixels) <= _FEW
+    return 2 * few > len(sample)
+
+
+def _values(root: Path, masks: Sequence[PurePosixPath]) -> MaskValues:
+    found = MaskValues(False)
+    for path in _sample(masks):
+        try:
+            _count(root / path, found)
+        except (InputError, BrokenImageError, OSError):
+            continue
+    return found
+
+
+def _count(path: Path, found: MaskValues) -> None:
+    """Count the pixels of one mask by value or colour; many colours are a photograph."""
+    data = path.read_bytes()
+    if image_mode(data) in ("RGB", "RGBA"):
+        found.coloured = True
+        wide = decode_image(data, str(path)).astype(np.int64)
+        pixels = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
+    else:
+        pixels = decode_labels(data, str(path)).astype(np.int64)
+    values, counts = np.unique(pixels, return_counts=True)
+    found.pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+
+
+def _sample(files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
+    """At most so many files, spread over all."""
+    step = max(1, len(files) // _SAMPLED)
+    return list(files[::step])[:_SAMPLED]
+
+
+def as_experiment(found: Proposal, name: str, where: str) -> str:
+    """The experiment file, with what was seen and what is to be decided as comments; `where` is the root to write."""
+    total = sum(found.suffixes.values())
+    kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.suffixes.most_common())
+    sizes = ", ".join(f"{height}x{width}" for (height, width), _ in found.sizes.most_common(3))
+    lines = [
+        f"# Written by `lookbeyond init {where}`: {total} pictures ({kinds}), {sizes or 'size unknown'} where looked.",
+        "# Next:  lookbeyond check THIS_FILE   then   lookbeyond run THIS_FILE",
+        f"name: {name}",
+    ]
+    if found.masks:
+        lines += [*_described(found, where), *_LABELS_WITH_CLASSES, *_TRAINING]
+    else:
+        lines += [f"dataset: {{name: folder, root: {_quoted(where)}}}", *_LABELS]
+    return "\n".join(lines) + "\n"
+
+
+def _described(found: Proposal, where: str) -> list[str]:
+    lines = ["dataset:", "  name: masks", f"  root: {_quoted(where)}", "  pools:"]
+    for pool, images in found.images.items():
+        share = f", share: {list(found.shares[pool])}" if pool in found.shares else ""
+        said = f"   # {found.counts[pool]} images"
+        lines.append(f"    {pool}: {{images: {_quoted(images)}, masks: {_quoted(found.masks[pool])}{share}}}{said}")
+    if found.shares:
+        lines.append("  # No folder of validation images was found, so the last fifth by name is kept for scores.")
+    assert found.values is not None
+    pixels = found.values.pixels
+    ignored = [] if found.values.coloured else [value for value in (255, 65535) if value in pixels]
+    what = f"{len(pixels) - len(ignored)} {'colours' if found.values.coloured else 'values'}"
+    lines.append(f"  # Decide: what the {what} are called; equal names are one class. Shares are of the pixels seen.")
+    lines.append("  classes:")
+    everything = sum(pixels.values())
+    number = 0
+    for value in sorted(pixels):
+        if value in ignored:
+            continue
+        share = f"{pixels[value] / everything:.1%}"
+        if found.values.coloured:
+            colour = [value >> 16, value >> 8 & _BRIGHT, value & _BRIGHT]
+            lines.append(f"    - {{name: class {number}, colour: {colour}}}   # {share}")
+        else:
+            lines.append(f"    {value}: class {value}   # {share}")
+        number += 1
+    lines.append(f"  ignore: {ignored}   # values or colours that are no class")
+    return lines
+
+
+_LABELS_WITH_CLASSES = (
+    "labels:",
+    "  # Features without weights; a trained network gives better labels: arch and weights, see the README.",
+    "  extractor: {arch: filters, output_stride: 8}",
+    "  clustering: {k_per_class: 1.5}",
+    "  superpixels: {n_segments: 500, compactness: 10}",
+)
+_LABELS = (
+    "labels:",
+    "  # Features without weights; a trained network gives better labels: arch and weights, see the README.",
+    "  extractor: {arch: filters, output_stride: 8}",
+    "  # Decide: how many kinds of things to tell apart.",
+    "  clustering: {k: 16}",
+    "  superpixels: {n_segments: 500, compactness: 10}",
+)
+_TRAINING = (
+    "# A network for two cores, from random weights; delete `pretrain` to see what it gives without.",
+    "pretrain: {recipe: small}",
+    "finetune: {recipe: small}",
+)
+
+
+def _quoted(text: str) -> str:
+    plain = all(sign.isalnum() or sign in "._/-" for sign in text) and not text[:1].isdigit()
+    return text if plain and text not in (".", "") else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'

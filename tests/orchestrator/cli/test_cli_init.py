@@ -1,0 +1,98 @@
+"""`lookbeyond init`: a folder as somebody has it, and an experiment file that `check` has nothing against."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+if TYPE_CHECKING:
+    from support.command_line import Commands
+
+CAMVID_COLOURS = np.random.default_rng(3).integers(1, 255, (11, 3)).astype(np.uint8)
+
+
+def images_and_masks(mine: Path, number: int, pool: str, picture: Image.Image, mask: Image.Image) -> None:
+    save(picture, mine / "images" / pool / f"{number}.jpg")
+    save(mask, mine / "masks" / pool / f"{number}.png")
+
+
+def side_by_side(mine: Path, number: int, pool: str, picture: Image.Image, mask: Image.Image) -> None:
+    save(picture, mine / f"{pool}_{number}.png")
+    save(mask, mine / f"{pool}_{number}_mask.png")
+
+
+def colours_of_one_pool(mine: Path, number: int, pool: str, picture: Image.Image, mask: Image.Image) -> None:
+    save(picture, mine / "photos" / f"{pool}-{number}.png")
+    save(Image.fromarray(CAMVID_COLOURS[np.asarray(mask)]), mine / "labels" / f"{pool}-{number}_L.png")
+
+
+def palettes_by_city(mine: Path, number: int, pool: str, picture: Image.Image, mask: Image.Image) -> None:
+    indexed = Image.fromarray(np.where(np.asarray(mask) == 0, 255, mask).astype(np.uint8), mode="P")
+    # A palette of 256 colours: with fewer, values would be cut to fewer bits.
+    indexed.putpalette(np.resize(CAMVID_COLOURS, (256, 3)).reshape(-1).tolist())
+    save(picture, mine / pool / "left" / f"{number}_left.png")
+    save(indexed, mine / pool / "truth" / f"{number}_truth.png")
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+def rearranged(folder: Path, way: Callable[..., None]) -> Path:
+    """The folder's CamVid images, in another layout below ``mine``."""
+    for pool in ("train", "val"):
+        for path in (folder / "camvid" / pool).iterdir():
+            mask = Image.open(folder / "camvid" / f"{pool}annot" / f"{path.stem}.png")
+            way(folder / "mine", int(path.stem), pool, Image.open(path), mask)
+    return folder / "mine"
+
+
+@pytest.mark.parametrize(
+    ("way", "pools", "ignored"),
+    [
+        (images_and_masks, {"train": 4, "val": 2}, []),
+        (side_by_side, {"train": 5, "val": 1}, []),
+        (colours_of_one_pool, {"train": 5, "val": 1}, []),
+        (palettes_by_city, {"train": 4, "val": 2}, [255]),
+    ],
+)
+def test_pairs_of_images_and_masks_are_found_whatever_the_layout(
+    way: Callable[..., None], pools: dict[str, int], ignored: list[int], command: "Commands", folder: Path
+) -> None:
+    rearranged(folder, way)
+    answer = command("init", "mine")
+    assert answer.code == 0, answer.err
+    assert "images and masks: " + ", ".join(f"{pool} {count}" for pool, count in pools.items()) in answer.out
+    document = yaml.safe_load((folder / "experiment.yaml").read_text())
+    assert document["dataset"]["ignore"] == ignored
+    # Six images hold every class, for all that is known of them.
+    assert len(document["dataset"]["classes"]) == 11 - len(ignored)
+    checked = command("check", "experiment.yaml", "--json")
+    assert checked.code == 0, checked.out
+    for pool, count in pools.items():
+        assert f"masks {pool}: {count} images, {count} read" in checked.out
+    assert command("init", "mine").code == 2, "a file that is there is not written over"
+
+
+def test_an_unlabelled_folder_gets_an_experiment_too(command: "Commands", folder: Path) -> None:
+    for path in (folder / "camvid" / "train").iterdir():
+        save(Image.open(path), folder / "mine" / "deep" / path.name)
+    answer = command("init", "mine", "-o", "labels.yaml")
+    assert answer.code == 0, answer.err
+    assert "images, no masks: train 4" in answer.out
+    assert command("check", "labels.yaml").code == 0
+    assert command("run", "labels.yaml", "labels.clustering.k=3", "labels.superpixels.n_segments=40").code == 0
+
+
+@pytest.mark.parametrize(("name", "said"), [("nowhere", "does not exist"), ("empty", "holds no image")])
+def test_a_folder_without_images_is_refused(name: str, said: str, command: "Commands", folder: Path) -> None:
+    (folder / "empty").mkdir()
+    answer = command("init", name)
+    assert answer.code == 2
+    assert said in answer.err
+    assert not (folder / "experiment.yaml").exists()
