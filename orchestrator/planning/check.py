@@ -121,9 +121,15 @@ def _survey_pools(
         if found.counted_from_one:
             first, last = dataset.classes[0], dataset.classes[-1]
             report.warnings.append(
-                f"{pool}: no pixel of {first}, the first class, but some of {last}, the last, and of ignored ones: "
-                "are the values of the label files counted from 1?"
+                f"{pool}: {found.counted_from_one} label files have no pixel of {first}, the first class, but some of "
+                f"{last}, the last, and of ignored ones: are their values counted from 1?"
             )
+        if found.labelled and not any(found.class_pixels.values()) and not found.label_errors:
+            none = (
+                f"{pool}: no pixel of any class in the {found.examined} of {found.available} label files that were read"
+            )
+            certain = index > 0 and found.examined == found.available
+            (report.problems if certain else report.warnings).append(none)
         if found.labelled:
             report.facts.append(f"{pool}: {dataset.num_classes} classes, {found.ignored_share:.1%} of pixels ignored")
             if found.absent_classes:

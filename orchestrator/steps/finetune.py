@@ -295,5 +295,9 @@ def _score(loop: "Loop", images: TrueLabels, config: EvaluationConfig, name: str
     from workloads.scoring.metrics import mean_iou
 
     score = mean_iou(class_counts(loop.objective.segmentor, images, config, loop.machine.device))
+    if not score.present:
+        raise InputError(
+            f"pool {images.source.pool!r} has no pixel with a class, and mIoU needs one", key="dataset.val"
+        )
     per_class = [None if np.isnan(value) else float(value) for value in score.per_class_iou]
     return {name: score.miou, f"{name}_per_class": per_class, f"{name}_classes_present": score.present}

@@ -154,6 +154,10 @@ class ScoreJob:
                     truth = dataset.read_ground_truth(self.source.pool, image_id)
                 _count(confusions[target.key], target.condition, judged, truth)
         self.source.leave_contents(self.storage)
+        if not any(confusion.class_totals.any() for confusion in confusions.values()):
+            raise InputError(
+                f"pool {self.source.pool!r} has no pixel with a class, and PmIoU needs one", key="dataset.val"
+            )
         return Outcome(results={target.key: _judge(confusions[target.key], target) for target in self.targets})
 
 

@@ -32,6 +32,7 @@ class Survey:
         ignored_pixels: pixels of ground truth that take no part in scores.
         label_errors: (image id, message) of every ground truth that cannot be used.
         label_doubts: what makes ground truth look wrong -> number of images.
+        counted_from_one: images whose ground truth looks as if its values were one too high.
     """
 
     pool: str
@@ -45,20 +46,13 @@ class Survey:
     ignored_pixels: int = 0
     label_errors: list[tuple[str, str]] = field(default_factory=list)
     label_doubts: Counter[str] = field(default_factory=Counter)
+    counted_from_one: int = 0
 
     @property
     def ignored_share(self) -> float:
         """Share of ground-truth pixels that are ignored, 0..1; 0 when there is none."""
         total = sum(self.class_pixels.values()) + self.ignored_pixels
         return self.ignored_pixels / total if total else 0.0
-
-    @property
-    def counted_from_one(self) -> bool:
-        """Whether it looks as if values were one too high: no pixel of the first class, while the last is there and so
-        are ignored pixels, which one value above the last class stands for in many data sets.
-        """
-        pixels = list(self.class_pixels.values())
-        return len(pixels) > 1 and not pixels[0] and bool(pixels[-1]) and bool(self.ignored_pixels)
 
     @property
     def absent_classes(self) -> tuple[str, ...]:
@@ -80,6 +74,7 @@ class Survey:
             "absent_classes": list(self.absent_classes),
             "label_errors": [{"image": image_id, "message": message} for image_id, message in self.label_errors],
             "label_doubts": dict(self.label_doubts.most_common()),
+            "counted_from_one": self.counted_from_one,
         }
 
 
@@ -110,7 +105,9 @@ def survey(dataset: Dataset, pool: str, limit: int | None = None) -> Survey:
             found.broken.append((entry.id, f"the file cannot be read: {error.strerror}"))
         if found.labelled:
             try:
-                counts += np.bincount(dataset.read_ground_truth(pool, entry.id).ravel(), minlength=256)
+                own = np.bincount(dataset.read_ground_truth(pool, entry.id).ravel(), minlength=256)
+                counts += own
+                found.counted_from_one += _counted_from_one(own, len(dataset.classes))
                 found.label_doubts.update(dataset.ground_truth_doubts(pool, entry.id))
             except (InputError, OSError) as error:
                 found.label_errors.append((entry.id, str(error)))
@@ -118,3 +115,10 @@ def survey(dataset: Dataset, pool: str, limit: int | None = None) -> Survey:
         found.class_pixels = {name: int(counts[label]) for label, name in enumerate(dataset.classes)}
         found.ignored_pixels = int(counts[IGNORE_CLASS])
     return found
+
+
+def _counted_from_one(pixels: np.ndarray, num_classes: int) -> bool:
+    """Whether values look one too high: none of the first class, but some of the last and of ignored pixels, for which
+    one value above the last class stands in many data sets.
+    """
+    return num_classes > 1 and not pixels[0] and bool(pixels[num_classes - 1]) and bool(pixels[IGNORE_CLASS])

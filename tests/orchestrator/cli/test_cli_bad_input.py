@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from support.command_line import HEIGHT, MOBILENET, WIDTH, Commands, mounted, refused
@@ -146,6 +147,16 @@ def test_a_validation_pool_without_labels_is_said(command: Commands) -> None:
     assert answer.code == 0
     assert "camvid has no labelled pool 'val': labels are made, PmIoU is not" in answer.err
     assert command.results()["cells"][0]["metrics"]["pmiou"] is None
+
+
+def test_a_validation_pool_without_a_single_labelled_pixel_is_an_error(command: Commands) -> None:
+    for file in (command.folder / "camvid/valannot").iterdir():
+        Image.fromarray(np.full((HEIGHT, WIDTH), 11, dtype=np.uint8)).save(file)
+    looked_at = command("check", "small.yaml")
+    assert looked_at.code == 2
+    assert "val: no pixel of any class in the 2 of 2 label files that were read" in looked_at.out
+    refused(command("run", "small.yaml"), "dataset.val: pool 'val' has no pixel with a class, and PmIoU needs one")
+    assert command.results()["cells"][0]["status"] == "failed"
 
 
 def test_more_clusters_than_distinct_samples(command: Commands) -> None:
