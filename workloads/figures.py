@@ -47,8 +47,8 @@ def distinct_colours(number: int, seed: int = 0) -> np.ndarray:
     return candidates[chosen]
 
 
-def matched_palette(matching: Mapping[int, int], class_palette: np.ndarray, num_labels: int) -> np.ndarray:
-    """Colours of labels by the class they were matched to: uint8 (num_labels, 3), unmatched labels grey.
+def matched_palette(matching: Mapping[int, int], class_palette: np.ndarray, num_clusters: int) -> np.ndarray:
+    """Colours of labels by the class they were matched to: uint8 (num_clusters, 3), unmatched labels grey.
 
     Parameters
     ----------
@@ -56,10 +56,10 @@ def matched_palette(matching: Mapping[int, int], class_palette: np.ndarray, num_
         Label -> class, as in `ProxyScore.matching`.
     class_palette : ndarray of uint8, shape (M, 3)
         The data set's colours.
-    num_labels : int
+    num_clusters : int
         K.
     """
-    palette = np.tile(np.array(UNMATCHED, np.uint8), (num_labels, 1))
+    palette = np.tile(np.array(UNMATCHED, np.uint8), (num_clusters, 1))
     for label, matched_class in matching.items():
         palette[label] = class_palette[matched_class]
     return palette

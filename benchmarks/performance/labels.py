@@ -156,10 +156,10 @@ def write_start(run: ProjectRun, place: Path, seed: int, folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     config = KMeansConfig()
     storage = Storage(str(place))
-    for clusters, sample in {(cell.metrics.clusters or 0, cell.steps["sample"]) for cell in run.cells}:
+    for num_clusters, sample in {(cell.metrics.num_clusters or 0, cell.steps["sample"]) for cell in run.cells}:
         with sample_matrix(load_matrix(storage, ("sample", sample), config.max_pixels)) as matrix:
-            centres = greedy_plus_plus(matrix, clusters, generator(seed, "kmeans-init", 0))
-        np.save(folder / f"{clusters}.npy", centres)
+            centres = greedy_plus_plus(matrix, num_clusters, generator(seed, "kmeans-init", 0))
+        np.save(folder / f"{num_clusters}.npy", centres)
         manifest = Ledger(storage).manifest("sample", sample)
         assert manifest is not None
         rows = (row for record in manifest.shards for row in read_samples(storage, record.path))
@@ -183,17 +183,17 @@ def run_plain(
     if done.returncode:
         not_measured(f"the plain script ended with code {done.returncode}")
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    return seconds, {(cell["clusters"], cell["outliers"], cell["superpixels"]): cell["pmiou"] for cell in found}
+    return seconds, {(cell["num_clusters"], cell["outliers"], cell["superpixels"]): cell["pmiou"] for cell in found}
 
 
 def scores_of(run: ProjectRun) -> dict[Cell, float]:
     """PmIoU by clusters, outlier share and superpixels (0: none)."""
     found = {}
     for cell in run.cells:
-        clusters, pmiou = cell.metrics.clusters, cell.metrics.pmiou
-        assert clusters is not None and pmiou is not None, "a run without failures has scored every cell"
+        num_clusters, pmiou = cell.metrics.num_clusters, cell.metrics.pmiou
+        assert num_clusters is not None and pmiou is not None, "a run without failures has scored every cell"
         superpixels = (cell.values["labels.superpixels"] or {}).get("n_segments", 0)
-        found[clusters, cell.values["labels.outliers"], superpixels] = pmiou
+        found[num_clusters, cell.values["labels.outliers"], superpixels] = pmiou
     return found
 
 

@@ -40,12 +40,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     train = sorted((options.root / "train").iterdir())[: options.images]
     val = sorted((options.root / "val").iterdir())[: options.val_images]
     cells = []
-    for clusters in options.clusters:
+    for num_clusters in options.clusters:
         for share in options.outliers:
             for segments in options.superpixels:
                 begun = time.perf_counter()
-                pmiou = run_cell(network, train, val, clusters, share, segments, options)
-                cell = {"clusters": clusters, "outliers": share, "superpixels": segments, "pmiou": round(pmiou, 3)}
+                pmiou = run_cell(network, train, val, num_clusters, share, segments, options)
+                cell = {
+                    "num_clusters": num_clusters,
+                    "outliers": share,
+                    "superpixels": segments,
+                    "pmiou": round(pmiou, 3),
+                }
                 cells.append(cell | {"seconds": round(time.perf_counter() - begun, 2)})
                 print(json.dumps(cells[-1]), flush=True)
     return 0
@@ -70,7 +75,7 @@ def run_cell(
     network: nn.Module,
     train: list[Path],
     val: list[Path],
-    clusters: int,
+    num_clusters: int,
     share: float,
     segments: int,
     options: argparse.Namespace,
@@ -83,20 +88,20 @@ def run_cell(
         cells = given[path.stem] if given else random.permutation(len(flat))[: options.pixels]
         sample.append(flat[cells])
     matrix = np.concatenate(sample)
-    initial = np.load(options.start / f"{clusters}.npy") if options.start else "k-means++"
-    model = KMeans(clusters, init=initial, n_init=1, max_iter=100, tol=1e-4, random_state=options.seed).fit(matrix)
+    initial = np.load(options.start / f"{num_clusters}.npy") if options.start else "k-means++"
+    model = KMeans(num_clusters, init=initial, n_init=1, max_iter=100, tol=1e-4, random_state=options.seed).fit(matrix)
     distance = np.square(matrix - model.cluster_centers_[model.labels_]).sum(1)
-    thresholds = np.full(clusters, np.inf)
-    for cluster in range(clusters):
+    thresholds = np.full(num_clusters, np.inf)
+    for cluster in range(num_clusters):
         own = np.sort(distance[model.labels_ == cluster])
         dropped = int(share * len(own))
         if dropped:
             thresholds[cluster] = own[-dropped - 1]
     for features, path in extract(network, train):
         label_image(features, path, model.cluster_centers_, thresholds, segments)  # as a user would keep them
-    confusion = np.zeros((clusters, CLASSES), dtype=np.int64)
+    confusion = np.zeros((num_clusters, CLASSES), dtype=np.int64)
     truth_count = np.zeros(CLASSES, dtype=np.int64)
-    label_count = np.zeros(clusters, dtype=np.int64)
+    label_count = np.zeros(num_clusters, dtype=np.int64)
     for features, path in extract(network, val):
         labels, former = label_image(features, path, model.cluster_centers_, thresholds, segments)
         truth = np.array(Image.open(path.parents[1] / "valannot" / f"{path.stem}.png"))
@@ -105,10 +110,10 @@ def run_cell(
         # A pixel taken out as an outlier is right for no class, but still part of the label it had: no removal can
         # raise an IoU.
         counted = np.where(labels == IGNORE, former, labels)
-        label_count += np.bincount(counted[valid], minlength=clusters)
+        label_count += np.bincount(counted[valid], minlength=num_clusters)
         valid &= labels != IGNORE
         pairs = labels[valid].astype(np.int64) * CLASSES + truth[valid]
-        confusion += np.bincount(pairs, minlength=clusters * CLASSES).reshape(clusters, CLASSES)
+        confusion += np.bincount(pairs, minlength=num_clusters * CLASSES).reshape(num_clusters, CLASSES)
     iou = confusion / np.maximum(label_count[:, None] + truth_count[None] - confusion, 1)
     rows, columns = linear_sum_assignment(iou, maximize=True)
     return 100 * iou[rows, columns].sum() / CLASSES
@@ -159,10 +164,10 @@ def label_image(
     return voted, vote(superpixels, labels, np.ones_like(outlier), len(centres)) if outlier.any() else voted
 
 
-def vote(superpixels: np.ndarray, labels: np.ndarray, valid: np.ndarray, clusters: int) -> np.ndarray:
+def vote(superpixels: np.ndarray, labels: np.ndarray, valid: np.ndarray, num_clusters: int) -> np.ndarray:
     count = superpixels.max() + 1
-    votes = np.bincount(superpixels[valid] * clusters + labels[valid], minlength=count * clusters)
-    votes = votes.reshape(count, clusters)
+    votes = np.bincount(superpixels[valid] * num_clusters + labels[valid], minlength=count * num_clusters)
+    votes = votes.reshape(count, num_clusters)
     return np.where(votes.sum(1) > 0, votes.argmax(1), IGNORE)[superpixels]
 
 

@@ -52,23 +52,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for cell in run.cells:
         network = names[Path(cell.values["labels.extractor.weights"]).name]
         segments = describe(cell.values["labels.superpixels"])
-        clusters, pmiou = cell.metrics.clusters, cell.metrics.pmiou
-        assert clusters is not None and pmiou is not None, "a run without failures has scored every cell"
-        figures.setdefault((network, clusters, segments), []).append(pmiou)
+        num_clusters, pmiou = cell.metrics.num_clusters, cell.metrics.pmiou
+        assert num_clusters is not None and pmiou is not None, "a run without failures has scored every cell"
+        figures.setdefault((network, num_clusters, segments), []).append(pmiou)
     rows, differences = [], []
-    for (network, clusters, segments), values in figures.items():
+    for (network, num_clusters, segments), values in figures.items():
         spread = Spread.of(values)
         assert spread is not None
         mean, deviation = spread.mean, spread.deviation or 0.0
-        plain = PLAIN[network].get(segments, {}).get(clusters)
+        plain = PLAIN[network].get(segments, {}).get(num_clusters)
         if plain is not None:
             differences.append(abs(plain - mean))
         within = plain is not None and min(values) - deviation <= plain <= max(values) + deviation
-        put({"network": network, "clusters": clusters, "superpixels": segments, "pmiou": values, "plain": plain})
+        put(
+            {"network": network, "num_clusters": num_clusters, "superpixels": segments, "pmiou": values, "plain": plain}
+        )
         rows.append(
             [
                 network,
-                clusters,
+                num_clusters,
                 segments,
                 spread.text(1),
                 f"{min(values):.1f} to {max(values):.1f}",

@@ -89,17 +89,17 @@ def _drawn(experiment: Experiment, results: list[Result], storage: Storage) -> S
     for result in results:
         _, cell = result.cells[0]
         labels = experiment.manifests.get(cell.steps.get("label_val") or cell.steps.get("label") or "")
-        clusters = cell.metrics.clusters
-        if labels is not None and clusters is not None and len(columns) < _COLUMNS:
+        num_clusters = cell.metrics.num_clusters
+        if labels is not None and num_clusters is not None and len(columns) < _COLUMNS:
             title = result.row or described(result.values, differing(results)) or "labels"
-            columns.append((title, _first_maps(labels, storage), clusters))
+            columns.append((title, _first_maps(labels, storage), num_clusters))
     names = list(dict.fromkeys(name for _, maps, _ in columns for name in maps))[:_IMAGES]
     if not names:
         return None
     rows = [
         [
-            colourise(maps[name], distinct_colours(clusters), IGNORE_LABEL) if name in maps else None
-            for _, maps, clusters in columns
+            colourise(maps[name], distinct_colours(num_clusters), IGNORE_LABEL) if name in maps else None
+            for _, maps, num_clusters in columns
         ]
         for name in names
     ]

@@ -58,15 +58,15 @@ class CellMaps:
         """The first few of them."""
         return dict(itertools.islice(self.maps(manifest), count))
 
-    def clusters(self, cell: PlannedCell) -> int:
+    def num_clusters(self, cell: PlannedCell) -> int:
         """The number of clusters that were found."""
-        return int(self.plan.done[cell.roles["cluster"].key].results["clusters"])
+        return int(self.plan.done[cell.roles["cluster"].key].results["num_clusters"])
 
     def in_own_colours(self, cell: PlannedCell, labels: np.ndarray | None) -> np.ndarray | None:
         """A label map with a colour for each label."""
         if labels is None:
             return None
-        return colourise(labels, distinct_colours(self.clusters(cell)), IGNORE_LABEL)
+        return colourise(labels, distinct_colours(self.num_clusters(cell)), IGNORE_LABEL)
 
     def in_class_colours(self, cell: PlannedCell, dataset: Dataset, labels: np.ndarray | None) -> np.ndarray | None:
         """A label map in the colours of the classes that its labels were matched to."""
@@ -74,7 +74,7 @@ class CellMaps:
         if labels is None or score is None:
             return None
         matching = {int(label): index for label, index in score.results["matching"].items()}
-        return colourise(labels, matched_palette(matching, dataset.palette, self.clusters(cell)), IGNORE_LABEL)
+        return colourise(labels, matched_palette(matching, dataset.palette, self.num_clusters(cell)), IGNORE_LABEL)
 
     def _done(self, cell: PlannedCell, role: str) -> Manifest | None:
         step = cell.roles.get(role)

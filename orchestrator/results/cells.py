@@ -72,7 +72,7 @@ class Metrics(_Record):
     coverage: float | None = None
     miou: float | None = None
     miou_multi_scale: float | None = None
-    clusters: int | None = None
+    num_clusters: int | None = None
     silhouette: float | None = None
     stability: float | None = None
     per_class_iou: list[float | None] | None = None

@@ -44,22 +44,22 @@ def export_label_maps(
     manifest = plan.done.get(step.key)
     if manifest is None:
         raise InputError(f"the labels of this cell are not done on {storage.uri}; `lookbeyond run` makes them")
-    clusters = int(plan.done[planned.roles["cluster"].key].results["clusters"])
+    num_clusters = int(plan.done[planned.roles["cluster"].key].results["num_clusters"])
     held = f"label maps of step {step.key}"
     _require_own_folder(output, held, step.key)
     # Marked before anything else: an export that was killed is repeated by the same command.
     mark(output, held)
     folder = Storage(str(output))
-    palette = distinct_colours(clusters)
+    palette = distinct_colours(num_clusters)
     progress.expect(step.title, step.images.count)
     names = file_names(read_listing(storage, step.images.listing, 0, step.images.count))
     images: set[str] = set()
     for record in manifest.shards:
         for image_id, labels in read_maps(storage, record.path):
-            folder.write_nondurable(f"{names[image_id]}.png", _encoded(_picture(labels, palette, clusters)))
+            folder.write_nondurable(f"{names[image_id]}.png", _encoded(_picture(labels, palette, num_clusters)))
             images.add(names[image_id])
         progress.advance(step.title, record.images)
-    legend = _legend(plan, planned, step.key, palette, clusters)
+    legend = _legend(plan, planned, step.key, palette, num_clusters)
     folder.write_nondurable("legend.json", json.dumps(legend, indent=1).encode())
     if "legend" not in images:
         folder.write_nondurable("legend.png", _encoded(_legend_picture(legend)))
@@ -88,13 +88,13 @@ def _require_own_folder(output: Path, held: str, key: str) -> None:
         raise InputError(f"folder {output} holds the labels of another cell or pool; give an empty or a new one")
 
 
-def _picture(labels: np.ndarray, palette: np.ndarray, clusters: int) -> Image.Image:
-    if clusters > _EIGHT_BIT_IGNORE:
+def _picture(labels: np.ndarray, palette: np.ndarray, num_clusters: int) -> Image.Image:
+    if num_clusters > _EIGHT_BIT_IGNORE:
         return Image.fromarray(labels)
     indices = np.where(labels == IGNORE_LABEL, _EIGHT_BIT_IGNORE, labels).astype(np.uint8)
     picture = Image.fromarray(indices, mode="P")
     colours = np.zeros((256, 3), dtype=np.uint8)
-    colours[:clusters] = palette[:clusters]
+    colours[:num_clusters] = palette[:num_clusters]
     picture.putpalette(colours.reshape(-1).tolist())
     return picture
 
@@ -105,20 +105,20 @@ def _legend_picture(legend: dict[str, Any]) -> Image.Image:
     return Image.fromarray(sheet(swatches, ["label"], names, cell_width=192))
 
 
-def _legend(plan: Plan, planned: PlannedCell, key: str, palette: np.ndarray, clusters: int) -> dict[str, Any]:
+def _legend(plan: Plan, planned: PlannedCell, key: str, palette: np.ndarray, num_clusters: int) -> dict[str, Any]:
     entry = planned.cell.entry.dataset
     score: Manifest | None = plan.done.get(planned.roles["score"].key) if "score" in planned.roles else None
     matched: dict[int, str] = {}
     if score is not None:
         classes = open_dataset(entry.config, entry.root).classes
         matched = {int(label): classes[index] for label, index in score.results["matching"].items()}
-    ignore = _EIGHT_BIT_IGNORE if clusters <= _EIGHT_BIT_IGNORE else IGNORE_LABEL
+    ignore = _EIGHT_BIT_IGNORE if num_clusters <= _EIGHT_BIT_IGNORE else IGNORE_LABEL
     return {
         "cell": planned.cell.values,
         "step": key,
         "ignore": ignore,
         "labels": [
             {"label": label, "colour": [int(value) for value in palette[label]], "class": matched.get(label)}
-            for label in range(clusters)
+            for label in range(num_clusters)
         ],
     }

@@ -19,7 +19,7 @@ class Metric:
         return f"{self.title}, {self.detail}" if self.detail else self.title
 
 
-CLUSTERS = Metric("clusters", "clusters", digits=0)
+CLUSTERS = Metric("num_clusters", "clusters", digits=0)
 SILHOUETTE = Metric("silhouette", "silhouette", digits=3)
 STABILITY = Metric("stability", "stability", "ARI of two seeds", digits=3)
 PMIOU = Metric("pmiou", "PmIoU", paper="pmiou")

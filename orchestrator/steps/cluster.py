@@ -37,11 +37,11 @@ class ClusterStep(Step):
     pool: ClassVar[Pool] = Pool.CLUSTER
     roles: ClassVar[tuple[str, ...]] = ("cluster",)
     assumed_rate: ClassVar[Rate] = Rate(seconds=0.01)
-    shown_results: ClassVar[tuple[str, ...] | None] = ("clusters", "inertia", "iterations", "emptied", "silhouette")
+    shown_results: ClassVar[tuple[str, ...] | None] = ("num_clusters", "inertia", "iterations", "emptied", "silhouette")
 
     sample: SampleStep
     config: KMeansConfig | DbscanConfig
-    clusters: int
+    num_clusters: int
     seed: int
 
     @classmethod
@@ -52,10 +52,14 @@ class ClusterStep(Step):
             return None
         assert isinstance(sample, SampleStep)
         labels = cell.entry.labels
-        clusters = _clusters(labels, cell.dataset.num_classes, cell.entry.dataset.config.name)
-        _require_samples(labels, clusters, sample.images.count)
+        num_clusters = _num_clusters(labels, cell.dataset.num_classes, cell.entry.dataset.config.name)
+        _require_samples(labels, num_clusters, sample.images.count)
         return cls(
-            images=sample.images, sample=sample, config=labels.clustering, clusters=clusters, seed=cell.entry.seed
+            images=sample.images,
+            sample=sample,
+            config=labels.clustering,
+            num_clusters=num_clusters,
+            seed=cell.entry.seed,
         )
 
     @property
@@ -68,7 +72,8 @@ class ClusterStep(Step):
         config = self.config.model_dump()
         for name in ("k", "k_per_class"):
             config.pop(name, None)
-        return {"clustering": config, "clusters": self.clusters, "seed": self.seed}
+        # Keys know the number by the name that it had first.
+        return {"clustering": config, "clusters": self.num_clusters, "seed": self.seed}
 
     def memory_bytes(self, rate_of: Callable[[Step], Rate]) -> int:
         """Bytes of the feature matrix that the clustering worker holds."""
@@ -82,7 +87,7 @@ class ClusterStep(Step):
         del shard
         (step,) = steps
         sample = (step.sample.kind, step.sample.key)
-        return ClusterJob(storage, step.key, sample, step.config, step.clusters, step.seed, device)
+        return ClusterJob(storage, step.key, sample, step.config, step.num_clusters, step.seed, device)
 
 
 @dataclass(frozen=True)
@@ -93,14 +98,14 @@ class ClusterJob:
     key: str
     sample: tuple[str, str]
     config: KMeansConfig | DbscanConfig
-    clusters: int
+    num_clusters: int
     seed: int
     device: str
 
     @property
     def name(self) -> str:
         """The job's name on Ray's dashboard, which groups by it."""
-        return f"ClusterJob K={self.clusters}"
+        return f"ClusterJob K={self.num_clusters}"
 
     @property
     def title(self) -> str:
@@ -130,7 +135,7 @@ class ClusterJob:
         record = ShardRecord.of(path, data, rows=len(model.points), columns=sorted(arrays), images=0)
         self.storage.delete(self._checkpoint)
         results = {
-            "clusters": int(model.num_clusters),
+            "num_clusters": int(model.num_clusters),
             "pixels": len(matrix),
             "channels": int(matrix.shape[1]),
             "inertia": float(model.inertia),
@@ -151,7 +156,7 @@ class ClusterJob:
         from workloads.devices import torch_device
         from workloads.labels.dbscan import fit_dbscan
 
-        return fit_dbscan(features, self.config, self.seed, self.clusters, torch_device(self.device))
+        return fit_dbscan(features, self.config, self.seed, self.num_clusters, torch_device(self.device))
 
     def _fit_kmeans(self, config: KMeansConfig, features: "torch.Tensor") -> "ClusterModel":
         from workloads.devices import torch_device
@@ -169,7 +174,7 @@ class ClusterJob:
             self.storage.replace(self._checkpoint, write_arrays(state.to_arrays()))
 
         return fit_kmeans(
-            features, self.clusters, config, self.seed, torch_device(self.device), resume=resume, on_iteration=keep
+            features, self.num_clusters, config, self.seed, torch_device(self.device), resume=resume, on_iteration=keep
         )
 
 
@@ -197,7 +202,7 @@ def load_matrix(storage: Storage, sample: tuple[str, str], limit: int) -> np.nda
     return matrix[:filled]
 
 
-def _clusters(labels: LabelsEntry, num_classes: int | None, dataset: str) -> int:
+def _num_clusters(labels: LabelsEntry, num_classes: int | None, dataset: str) -> int:
     config = labels.clustering
     if num_classes is None:
         if isinstance(config, KMeansConfig) and config.k is not None:
@@ -207,20 +212,20 @@ def _clusters(labels: LabelsEntry, num_classes: int | None, dataset: str) -> int
             key="labels.clustering.k_per_class",
             allowed="give labels.clustering.k instead, or dataset.num_classes",
         )
-    return config.clusters(num_classes)
+    return config.num_clusters(num_classes)
 
 
-def _require_samples(labels: LabelsEntry, clusters: int, images: int) -> None:
+def _require_samples(labels: LabelsEntry, num_clusters: int, images: int) -> None:
     """Refuse more clusters than there can be samples, before anything is computed."""
     config = labels.clustering
     if not isinstance(config, KMeansConfig):
         return
     pixels = labels.sampling.pixels_per_image
     samples = min(images * pixels, config.max_pixels)
-    if clusters > samples:
+    if num_clusters > samples:
         key, value = ("k_per_class", config.k_per_class) if config.k is None else ("k", config.k)
         raise InputError(
-            f"{value} gives K = {clusters}, larger than the sample of {samples} pixels ({images} images, "
+            f"{value} gives K = {num_clusters}, larger than the sample of {samples} pixels ({images} images, "
             f"labels.sampling.pixels_per_image={pixels}, labels.clustering.max_pixels={config.max_pixels})",
             key=f"labels.clustering.{key}",
             value=value,

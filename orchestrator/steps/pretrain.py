@@ -32,7 +32,7 @@ _LABELS = {"auxiliary": "label", "superpixel": "superpixels"}
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PretrainStep(TrainingStep):
-    """Pre-training on an image set; `num_labels` is None where the number of clusters is not known beforehand."""
+    """Pre-training on an image set; `num_clusters` is None where the number of clusters is not known beforehand."""
 
     kind: ClassVar[str] = "pretrain"
     code_version: ClassVar[int] = 2
@@ -42,7 +42,7 @@ class PretrainStep(TrainingStep):
 
     config: PretrainConfig
     labels: Step | None
-    num_labels: int | None
+    num_clusters: int | None
 
     @classmethod
     def plan(cls, role: str, cell: CellSteps) -> Self | None:
@@ -51,7 +51,7 @@ class PretrainStep(TrainingStep):
         if entry.pretrain is None or cell.until == "labels":
             return None
         config = entry.pretrain.config.model_copy(update={"seed": entry.pretrain.config.seed + entry.seed})
-        labels, num_labels = None, None
+        labels, num_clusters = None, None
         if config.objective == "contrast":
             source = entry.labels.source
             contrast = config.contrast.model_copy(update={"positives": source})
@@ -59,7 +59,7 @@ class PretrainStep(TrainingStep):
             labels = cell.step(_LABELS[source]) if source in _LABELS else None
             cluster = cell.step("cluster")
             if isinstance(cluster, ClusterStep) and isinstance(cluster.config, KMeansConfig):
-                num_labels = cluster.clusters
+                num_clusters = cluster.num_clusters
         weights = entry.pretrain.weights
         identity = first_weights_identity(cell, "pretrain", config.segmentor.backbone, config.init, weights)
         return cls(
@@ -70,7 +70,7 @@ class PretrainStep(TrainingStep):
             weights_identity=identity,
             first_weights=weights,
             labels=labels,
-            num_labels=num_labels,
+            num_clusters=num_clusters,
         )
 
     @property
@@ -102,7 +102,7 @@ class PretrainStep(TrainingStep):
         labels = (self.labels.kind, self.labels.key) if self.labels else None
         weights = absolute_place(self.first_weights)
         images = ImageSlice.of(self.images)
-        return PretrainJob(storage, self.key, self.source, images, labels, self.config, weights, self.num_labels)
+        return PretrainJob(storage, self.key, self.source, images, labels, self.config, weights, self.num_clusters)
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class PretrainJob(TrainingJob):
     labels: tuple[str, str] | None
     config: PretrainConfig
     weights: str | None
-    num_labels: int | None
+    num_clusters: int | None
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ class PretrainJob(TrainingJob):
             network,
             TrainingImages.of_job(self),
             self.config,
-            num_labels=self.num_labels,
+            num_clusters=self.num_clusters,
             machine=context.machine,
             workers=context.workers,
             wrap=context.wrap,

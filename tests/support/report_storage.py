@@ -190,7 +190,7 @@ class HandMade:
             "coverage": 0.95,
             "miou": None,
             "per_class_iou": [30.0, None],
-            "clusters": 15,
+            "num_clusters": 15,
             "protocol": PROTOCOL,
         }
         if trained:

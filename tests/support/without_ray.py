@@ -101,7 +101,7 @@ class FakeWorker:
         if error is not None:
             raise error
         if task.shard is None:
-            results = {step.key: {"clusters": 3, "pmiou": 50.0} for step in steps}
+            results = {step.key: {"num_clusters": 3, "pmiou": 50.0} for step in steps}
             if steps[0].pool is Pool.PROCESS:
                 return Outcome(results=results)
             return Outcome(files={"clusters": self._record(steps[0], "models/model.arrow", 0, 0)}, results=results)

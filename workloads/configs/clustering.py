@@ -20,13 +20,13 @@ def number_of_clusters(k_per_class: float, num_classes: int) -> int:
     InputError
         When K does not fit the label maps.
     """
-    k = max(1, int(np.floor(k_per_class * num_classes + 0.5)))
-    if k > MAX_CLUSTERS:
+    num_clusters = max(1, int(np.floor(k_per_class * num_classes + 0.5)))
+    if num_clusters > MAX_CLUSTERS:
         raise InputError(
-            f"k_per_class {k_per_class} with {num_classes} classes gives {k} clusters; at most "
+            f"k_per_class {k_per_class} with {num_classes} classes gives {num_clusters} clusters; at most "
             f"{MAX_CLUSTERS} fit 16-bit label maps"
         )
-    return k
+    return num_clusters
 
 
 class KMeansConfig(HashedConfig, tag="KMeansConfig"):
@@ -68,7 +68,7 @@ class KMeansConfig(HashedConfig, tag="KMeansConfig"):
                 )
         return values
 
-    def clusters(self, num_classes: int) -> int:
+    def num_clusters(self, num_classes: int) -> int:
         """K for a data set of `num_classes` classes."""
         if self.k is not None:
             return self.k
@@ -95,6 +95,6 @@ class DbscanConfig(HashedConfig, tag="DbscanConfig"):
     k_per_class: float = Field(default=1.5, gt=0, description="clusters per class that eps 'target_k' aims at")
     max_pixels: int = Field(default=20_000, ge=2, description="largest number of sampled pixels to fit on (footnote 1)")
 
-    def clusters(self, num_classes: int) -> int:
+    def num_clusters(self, num_classes: int) -> int:
         """The number of clusters that `eps="target_k"` aims at for a data set of `num_classes` classes."""
         return number_of_clusters(self.k_per_class, num_classes)

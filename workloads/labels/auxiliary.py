@@ -212,16 +212,16 @@ def without_outliers(labels: np.ndarray, distance: np.ndarray, thresholds: np.nd
     return np.where(distance > thresholds[labels], np.uint16(IGNORE_LABEL), labels)
 
 
-def vote(labels: np.ndarray, superpixels: np.ndarray, k: int) -> np.ndarray:
+def vote(labels: np.ndarray, superpixels: np.ndarray, num_clusters: int) -> np.ndarray:
     """Give every superpixel the label that most of its labelled pixels have.
 
     Parameters
     ----------
     labels : ndarray of uint16, shape (H, W)
-        0..k-1, or 65535 for pixels that have no vote.
+        0..num_clusters-1, or 65535 for pixels that have no vote.
     superpixels : ndarray of uint16, shape (H, W)
         Ids 0..n-1.
-    k : int
+    num_clusters : int
         Number of labels.
 
     Returns
@@ -238,13 +238,13 @@ def vote(labels: np.ndarray, superpixels: np.ndarray, k: int) -> np.ndarray:
         raise InputError(f"superpixels: {superpixels.shape}, the labels are {labels.shape}; one size is needed")
     # Column k counts the pixels without a vote.
     bins = superpixels.astype(np.intp)
-    bins *= k + 1
-    bins += np.minimum(labels, np.uint16(k))
+    bins *= num_clusters + 1
+    bins += np.minimum(labels, np.uint16(num_clusters))
     number = int(superpixels.max()) + 1
-    counts = np.bincount(bins.ravel(), minlength=number * (k + 1)).reshape(number, k + 1)
-    abstained = counts[:, k].sum()
-    assert abstained == np.count_nonzero(labels == IGNORE_LABEL), "a label is neither below k nor 65535"
-    votes = counts[:, :k]
+    counts = np.bincount(bins.ravel(), minlength=number * (num_clusters + 1)).reshape(number, num_clusters + 1)
+    abstained = counts[:, num_clusters].sum()
+    assert abstained == np.count_nonzero(labels == IGNORE_LABEL), "a label is neither below num_clusters nor 65535"
+    votes = counts[:, :num_clusters]
     winner = votes.argmax(1).astype(np.uint16)
     winner[votes.max(1) == 0] = IGNORE_LABEL
     return winner[superpixels]

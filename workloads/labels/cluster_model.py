@@ -56,11 +56,6 @@ class ClusterModel:
     limit: float = float("inf")
     eps: float = 0.0
 
-    @property
-    def K(self) -> int:  # noqa: N802 - the field's symbol
-        """The number of clusters."""
-        return self.num_clusters
-
     def outlier_thresholds(self, share: float) -> np.ndarray:
         """Squared distances beyond which a pixel of each cluster is an outlier.
 

@@ -136,7 +136,7 @@ def density(distances: np.ndarray, min_samples: int) -> Density:
     return Density(core, edges, weights)
 
 
-def choose_eps(dense: Density, config: DbscanConfig, target_k: int | None) -> float:
+def choose_eps(dense: Density, config: DbscanConfig, num_clusters: int | None) -> float:
     """The squared radius that `config.eps` stands for."""
     if config.eps == "knee":
         curve = np.sqrt(np.sort(dense.core).astype(np.float64))
@@ -144,9 +144,9 @@ def choose_eps(dense: Density, config: DbscanConfig, target_k: int | None) -> fl
         # Half-way to the next core distance, so that rounding does not decide about the sample at the knee.
         return float(curve[knee : knee + 2].mean() ** 2)
     if config.eps == "target_k":
-        assert target_k is not None, 'eps "target_k" needs target_k'
+        assert num_clusters is not None, 'eps "target_k" needs the number to aim at'
         radii, clusters = dense.radii()
-        distance = np.where(clusters > 0, np.abs(clusters - target_k), np.iinfo(np.int64).max)
+        distance = np.where(clusters > 0, np.abs(clusters - num_clusters), np.iinfo(np.int64).max)
         nearest = np.flatnonzero(distance == distance.min())
         best = int(nearest[dense.evenness(radii)[nearest].argmax()])
         # Between two radii nothing changes; the middle keeps clear of rounding at either.
@@ -159,7 +159,7 @@ def fit_dbscan(
     features: np.ndarray | Tensor,
     config: DbscanConfig,
     seed: int,
-    target_k: int | None = None,
+    num_clusters: int | None = None,
     device: str | torch.device = "cpu",
 ) -> ClusterModel:
     """Fit DBSCAN; with more than `max_pixels` rows, on a seeded subset of them.
@@ -172,8 +172,8 @@ def fit_dbscan(
         How to fit.
     seed : int
         Of the subset.
-    target_k : int | None
-        The number of clusters to aim at (`config.clusters(M)`), needed for eps "target_k" only.
+    num_clusters : int | None
+        The number of clusters to aim at (`config.num_clusters(M)`), needed for eps "target_k" only.
     device : str | torch.device
         Where distances are computed.
 
@@ -199,7 +199,7 @@ def fit_dbscan(
     with sample_matrix(features, device) as matrix:
         distances = matrix.distances().cpu().numpy()
         dense = density(distances, config.min_samples)
-        eps_square = choose_eps(dense, config, target_k)
+        eps_square = choose_eps(dense, config, num_clusters)
         labels = dense.labels(eps_square)
         found = int(labels.max()) + 1
         eps = math.sqrt(eps_square)

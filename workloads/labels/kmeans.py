@@ -101,7 +101,7 @@ class KMeansState:
 
 def fit_kmeans(
     features: np.ndarray | Tensor,
-    k: int,
+    num_clusters: int,
     config: KMeansConfig,
     seed: int,
     device: str | torch.device = "cpu",
@@ -116,7 +116,7 @@ def fit_kmeans(
     ----------
     features : ndarray | Tensor of float32, shape (n, d)
         One row per sampled pixel.
-    k : int
+    num_clusters : int
         Number of clusters; `config.k` and `config.k_per_class` are the caller's to turn into it.
     config : KMeansConfig
         How to fit. `max_pixels` is the caller's to respect when sampling.
@@ -128,7 +128,7 @@ def fit_kmeans(
         Go on from this state of the same fit; the result has the same bits as without interruption.
     on_iteration : Callable[[KMeansState], None] | None
         Called with the state after every iteration.
-    initial_centers : ndarray of float32, shape (k, d), or None
+    initial_centers : ndarray of float32, shape (num_clusters, d), or None
         Instead of `config.init`; every restart would be the same, so it takes only one.
 
     Returns
@@ -139,32 +139,34 @@ def fit_kmeans(
     Raises
     ------
     InputError
-        Features that are not a finite float32 matrix; k larger than the number of (distinct) samples; initial centres
-        or a state of another shape.
+        Features that are not a finite float32 matrix; more clusters than (distinct) samples; initial centres or a
+        state of another shape.
     """
-    shape = (k, features.shape[-1])
+    shape = (num_clusters, features.shape[-1])
     if initial_centers is not None and initial_centers.shape != shape:
         raise InputError(f"initial_centers: shape {initial_centers.shape}, {shape} is needed")
     if resume is not None and resume.centers.shape != shape:
         raise InputError(f"resume: centres of shape {resume.centers.shape}, this fit has {shape}")
     with sample_matrix(features, device) as matrix:
-        require_distinct(matrix, k)
-        fit = _Fit(matrix, k, config, seed, on_iteration or (lambda state: None), initial_centers)
+        require_distinct(matrix, num_clusters)
+        fit = _Fit(matrix, num_clusters, config, seed, on_iteration or (lambda state: None), initial_centers)
         return fit.run(resume)
 
 
-def require_distinct(matrix: SampleMatrix, k: int) -> None:
+def require_distinct(matrix: SampleMatrix, num_clusters: int) -> None:
     """InputError unless the rows hold at least k distinct samples; looks at no more rows than it takes to know."""
-    if k > matrix.rows:
-        raise InputError(f"k {k} is larger than the number of samples {matrix.rows}; allowed: 1 to {matrix.rows}")
+    if num_clusters > matrix.rows:
+        raise InputError(
+            f"k {num_clusters} is larger than the number of samples {matrix.rows}; allowed: 1 to {matrix.rows}"
+        )
     distinct: set[bytes] = set()
     for start in range(0, matrix.rows, 4096):
         block = (matrix.features[start : start + 4096] + 0.0).cpu().numpy()  # + 0.0 turns -0.0 into 0.0
         distinct.update(row.tobytes() for row in block)
-        if len(distinct) >= k:
+        if len(distinct) >= num_clusters:
             return
     raise InputError(
-        f"k {k} is larger than the number of distinct samples {len(distinct)} (of {matrix.rows}); "
+        f"k {num_clusters} is larger than the number of distinct samples {len(distinct)} (of {matrix.rows}); "
         f"allowed: 1 to {len(distinct)}"
     )
 
@@ -174,7 +176,7 @@ class _Fit:
     """One fit: what does not change over its iterations."""
 
     matrix: SampleMatrix
-    k: int
+    num_clusters: int
     config: KMeansConfig
     seed: int
     on_iteration: Callable[[KMeansState], None]
@@ -204,8 +206,8 @@ class _Fit:
             index, distance = self.matrix.nearest(self._on_device(state.best_centers))
         return ClusterModel(
             points=state.best_centers,
-            owner=np.arange(self.k, dtype=np.int32),
-            num_clusters=self.k,
+            owner=np.arange(self.num_clusters, dtype=np.int32),
+            num_clusters=self.num_clusters,
             sample_label=index.astype(np.int32),
             sample_distance=distance,
             inertia=state.best_inertia,
@@ -223,9 +225,9 @@ class _Fit:
         if self.initial_centers is not None:
             centers = np.asarray(self.initial_centers, np.float32)
         elif self.config.init == "random":
-            centers = random_centers(self.matrix, self.k, rng)
+            centers = random_centers(self.matrix, self.num_clusters, rng)
         else:
-            centers = greedy_plus_plus(self.matrix, self.k, rng)
+            centers = greedy_plus_plus(self.matrix, self.num_clusters, rng)
         fresh = KMeansState(
             restart=restart,
             iteration=0,
@@ -278,7 +280,7 @@ class _Fit:
         return sums, counts, len(empty)
 
 
-def random_centers(matrix: SampleMatrix, k: int, rng: np.random.Generator) -> np.ndarray:
+def random_centers(matrix: SampleMatrix, num_clusters: int, rng: np.random.Generator) -> np.ndarray:
     """Draw k random rows, no two of them equal: float32 (k, d)."""
     seen: dict[bytes, np.ndarray] = {}
     order = rng.permutation(matrix.rows)
@@ -286,12 +288,12 @@ def random_centers(matrix: SampleMatrix, k: int, rng: np.random.Generator) -> np
         block = matrix.features[torch.from_numpy(order[start : start + 4096]).to(matrix.device)].cpu().numpy()
         for row in block:
             seen.setdefault((row + 0.0).tobytes(), row)
-            if len(seen) == k:
+            if len(seen) == num_clusters:
                 return np.stack(list(seen.values()))
-    raise AssertionError("require_distinct has made sure of k distinct rows")
+    raise AssertionError("require_distinct has made sure of enough distinct rows")
 
 
-def greedy_plus_plus(matrix: SampleMatrix, k: int, rng: np.random.Generator) -> np.ndarray:
+def greedy_plus_plus(matrix: SampleMatrix, num_clusters: int, rng: np.random.Generator) -> np.ndarray:
     """Greedy k-means++ with 2 + ln k candidates a step: float32 (k, d).
 
     Each step draws candidates with probability proportional to the squared distance to the nearest centre so far and
@@ -301,12 +303,12 @@ def greedy_plus_plus(matrix: SampleMatrix, k: int, rng: np.random.Generator) -> 
     ----------
     Arthur and Vassilvitskii, "k-means++: The Advantages of Careful Seeding", SODA 2007.
     """
-    trials = 2 + int(math.log(k))
+    trials = 2 + int(math.log(num_clusters))
     closest = torch.full((matrix.rows,), math.inf, device=matrix.device)
     chosen = [int(rng.integers(matrix.rows))]
     after, _ = matrix.nearest_after(closest, matrix.features[chosen])
     closest = after[0]
-    while len(chosen) < k:
+    while len(chosen) < num_clusters:
         # A chosen row's distance may come out as rounding error; it must not be drawn again.
         closest[chosen] = 0
         cumulative = np.cumsum(closest.cpu().numpy(), dtype=np.float64)

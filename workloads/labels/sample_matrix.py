@@ -112,22 +112,22 @@ class SampleMatrix:
         ----------
         centers : Tensor of float32, shape (K, d)
         """
-        k = len(centers)
+        num_clusters = len(centers)
         transposed, constant = self._targets(centers)
 
         def chunk(x: Tensor, rows: slice) -> tuple[float, Tensor, Tensor]:
             values, labels = torch.addmm(constant, x, transposed, alpha=-2).min(1)
             inertia = float((values + self.row_square[rows]).sum(dtype=torch.float64))
             if self.device.type == "cpu":
-                sums = torch.zeros(k, self.dims).index_add_(0, labels, x)
+                sums = torch.zeros(num_clusters, self.dims).index_add_(0, labels, x)
             else:  # index_add_ on CUDA adds in no fixed order; a product with the one-hot labels does
-                one_hot = torch.zeros(len(x), k, device=self.device).scatter_(1, labels[:, None], 1.0)
+                one_hot = torch.zeros(len(x), num_clusters, device=self.device).scatter_(1, labels[:, None], 1.0)
                 sums = one_hot.t() @ x
             # bincount on CUDA is not deterministic in general, but sums of ones are exact in any order.
-            return inertia, sums, torch.bincount(labels, minlength=k)
+            return inertia, sums, torch.bincount(labels, minlength=num_clusters)
 
-        sums = torch.zeros(k, self.dims, dtype=torch.float64, device=self.device)
-        counts = torch.zeros(k, dtype=torch.int64, device=self.device)
+        sums = torch.zeros(num_clusters, self.dims, dtype=torch.float64, device=self.device)
+        counts = torch.zeros(num_clusters, dtype=torch.int64, device=self.device)
         inertia = 0.0
         for part_inertia, part_sums, part_counts in self._map(chunk):
             inertia += part_inertia

@@ -183,20 +183,20 @@ class LabelMemory(nn.Module):
     position: Tensor
     filled: Tensor
 
-    def __init__(self, num_labels: int, config: ContrastConfig) -> None:
+    def __init__(self, num_clusters: int, config: ContrastConfig) -> None:
         super().__init__()
         self.capacity = config.memory_per_label
         self.update_per_label = config.memory_update_per_label
-        shape = (num_labels, self.capacity, config.embedding_dim)
+        shape = (num_clusters, self.capacity, config.embedding_dim)
         self.register_buffer("vectors", torch.zeros(shape))
-        self.register_buffer("position", torch.zeros(num_labels, dtype=torch.int64))
-        self.register_buffer("filled", torch.zeros(num_labels, dtype=torch.int64))
+        self.register_buffer("position", torch.zeros(num_clusters, dtype=torch.int64))
+        self.register_buffer("filled", torch.zeros(num_clusters, dtype=torch.int64))
 
     def keys(self) -> Keys:
         """All entries as keys; entries never written have label -1."""
-        num_labels = self.vectors.shape[0]
+        num_clusters = self.vectors.shape[0]
         slots = torch.arange(self.capacity, device=self.vectors.device)
-        owner = torch.arange(num_labels, device=self.vectors.device)[:, None]
+        owner = torch.arange(num_clusters, device=self.vectors.device)[:, None]
         labels = torch.where(slots < self.filled[:, None], owner, -1).reshape(-1)
         nowhere = torch.full_like(labels, -1)
         # A copy: the entries are overwritten before the backward pass needs them.
@@ -207,13 +207,13 @@ class LabelMemory(nn.Module):
         """Remember the step's keys, at most `update_per_label` of a label, in their order, over the oldest entries."""
         held = keys.labels >= 0
         vectors, labels = keys.vectors[held].detach().to(self.vectors.dtype), keys.labels[held]
-        num_labels = self.vectors.shape[0]
+        num_clusters = self.vectors.shape[0]
         if labels.numel() == 0:
             return
-        if int(labels.max()) >= num_labels:
-            raise InputError(f"label {int(labels.max())} in the label maps; allowed: 0 to {num_labels - 1}")
+        if int(labels.max()) >= num_clusters:
+            raise InputError(f"label {int(labels.max())} in the label maps; allowed: 0 to {num_clusters - 1}")
         labels, order = torch.sort(labels, stable=True)
-        counts = torch.bincount(labels, minlength=num_labels)
+        counts = torch.bincount(labels, minlength=num_clusters)
         rank = torch.arange(labels.numel(), device=labels.device) - (counts.cumsum(0) - counts)[labels]
         kept = rank < self.update_per_label
         labels, rank = labels[kept], rank[kept]

@@ -41,21 +41,21 @@ from workloads.training.views import View, image_views, prepared, resize_labels
 class PixelContrast(Objective):
     """Pixel-level supervised contrast; a sample's map holds auxiliary labels or superpixels, uint16, 65535 ignored.
 
-    `num_labels` is the number of auxiliary labels, needed for the memory and checked where given.
+    `num_clusters` is the number of auxiliary labels, needed for the memory and checked where given.
     """
 
     def __init__(
         self,
         segmentor: Segmentor,
         config: PretrainConfig,
-        num_labels: int | None = None,
+        num_clusters: int | None = None,
         workers: Workers | None = None,
     ) -> None:
         super().__init__()
         self.segmentor = segmentor
         self.config = config
         self.views = config.views
-        self.num_labels = num_labels
+        self.num_clusters = num_clusters
         self.learns_from = (
             f"the {config.contrast.anchors_per_image} anchor slots of an image (positives "
             f"{config.contrast.positives!r}, cells of {segmentor.config.output_stride} pixels)"
@@ -68,9 +68,9 @@ class PixelContrast(Objective):
         self.projection = ProjectionHead(channels, config.contrast.embedding_dim)
         self.memory: LabelMemory | None = None
         if config.contrast.memory_per_label:
-            if num_labels is None:
+            if num_clusters is None:
                 raise InputError("memory_per_label needs the number of labels")
-            self.memory = LabelMemory(num_labels, config.contrast)
+            self.memory = LabelMemory(num_clusters, config.contrast)
         self._seen: Keys | None = None
 
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
@@ -93,8 +93,8 @@ class PixelContrast(Objective):
     def _checked_labels(self, sample: Sample, image_id: str) -> np.ndarray | None:
         if self.config.contrast.positives == "pixel":
             return None
-        num_labels = self.num_labels if self.config.contrast.positives == "auxiliary" else None
-        return check_labels(image_id, sample, "label map", num_labels, IGNORE_LABEL)
+        num_clusters = self.num_clusters if self.config.contrast.positives == "auxiliary" else None
+        return check_labels(image_id, sample, "label map", num_clusters, IGNORE_LABEL)
 
     def _cells(self, view: View, labels: np.ndarray | None, image_width: int) -> Tensor:
         stride, contrast = self.segmentor.config.output_stride, self.config.contrast
@@ -155,7 +155,7 @@ def build_objective(
     segmentor: Segmentor,
     config: PretrainConfig,
     num_images: int,
-    num_labels: int | None = None,
+    num_clusters: int | None = None,
     workers: Workers | None = None,
 ) -> Objective:
     """The objective that `config` names, around a network that holds its first weights."""
@@ -168,7 +168,7 @@ def build_objective(
         torch.manual_seed(stable_hash(config.seed, "objective") % 2**63)
         match config.objective:
             case "contrast":
-                return PixelContrast(segmentor, config, num_labels, workers)
+                return PixelContrast(segmentor, config, num_clusters, workers)
             case "moco":
                 return MomentumContrast(segmentor, config, num_images, workers)
             case "pixpro":
@@ -190,7 +190,7 @@ def pretraining_loop(
     source: Source,
     config: PretrainConfig,
     *,
-    num_labels: int | None = None,
+    num_clusters: int | None = None,
     machine: Machine | None = None,
     workers: Workers | None = None,
     wrap: Wrap | None = None,
@@ -200,5 +200,5 @@ def pretraining_loop(
     At the end, `networks.pretrained_state(segmentor, pretrained_scope(config))` is what fine-tuning loads.
     """
     shared = workers or SingleProcess()
-    objective = build_objective(segmentor, config, len(source.ids), num_labels, shared)
+    objective = build_objective(segmentor, config, len(source.ids), num_clusters, shared)
     return Loop(objective, source, config, machine=machine, workers=shared, wrap=wrap)

@@ -11,7 +11,7 @@ from orchestrator.results.console_tables import print_cells
 
 
 def cell(values: dict[str, Any], pmiou: float | None, row: str | None = None, column: str | None = None) -> CellResult:
-    metrics = Metrics() if pmiou is None else Metrics(pmiou=pmiou, clusters=15)
+    metrics = Metrics() if pmiou is None else Metrics(pmiou=pmiou, num_clusters=15)
     status = Status.FAILED if pmiou is None else Status.DONE
     return CellResult(values=values, row=row, column=column, metrics=metrics, status=status)
 

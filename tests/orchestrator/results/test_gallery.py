@@ -66,7 +66,7 @@ def test_settings_share_image_and_truth_and_keep_the_colours_of_labels(tiny: Doc
         assert gallery.images[place] == name
         own, classes = gallery.settings[0].tiles[place]
         assert (own.title, classes.title) == ("labels", "labels as classes")
-        assert np.array_equal(decoded(own), distinct_colours(maps.clusters(cell))[labels])
+        assert np.array_equal(decoded(own), distinct_colours(maps.num_clusters(cell))[labels])
         difference = np.abs(decoded(gallery.shared[place][0]) - dataset.read_image("val", name).astype(int))
         assert difference.mean() < 8, "a photograph, but for what JPEG leaves out"
 

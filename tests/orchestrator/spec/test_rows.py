@@ -46,7 +46,13 @@ def cells(table: Path, *overrides: str) -> list[Cell]:
 
 def settings(cell: Cell) -> tuple[Any, ...]:
     labels = cell.entry.labels
-    return (cell.row, cell.column, labels.clustering.clusters(10), labels.sampling.pixels_per_image, labels.outliers)
+    return (
+        cell.row,
+        cell.column,
+        labels.clustering.num_clusters(10),
+        labels.sampling.pixels_per_image,
+        labels.outliers,
+    )
 
 
 def test_cells_are_rows_by_columns_by_grid(table: Path) -> None:

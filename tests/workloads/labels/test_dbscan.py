@@ -43,7 +43,7 @@ def test_core_samples_and_clusters_are_those_of_scikit_learn(seed: int, eps: flo
 def test_a_given_radius_finds_the_shapes() -> None:
     features = rings_and_blobs()
     model = fit_dbscan(features, DbscanConfig(eps=1.0, min_samples=8), 0)
-    assert model.K == 3
+    assert model.num_clusters == 3
     assert np.unique(model.sample_label[:300]).tolist() == [0]
     assert np.unique(model.sample_label[300:450]).tolist() == [1]
     assert np.unique(model.sample_label[450:600]).tolist() == [2]
@@ -53,22 +53,22 @@ def test_a_given_radius_finds_the_shapes() -> None:
 def test_the_knee_separates_the_shapes_from_the_noise() -> None:
     model = fit_dbscan(rings_and_blobs(), DbscanConfig(eps="knee", min_samples=8), 0)
     assert 0.4 < model.eps < 3.0
-    assert model.K == 3
+    assert model.num_clusters == 3
 
 
 def test_target_k_takes_the_most_even_radius_that_gives_the_number() -> None:
     features = rings_and_blobs()
     config = DbscanConfig(eps="target_k", min_samples=8)
     for target in (1, 2, 3):
-        model = fit_dbscan(features, config, 0, target_k=target)
-        assert target == model.K
+        model = fit_dbscan(features, config, 0, num_clusters=target)
+        assert target == model.num_clusters
         theirs = DBSCAN(eps=model.eps, min_samples=8).fit(features.astype(np.float64))
         assert theirs.labels_.max() + 1 == target
         assert len(model.points) == len(theirs.core_sample_indices_)
     assert np.bincount(model.sample_label).min() > 130  # the three shapes, not one shape and two crumbs
     # No radius gives 500 clusters: the nearest number is taken.
-    assert 3 <= fit_dbscan(features, config, 0, target_k=500).K < 500
-    assert config.clusters(19) == 29
+    assert 3 <= fit_dbscan(features, config, 0, num_clusters=500).num_clusters < 500
+    assert config.num_clusters(19) == 29
 
 
 @settings(max_examples=20, deadline=None)
@@ -124,5 +124,5 @@ def test_no_cluster_at_all_says_what_radius_would_have_one() -> None:
 def test_models_survive_storage_as_arrays() -> None:
     model = fit_dbscan(rings_and_blobs(), DbscanConfig(eps=1.0, min_samples=8, noise="strict"), 0)
     again = ClusterModel.from_arrays(model.to_arrays())
-    assert (again.limit, again.eps, again.K) == (model.limit, model.eps, model.K)
+    assert (again.limit, again.eps, again.num_clusters) == (model.limit, model.eps, model.num_clusters)
     assert np.array_equal(again.owner, model.owner)

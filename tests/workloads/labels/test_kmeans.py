@@ -50,8 +50,8 @@ def test_more_clusters_than_labels_are_refused() -> None:
 
 def test_config_takes_k_or_k_per_class_but_not_both() -> None:
     assert KMeansConfig().k_per_class == 1.5
-    assert KMeansConfig(k=7).clusters(11) == 7 and KMeansConfig(k=7).k_per_class is None
-    assert KMeansConfig(k_per_class=2.0).clusters(11) == 22
+    assert KMeansConfig(k=7).num_clusters(11) == 7 and KMeansConfig(k=7).k_per_class is None
+    assert KMeansConfig(k_per_class=2.0).num_clusters(11) == 22
     with pytest.raises(ValueError, match="one is allowed"):
         KMeansConfig(k=7, k_per_class=1.5)
 
@@ -272,4 +272,4 @@ def test_models_survive_storage_as_arrays() -> None:
     model = fit_kmeans(blobs(200), 3, KMeansConfig(k=3), 0)
     again = ClusterModel.from_arrays(model.to_arrays())
     assert digest(again) == digest(model)
-    assert again.K == 3 and again.converged is model.converged
+    assert again.num_clusters == 3 and again.converged is model.converged

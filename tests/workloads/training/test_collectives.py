@@ -56,7 +56,7 @@ class Noise:
 def run(kind, workers, wrap=None):
     if kind == "pretrain":
         network = pretraining_network(PRETRAIN)
-        loop = pretraining_loop(network, Noise(np.uint16, 65535), PRETRAIN, num_labels=3, workers=workers, wrap=wrap)
+        loop = pretraining_loop(network, Noise(np.uint16, 65535), PRETRAIN, num_clusters=3, workers=workers, wrap=wrap)
     else:
         network = build_segmentor(NETWORK, 3)
         weights = torch.tensor([0.5, 1.0, 4.0]) if kind == "balanced finetune" else None

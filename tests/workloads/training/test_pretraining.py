@@ -46,9 +46,9 @@ def config(contrast=None, **changes):
     return PretrainConfig(**{**base, "contrast": contrast or ContrastConfig(anchors_per_image=24), **changes})
 
 
-def loop(configuration, source=None, num_labels=None, **options):
+def loop(configuration, source=None, num_clusters=None, **options):
     network = pretraining_network(configuration)
-    return pretraining_loop(network, source or Quarters(), configuration, num_labels=num_labels, **options)
+    return pretraining_loop(network, source or Quarters(), configuration, num_clusters=num_clusters, **options)
 
 
 def test_same_labels_come_together_and_others_apart():
@@ -141,14 +141,14 @@ def test_a_killed_run_continues_with_the_same_bits(objective):
             "pixpro": configuration.pixpro.model_copy(update={"hidden_channels": 16, "embedding_dim": 8}),
         }
     )
-    undisturbed = loop(configuration, num_labels=3)
+    undisturbed = loop(configuration, num_clusters=3)
     expected = [report.loss for report in undisturbed.run()]
-    killed = loop(configuration, num_labels=3)
+    killed = loop(configuration, num_clusters=3)
     losses = [report.loss for report in killed.run(until=2)]
     file = io.BytesIO()
     torch.save(killed.state_dict(), file)
     file.seek(0)
-    continued = loop(configuration, num_labels=3)
+    continued = loop(configuration, num_clusters=3)
     continued.load_state_dict(torch.load(file, weights_only=True))
     losses += [report.loss for report in continued.run()]
     assert losses == expected
@@ -158,7 +158,7 @@ def test_a_killed_run_continues_with_the_same_bits(objective):
 
 def test_memory_gives_keys_of_earlier_steps():
     remembering = config(ContrastConfig(anchors_per_image=24, memory_per_label=30, memory_update_per_label=8), steps=3)
-    run = loop(remembering, num_labels=3)
+    run = loop(remembering, num_clusters=3)
     with_memory = [report.loss for report in run.run()]
     without = [report.loss for report in loop(config(ContrastConfig(anchors_per_image=24))).run()]
     assert with_memory[0] == without[0], "nothing is remembered yet"
@@ -209,7 +209,7 @@ def test_dropout_is_off():
 
 
 def test_bad_maps_are_named():
-    objective = build_objective(pretraining_network(config()), config(), num_images=4, num_labels=2)
+    objective = build_objective(pretraining_network(config()), config(), num_images=4, num_clusters=2)
     image = np.zeros((64, 64, 3), np.uint8)
     slot = Slot("street", 0, (49, 49))
     with pytest.raises(InputError, match="street: label 2 in the label map; allowed: 0 to 1, and 65535"):
