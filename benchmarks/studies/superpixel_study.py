@@ -35,6 +35,7 @@ from workloads.configs.superpixels import SuperpixelConfig
 from workloads.datasets import Dataset, open_dataset
 from workloads.datasets.camvid import CamvidConfig
 from workloads.features.extractors import Extractor, build_extractor
+from workloads.grid import CellGrid
 from workloads.ignored import IGNORE_CLASS
 from workloads.labels.auxiliary import assign, scorer, vote
 from workloads.labels.kmeans import ClusterModel, fit_kmeans
@@ -157,7 +158,8 @@ def study_coarse(judged: Judged, stride: int) -> str:
     cells = (-(-353 // stride), -(-481 // stride))
     for index, truth in enumerate(judged.truths):
         one_hot = torch.stack([torch.from_numpy(truth == label) for label in range(CLASSES)]).float()
-        labels, _ = assign(F.interpolate(one_hot[None], cells, mode="area")[0], truth.shape)
+        grid = CellGrid(stride, (stride - 1) / 2, (cells[0] * stride, cells[1] * stride))
+        labels, _ = assign(F.interpolate(one_hot[None], cells, mode="area")[0], truth.shape, grid)
         before.update(labels, truth)
         for setting, confusion in after.items():
             confusion.update(vote(labels, judged.segments[setting][index], CLASSES), truth)
@@ -183,7 +185,8 @@ def study_clusters(
         found: dict[str | None, list[tuple[float, float, np.ndarray, Changes]]] = defaultdict(list)
         for seed in range(len(scorers)):
             labels = [
-                upsample(maps[seed], truth.shape, upsampling) for maps, truth in zip(scores, judged.truths, strict=True)
+                upsample(maps[seed], truth.shape, upsampling, extractor.grid)
+                for maps, truth in zip(scores, judged.truths, strict=True)
             ]
             confusion = count(labels, judged.truths)
             score = proxy_mean_iou(confusion, CLASSES)
@@ -262,13 +265,14 @@ def forward(extractor: Extractor, pictures: Iterator[np.ndarray] | list[np.ndarr
         yield from extractor.features(batch)
 
 
-def upsample(maps: torch.Tensor, size: tuple[int, int], how: str) -> np.ndarray:
+def upsample(maps: torch.Tensor, size: tuple[int, int], how: str, grid: CellGrid) -> np.ndarray:
     """Labels uint16 (H, W), upsampled before the argmax (bilinear) or after it (nearest)."""
     if how == "bilinear":
-        return assign(maps, size)[0]
+        return assign(maps, size, grid)[0]
     labels = maps.argmax(0).numpy().astype(np.uint16)
     rows, columns = (
-        np.linspace(0, cells - 1, pixels).round().astype(int) for cells, pixels in zip(labels.shape, size, strict=True)
+        grid.places(axis, cells, pixels).round().astype(int)
+        for axis, (cells, pixels) in enumerate(zip(labels.shape, size, strict=True))
     )
     return labels[np.ix_(rows, columns)]
 

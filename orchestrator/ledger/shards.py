@@ -36,8 +36,9 @@ MAP_SCHEMA = pa.schema(
     ]
 )
 # `removed` holds the former labels of the ignored pixels in row-major order, where labels are to be judged; else it is
-# empty. Only with them can a score count an outlier against the label it was taken from.
-LABEL_SCHEMA = MAP_SCHEMA.append(pa.field("removed", pa.list_(pa.uint16())))
+# empty. Only with them can a score count an outlier against the label it was taken from. `outliers` is the number of
+# pixels that were taken out before the vote.
+LABEL_SCHEMA = MAP_SCHEMA.append(pa.field("removed", pa.list_(pa.uint16()))).append(pa.field("outliers", pa.int64()))
 
 
 def sample_schema(channels: int) -> pa.Schema:
@@ -148,9 +149,10 @@ def map_batch(image: str, values: np.ndarray) -> pa.RecordBatch:
     return pa.record_batch(_map_columns(image, values), schema=MAP_SCHEMA)
 
 
-def label_batch(image: str, labels: np.ndarray, removed: np.ndarray) -> pa.RecordBatch:
-    """A label map (H, W) of uint16 and the former labels (r,) of its ignored pixels (or none), one row."""
-    return pa.record_batch([*_map_columns(image, labels), _list_of(removed)], schema=LABEL_SCHEMA)
+def label_batch(image: str, labels: np.ndarray, removed: np.ndarray, outliers: int) -> pa.RecordBatch:
+    """A label map (H, W) of uint16, the former labels (r,) of its ignored pixels (or none), its outliers: one row."""
+    own = [_list_of(removed), pa.array([outliers], pa.int64())]
+    return pa.record_batch([*_map_columns(image, labels), *own], schema=LABEL_SCHEMA)
 
 
 def _map_columns(image: str, values: np.ndarray) -> list[pa.Array]:
@@ -221,17 +223,23 @@ class Shard:
             flat = batch.column("values").flatten().to_numpy(zero_copy_only=True)
             if min(height, width) < 0 or height * width != len(flat):
                 raise ValueError(f"a map of {height} x {width} pixels has {len(flat)} values")
-            removed = batch.column("removed").flatten().to_numpy() if "removed" in batch.schema.names else None
-            return StoredMap(confined(batch.column("image")[0].as_py()), flat.reshape(height, width), removed)
+            removed, outliers = None, 0
+            if "removed" in batch.schema.names:
+                removed, outliers = batch.column("removed").flatten().to_numpy(), batch.column("outliers")[0].as_py()
+            return StoredMap(confined(batch.column("image")[0].as_py()), flat.reshape(height, width), removed, outliers)
 
 
 @dataclass(frozen=True)
 class StoredMap:
-    """A map (H, W) uint16 of an image, and the former labels (r,) of its ignored pixels where such were kept."""
+    """A map (H, W) uint16 of an image, and the former labels (r,) of its ignored pixels where such were kept.
+
+    `outliers` is the number of pixels that cast no vote.
+    """
 
     image: str
     values: np.ndarray
     removed: np.ndarray | None
+    outliers: int
 
 
 def read_maps(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray]]:
@@ -240,8 +248,8 @@ def read_maps(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray]]:
         yield stored.image, stored.values
 
 
-def read_judged_labels(storage: Storage, path: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
-    """Image id, label map (H, W), and the former labels of its ignored pixels (None where they were not kept).
+def read_judged_labels(storage: Storage, path: str) -> Iterator[StoredMap]:
+    """Every label map of a shard, with what was taken out of it.
 
     Raises:
         InputError: the shard is missing or damaged.
@@ -251,7 +259,7 @@ def read_judged_labels(storage: Storage, path: str) -> Iterator[tuple[str, np.nd
         with _described(storage, path):
             if kept and kept != np.count_nonzero(stored.values == IGNORE_LABEL):
                 raise ValueError(f"{kept} former labels are not one for each ignored pixel")
-        yield stored.image, stored.values, stored.removed
+        yield stored
 
 
 def _maps(storage: Storage, path: str) -> Iterator[StoredMap]:

@@ -33,7 +33,7 @@ from workloads.devices import torch_device
 from workloads.errors import BrokenImageError, InputError
 from workloads.features.extractors import Extractor, build_extractor
 from workloads.ignored import IGNORE_LABEL
-from workloads.labels.auxiliary import Scorer, assign, scorer, vote, without_outliers
+from workloads.labels.auxiliary import Scorer, assign, outliers, scorer, vote
 from workloads.labels.cluster_model import ClusterModel
 from workloads.seeding import generator
 
@@ -118,21 +118,22 @@ def label_shard(
         size = picture.shape[:2]
         for model_path in dict.fromkeys(one.model_path for one in labellings):
             clusters = _scorer(storage, model_path, str(features.device))
-            labels, distance = assign(clusters.maps(features), size)
-            kept: dict[float, np.ndarray] = {}
+            scores = clusters.maps(features)
+            labels, _ = assign(scores, size, extractor.grid)
+            taken_out: dict[float, np.ndarray] = {}
             for one, writer in zip(labellings, writers, strict=True):
                 if one.model_path != model_path:
                     continue
-                if one.outliers not in kept:
+                if one.outliers not in taken_out:
                     thresholds = _thresholds(storage, model_path, one.outliers)
-                    kept[one.outliers] = without_outliers(labels, distance, thresholds)
-                result, former = kept[one.outliers], labels
+                    taken_out[one.outliers] = outliers(scores, thresholds, size, extractor.grid)
+                result, former = np.where(taken_out[one.outliers], np.uint16(IGNORE_LABEL), labels), labels
                 if one.superpixel_paths:
                     segment = segments[one.superpixel_paths][image_id]
                     result = vote(result, segment, clusters.num_clusters)
                     former = vote(labels, segment, clusters.num_clusters) if one.judged else former
                 removed = former[result == IGNORE_LABEL] if one.judged else labels[:0]
-                writer.add(label_batch(image_id, result, removed))
+                writer.add(label_batch(image_id, result, removed, int(taken_out[one.outliers].sum())))
     source.leave_contents(storage)
     seconds = (time.perf_counter() - begun) / len(labellings)
     return [writer.write(storage, one.path, seconds) for one, writer in zip(labellings, writers, strict=True)]

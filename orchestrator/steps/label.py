@@ -25,7 +25,7 @@ class LabelStep(ShardedStep):
     """Auxiliary labels of any images by a fitted model; `judged` where a score step reads them."""
 
     kind: ClassVar[str] = "label"
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
     title: ClassVar[str] = "label images"
     pool: ClassVar[Pool] = Pool.EXTRACT
     roles: ClassVar[tuple[str, ...]] = ("label", "label_val")

@@ -10,7 +10,7 @@ from orchestrator.ledger.image_sets import ShardRange, read_listing
 from orchestrator.ledger.keys import digest
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
-from orchestrator.ledger.shards import read_judged_labels
+from orchestrator.ledger.shards import StoredMap, read_judged_labels
 from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache
 from orchestrator.steps.rates import Rate
 from orchestrator.steps.step import CellSteps, Need, Piece, Pool, Step
@@ -158,19 +158,20 @@ class ScoreJob:
             raise InputError(
                 f"pool {self.source.pool!r} has no pixel with a class, and PmIoU needs one", key="dataset.val"
             )
-        return Outcome(results={target.key: _judge(confusions[target.key], target) for target in self.targets})
+        results = {target.key: _judge(confusions[target.key], target) for target in self.targets}
+        for target in self.targets:
+            if target.condition == "auxiliary":
+                results[target.key]["outliers_removed"] = maps[target.key].outliers
+        return Outcome(results=results)
 
 
-_Judged = tuple[np.ndarray, np.ndarray | None]
-
-
-def _count(confusion: Confusion, condition: str, judged: _Judged | None, truth: np.ndarray) -> None:
+def _count(confusion: Confusion, condition: str, judged: StoredMap | None, truth: np.ndarray) -> None:
     """Count one image under a condition of Table 1."""
     if judged is None:
         # Condition #1: every pixel is a label of its own, so the classes' pixel counts are all there is to count.
         confusion.update(np.full(truth.shape, IGNORE_LABEL, dtype=np.uint16), truth)
         return
-    labels, removed = judged
+    labels, removed = judged.values, judged.removed
     if condition == "superpixel":
         confusion.append(labels, truth)
     elif removed is None or not removed.size:
@@ -205,18 +206,26 @@ class _Maps:
     """The maps of a finished step in the order of its images, some of which may be missing."""
 
     def __init__(self, storage: Storage, kind: str, key: str) -> None:
+        self._outliers = self._pixels = 0
         self._iterator = self._read(storage, kind, key)
         self._next = next(self._iterator, None)
 
-    def take(self, image_id: str) -> _Judged | None:
+    def take(self, image_id: str) -> StoredMap | None:
         """The image's labels and former labels, or None when it was quarantined. Images must be asked for in order."""
-        if self._next is None or self._next[0] != image_id:
+        found = self._next
+        if found is None or found.image != image_id:
             return None
-        _, labels, removed = self._next
         self._next = next(self._iterator, None)
-        return labels, removed
+        self._pixels += found.values.size
+        self._outliers += found.outliers
+        return found
+
+    @property
+    def outliers(self) -> float:
+        """Share of the pixels so far that were taken out before the vote."""
+        return self._outliers / max(1, self._pixels)
 
     @staticmethod
-    def _read(storage: Storage, kind: str, key: str) -> Iterator[tuple[str, np.ndarray, np.ndarray | None]]:
+    def _read(storage: Storage, kind: str, key: str) -> Iterator[StoredMap]:
         for record in Ledger(storage).finished(kind, key).shards:
             yield from read_judged_labels(storage, record.path)

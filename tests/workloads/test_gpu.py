@@ -14,12 +14,14 @@ from workloads.configs.extraction import ExtractorConfig
 from workloads.datasets import open_dataset
 from workloads.datasets.scenes import ScenesConfig
 from workloads.features.extractors import build_extractor
+from workloads.grid import CellGrid
 from workloads.labels.auxiliary import assign, scorer
 from workloads.labels.kmeans import fit_kmeans
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here: the GPU path is not tested")
 
 SIZE = (97, 129)
+GRID = CellGrid(16, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +48,7 @@ def test_clusters_and_labels_agree(features: dict[str, torch.Tensor]) -> None:
     }
     assert models["cuda"].inertia == pytest.approx(models["cpu"].inertia, rel=1e-3)
     labels = {
-        device: assign(scorer(models["cpu"], device).maps(features["cpu"][0].to(device)), SIZE)[0]
+        device: assign(scorer(models["cpu"], device).maps(features["cpu"][0].to(device)), SIZE, GRID)[0]
         for device in ("cpu", "cuda")
     }
     assert (labels["cpu"] != labels["cuda"]).mean() < 0.01

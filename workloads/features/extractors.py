@@ -31,8 +31,9 @@ from workloads.configs.extraction import MINIMUM_SIZE, ExtractorConfig
 from workloads.configs.networks import SegmentorConfig
 from workloads.errors import InputError
 from workloads.features.filters import FilterBank
+from workloads.grid import CellGrid
 from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from workloads.networks.dilation import dilate, run_probe, stride_of
+from workloads.networks.dilation import centre_shift, dilate, run_probe, stride_of
 from workloads.networks.folding import fold_batch_normalisation
 from workloads.networks.random_weights import draw_weights
 from workloads.networks.segmentors import Segmentor
@@ -56,6 +57,8 @@ class Extractor:
         unpadded pools round down).
     report : WeightsReport | None
         What was loaded, or None for random weights and for filters.
+    grid : CellGrid
+        Where the places lie in an image.
     minimum_size : int
         Smallest side in pixels, after resizing, that `features` accepts.
     """
@@ -64,11 +67,16 @@ class Extractor:
     network: nn.Module
     layer: str
     channels: int
-    stride: int
+    grid: CellGrid
     device: torch.device
     identity: str
     report: WeightsReport | None = None
     minimum_size: int = MINIMUM_SIZE
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the (resized) image per feature."""
+        return self.grid.stride
 
     @torch.inference_mode()
     def features(self, images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -167,10 +175,11 @@ def build_extractor(config: ExtractorConfig, weights: str | None, device: torch.
     identity = weights_identity(config.arch, weights)
     if config.arch == "filters":
         bank = FilterBank(config.filter_bank, config.output_stride)
-        return Extractor(config, bank.to(device).eval(), "", bank.channels, config.output_stride, device, identity)
+        grid = CellGrid(config.output_stride, (config.output_stride - 1) / 2, config.input_size)
+        return Extractor(config, bank.to(device).eval(), "", bank.channels, grid, device, identity)
     network, layer = _network(config)
     layer = config.layer or layer
-    channels, stride = _measure(network, layer, config.arch)
+    channels, stride, origin = _measure(network, layer, config.arch)
     network.to_empty(device="cpu")
     draw_weights(network, config.seed)
     report = None
@@ -179,7 +188,8 @@ def build_extractor(config: ExtractorConfig, weights: str | None, device: torch.
         report = load_backbone(network, weights, config.arch)
     network = fold_batch_normalisation(network.eval().requires_grad_(False), layer)
     network = network.to(device).to(memory_format=torch.channels_last)
-    return Extractor(config, network, layer, channels, stride, device, identity, report)
+    grid = CellGrid(stride, origin, config.input_size)
+    return Extractor(config, network, layer, channels, grid, device, identity, report)
 
 
 def _network(config: ExtractorConfig) -> tuple[nn.Module, str]:
@@ -256,17 +266,27 @@ def _run_until(network: nn.Module, layer: str, images_B3HW: torch.Tensor) -> tor
     raise AssertionError(f"layer {layer} was not reached")
 
 
-def _measure(network: nn.Module, layer: str, arch: str) -> tuple[int, int]:
-    """Channels and stride of the layer's feature map, or why the layer cannot be used."""
+def _measure(network: nn.Module, layer: str, arch: str) -> tuple[int, int, float]:
+    """Channels, stride and origin (see `CellGrid`) of the layer's feature map, or why the layer cannot be used."""
     modules = {name: module for name, module in network.named_modules() if name}
     if layer not in modules:
         nearest = difflib.get_close_matches(layer, modules, n=4, cutoff=0.3) or list(modules)[:4]
         raise InputError(f"{arch} has no layer {layer!r}; the nearest are {', '.join(nearest)}", key="layer")
+    origin = 0.0
+
+    def note(module: nn.Module, inputs: tuple[torch.Tensor, ...], output: object) -> None:
+        # Layers that shift the centre lie on the way that all features take, in every network that is known here.
+        nonlocal origin
+        if shift := centre_shift(module):
+            origin += shift * stride_of(inputs[0].shape[-1])
+        if module is modules[layer]:
+            raise _LayerReachedError(output)
+
     try:
-        run_probe(network, {modules[layer]: _stop})
+        run_probe(network, dict.fromkeys(modules.values(), note))
     except _LayerReachedError as reached:
         output = reached.output
         if isinstance(output, torch.Tensor) and output.dim() == 4 and output.shape[-1] > 1:
-            return output.shape[1], stride_of(output.shape[-1])
+            return output.shape[1], stride_of(output.shape[-1]), origin
         raise InputError(f"{layer!r} of {arch} gives no feature map (B, D, h, w)", key="layer") from None
     raise InputError(f"{layer!r} of {arch} takes no part in computing features", key="layer")

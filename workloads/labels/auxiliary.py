@@ -8,8 +8,9 @@ The failures this guards against: labels that depend, in their last bits, on whi
 beside them (each set has its own product), K maps at the image's full size at once (300 x 1024 x 2048 floats are 2.5
 GB; here it is done tile by tile), and an ignore value that is also a class (labels are uint16, 65535 ignores).
 
-Upsampling is bilinear with the corner cells at the corner pixels (align_corners=True): on images of 32 n + 1 pixels,
-cell i of a padded network of stride s is centred exactly on pixel s x i. The choice is ours; it is the same everywhere.
+Upsampling is bilinear between the centres of cells, where the extractor says that they are; beyond the outer ones it
+repeats them. Outliers are cells: their distances are those that the thresholds were taken from, while between two cells
+an interpolated distance is larger than at either, and more pixels than asked would be taken out.
 """
 
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ import torch
 from torch import Tensor
 
 from workloads.errors import InputError
+from workloads.grid import CellGrid
 from workloads.ignored import IGNORE_LABEL
 from workloads.labels.cluster_model import ClusterModel
 
@@ -118,9 +120,8 @@ def score_maps(features_DHW: Tensor, model: ClusterModel) -> Tensor:
     return scorer(model, features_DHW.device).maps(features_DHW)
 
 
-def _axis(cells: int, pixels: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """For each of `pixels` positions along an axis of `cells`: the cell before, the cell after, the latter's weight."""
-    position = np.arange(pixels) * ((cells - 1) / (pixels - 1) if pixels > 1 else 0.0)
+def _axis(cells: int, position: np.ndarray, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """For each place along an axis of `cells`: the cell before, the cell after, the latter's weight."""
     before = np.minimum(position.astype(np.int64), max(cells - 2, 0))
     after = np.minimum(before + 1, cells - 1)
     weight = (position - before).astype(np.float32)
@@ -136,7 +137,9 @@ def _between(first: Tensor, second: Tensor, weight: Tensor) -> Tensor:
     return second.sub_(first).mul_(weight).add_(first)
 
 
-def assign(scores: Tensor, size: tuple[int, int], tile: tuple[int, int] = TILE) -> tuple[np.ndarray, np.ndarray]:
+def assign(
+    scores: Tensor, size: tuple[int, int], grid: CellGrid, tile: tuple[int, int] = TILE
+) -> tuple[np.ndarray, np.ndarray]:
     """Upsample score maps bilinearly to the image's size; each pixel takes its best cluster.
 
     Per tile, clusters are left out that cannot be best anywhere in it: interpolated values lie between those of the
@@ -148,6 +151,8 @@ def assign(scores: Tensor, size: tuple[int, int], tile: tuple[int, int] = TILE) 
         From `score_maps`.
     size : tuple[int, int]
         (H, W) of the image.
+    grid : CellGrid
+        Where the cells lie, as the extractor has it.
     tile : tuple[int, int]
         Rows and columns in pixels done at a time; no bit of the result depends on it.
 
@@ -156,7 +161,7 @@ def assign(scores: Tensor, size: tuple[int, int], tile: tuple[int, int] = TILE) 
     labels : ndarray of uint16, shape (H, W)
         Ties go to the smaller label.
     distance : ndarray of float32, shape (H, W)
-        Squared, at least 0.
+        Interpolated squared distances, at least 0.
 
     Raises
     ------
@@ -167,8 +172,8 @@ def assign(scores: Tensor, size: tuple[int, int], tile: tuple[int, int] = TILE) 
         raise InputError("scores: NaN or infinity among them; the features must be finite")
     height, width = size
     device = scores.device
-    above, below, down = _axis(scores.shape[1], height, device)
-    left, right, along = _axis(scores.shape[2], width, device)
+    above, below, down = _axis(scores.shape[1], grid.places(0, scores.shape[1], height), device)
+    left, right, along = _axis(scores.shape[2], grid.places(1, scores.shape[2], width), device)
     # Rounding can push an interpolated value past its cells' by a few units in the last place of the largest.
     margin = 1e-5 * scores.abs().max()
     labels = torch.empty(height, width, dtype=torch.int32, device=device)
@@ -192,24 +197,31 @@ def assign(scores: Tensor, size: tuple[int, int], tile: tuple[int, int] = TILE) 
     return labels.cpu().numpy().astype(np.uint16), best.neg_().clamp_(min=0).cpu().numpy()
 
 
-def without_outliers(labels: np.ndarray, distance: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Labels with the outliers ignored.
+def outliers(scores: Tensor, thresholds: np.ndarray, size: tuple[int, int], grid: CellGrid) -> np.ndarray:
+    """Which pixels are outliers: those whose nearest cell is farther from its own cluster than its threshold.
 
     Parameters
     ----------
-    labels : ndarray of uint16, shape (H, W)
-        From `assign`.
-    distance : ndarray of float32, shape (H, W)
-        From `assign`.
+    scores : Tensor of float32, shape (K, h, w)
+        From `score_maps`.
     thresholds : ndarray of float32, shape (K,)
         From `ClusterModel.outlier_thresholds`.
+    size : tuple[int, int]
+        (H, W) of the image.
+    grid : CellGrid
+        Where the cells lie.
 
     Returns
     -------
-    ndarray of uint16, shape (H, W)
-        65535 where the distance is greater than the label's threshold.
+    ndarray of bool, shape (H, W)
     """
-    return np.where(distance > thresholds[labels], np.uint16(IGNORE_LABEL), labels)
+    best, label = (each.cpu().numpy() for each in scores.max(dim=0))
+    beyond = -best > thresholds[label]
+    rows, columns = (
+        np.floor(grid.places(axis, cells, pixels) + 0.5).astype(np.intp)
+        for axis, (cells, pixels) in enumerate(zip(beyond.shape, size, strict=True))
+    )
+    return beyond[rows[:, None], columns]
 
 
 def vote(labels: np.ndarray, superpixels: np.ndarray, num_clusters: int) -> np.ndarray:

@@ -147,6 +147,22 @@ def _evaluation_mode(module: nn.Module) -> Iterator[None]:
 Windowed = nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d
 
 
+def centre_shift(layer: nn.Module) -> float:
+    """How far the centre of a layer's first window lies from the centre of its first input place, in such places.
+
+    0 where a window is padded by half of what it spans, as in nearly every convolution; 1/2 for a pool of 2 x 2.
+    """
+    if not isinstance(layer, Windowed | DilatedMaxPool2d):
+        return 0.0
+    kernel, padding, dilation = (
+        _pair(each, type(layer).__name__)[0]
+        for each in (layer.kernel_size, layer.padding, getattr(layer, "dilation", 1))
+    )
+    # A dilated pool pads as many of its dilated places as the pool that it stands for padded places.
+    pad = padding * dilation if isinstance(layer, DilatedMaxPool2d) else padding
+    return (kernel - 1) / 2 * dilation - pad
+
+
 def _input_strides(module: nn.Module) -> dict[Windowed, int]:
     """The stride of the input of every convolution and pool, in the order in which they are called."""
     strides: dict[Windowed, int] = {}

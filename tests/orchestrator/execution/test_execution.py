@@ -196,8 +196,8 @@ def label_bytes(ended: Ended, storage: Storage, role: str) -> list[str]:
     for cell in ended.plan.cells:
         hasher = hashlib.sha256()
         for record in ended.plan.done[cell.roles[role].key].shards:
-            for image, labels, _ in read_judged_labels(storage, record.path):
-                hasher.update(image.encode() + labels.tobytes())
+            for stored in read_judged_labels(storage, record.path):
+                hasher.update(stored.image.encode() + stored.values.tobytes())
         found.append(hasher.hexdigest())
     return found
 
@@ -251,15 +251,15 @@ def test_pools_whose_images_share_names_are_labelled_each_by_its_own(tiny: dict[
     for role in ("label", "label_val"):
         step = ended.plan.cells[0].roles[role]
         named = [
-            image
+            stored.image
             for record in ended.plan.done[step.key].shards
-            for image, _, _ in read_judged_labels(storage, record.path)
+            for stored in read_judged_labels(storage, record.path)
         ]
         assert len(set(named)) == step.images.count
         for shard, image in zip(step.images.shards, named, strict=True):
             record = Ledger(storage).shard(step.stream, shard.digest)
             assert record is not None
-            assert [found for found, _, _ in read_judged_labels(storage, record.path)] == [image]
+            assert [found.image for found in read_judged_labels(storage, record.path)] == [image]
     assert names(storage, ended, "superpixels") == names(storage, ended, "label")
 
 

@@ -139,7 +139,7 @@ def shard_of_maps(storage: Storage, image: str = "a.png", *, judged: bool = Fals
     writer = ShardWriter(LABEL_SCHEMA if judged else MAP_SCHEMA, compression=None)
     values = np.arange(77, dtype=np.uint16).reshape(7, 11)
     removed = np.array([7, 7], dtype=np.uint16)
-    writer.add(label_batch(image, values, removed) if judged else map_batch(image, values))
+    writer.add(label_batch(image, values, removed, 2) if judged else map_batch(image, values))
     writer.write(storage, "maps.arrow", 0.0)
     return storage.read("maps.arrow")
 

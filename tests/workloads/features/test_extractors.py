@@ -1,5 +1,6 @@
 """Extractors: the right layer, size and weights, nothing computed in vain, and no features that are not numbers."""
 
+import math
 import os
 import socket
 from pathlib import Path
@@ -17,6 +18,8 @@ from workloads.configs.networks import SegmentorConfig
 from workloads.errors import InputError
 from workloads.features import extractors
 from workloads.features.extractors import build_extractor
+from workloads.grid import CellGrid
+from workloads.labels.auxiliary import assign
 from workloads.networks.checkpoints import save_checkpoint
 from workloads.networks.segmentors import build_segmentor
 
@@ -312,3 +315,51 @@ def test_real_networks(name, skipped):
     features = extractor.features(pictures(1, 353, 481))
     assert features.shape == (1, 320, 23, 31)
     assert extractor.stride == 16
+
+
+def constant(network):
+    """Every weight positive and alike, so that what a dot does to the features lies around it evenly."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.constant_(module.weight, 1 / module.weight[0].numel())
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+        elif isinstance(module, torch.nn.ReLU6):
+            # Everything alike adds up to far more than 6, where no dot would show.
+            module.max_val = math.inf
+
+
+@pytest.mark.parametrize(
+    ("arch", "output_stride", "origin"),
+    [
+        ("filters", 16, 7.5),
+        ("filters", 8, 3.5),
+        ("resnet18", 16, 0.0),
+        ("mobilenet_v2", 16, 0.0),
+        ("vgg19", 16, 7.5),
+        ("vgg19", 8, 7.5),
+    ],
+)
+def test_a_bright_dot_is_found_where_it_is(arch, output_stride, origin):
+    config = ExtractorConfig(arch=arch, output_stride=output_stride, normalize=False)
+    extractor = build_extractor(config, None if arch == "filters" else "random", "cpu")
+    if arch != "filters":
+        constant(extractor.network)
+    assert extractor.grid == CellGrid(output_stride, origin)
+    # No side is of the form 16 n + 1, for which any placing with the corners aligned would do.
+    size = (232, 248)
+    plain = np.full((*size, 3), 128, np.uint8)
+    base = extractor.features([plain])[0]
+    away = []
+    for step in range(0, 16, 4):
+        row, column = 104 + step, 120 - step
+        dotted = plain.copy()
+        dotted[row - 2 : row + 3, column - 2 : column + 3] = 255
+        answer = (extractor.features([dotted])[0] - base).abs().sum(0, keepdim=True)
+        # One cluster's distance is the interpolated answer turned upside down.
+        _, distance = assign(answer - answer.max(), size, extractor.grid)
+        weight = distance.max() - distance
+        weight /= weight.sum()
+        centre = [float((weight.sum(1 - axis) * np.arange(size[axis])).sum()) for axis in (0, 1)]
+        away.append((centre[0] - row, centre[1] - column))
+    assert np.abs(np.mean(away, axis=0)).max() < 1.5, away
