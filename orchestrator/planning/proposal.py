@@ -38,11 +38,6 @@ class _Group:
     stems: frozenset[str]
     files: tuple[PurePosixPath, ...]
 
-    @property
-    def template(self) -> str:
-        """The path of a file as a template of its image's stem."""
-        return f"{self.folder}/{{stem}}{self.end}".removeprefix("./")
-
 
 @dataclass
 class MaskValues:
@@ -87,7 +82,7 @@ def propose(root: Path) -> Proposal:
     for picture, mask in pairs:
         pool = _pool(picture.folder, images)
         images[pool] = _images(picture, files)
-        masks[pool] = mask.template
+        masks[pool] = _template(picture, mask)
         counts[pool] = len(picture.files)
     values = _values(root, [path for _, mask in pairs for path in mask.files]) if pairs else None
     if not pairs:
@@ -173,6 +168,12 @@ def _pool(folder: PurePosixPath, taken: Iterable[str]) -> str:
     name = _split(folder) or "train"
     used = set(taken)
     return name if name not in used else next(f"{name}{n}" for n in range(2, 1000) if f"{name}{n}" not in used)
+
+
+def _template(picture: _Group, mask: _Group) -> str:
+    """The path of a mask as a template of its image's stem."""
+    end = PurePosixPath(picture.end).stem if picture.end.count(".") and not picture.end.startswith(".") else ""
+    return f"{mask.folder}/{{stem{f'-{end}' if end else ''}}}{mask.end}".removeprefix("./")
 
 
 def _images(group: _Group, files: Sequence[PurePosixPath]) -> str:

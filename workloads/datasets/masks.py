@@ -6,7 +6,7 @@ below the pool's folder without its suffix. Masks are indexed, with or without a
 """
 
 import os
-import string
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +26,8 @@ from workloads.errors import BrokenImageError, InputError
 
 _FIELDS = ("stem", "name", "parent", "inside")
 _COLOURED = ("RGB", "RGBA")
+# {stem-_left} is the stem without the _left that it ends in.
+_FIELD = re.compile(rf"\{{({'|'.join(_FIELDS)})(?:-([^{{}}]*))?\}}")
 _TRIED = 20
 _LISTED = 3
 
@@ -38,7 +40,7 @@ class PoolConfig(HashedConfig, tag="MaskPoolConfig"):
         None,
         min_length=1,
         description="folder of the same layout, or a template below the root: {stem} and {name} of the image's file, "
-        "{parent} its folder below the root, {inside} its folder below the pool's",
+        "{parent} its folder below the root, {inside} its folder below the pool's; {stem-_left} leaves out an end",
     )
 
     share: tuple[float, float] | None = Field(
@@ -217,8 +219,9 @@ class Masks(FileDataset):
         assert masks is not None
         if "{" in masks:
             path = image.path
-            fields = {"stem": path.stem, "name": path.name, "parent": path.parent, "inside": image.inside}
-            return PurePosixPath(os.path.normpath(masks.format(**fields)))
+            fields = {"stem": path.stem, "name": path.name, "parent": str(path.parent), "inside": str(image.inside)}
+            filled = _FIELD.sub(lambda found: fields[found[1]].removesuffix(found[2] or ""), masks)
+            return PurePosixPath(os.path.normpath(filled))
         return _with_suffix(self.root, PurePosixPath(masks) / image.inside / image.path.stem)
 
     def _require_masks(self, pool: str) -> None:
@@ -240,14 +243,11 @@ class Masks(FileDataset):
 
 
 def _check_template(template: str | None, key: str) -> None:
-    try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(template or "") if field is not None]
-    except ValueError as error:
-        raise InputError(f"{template!r}: {error}", key=key, value=template) from None
-    for field in fields:
-        if field not in _FIELDS:
-            allowed = ", ".join(f"{{{name}}}" for name in _FIELDS)
-            raise InputError(f"{{{field}}} is not known", key=key, value=template, allowed=f"allowed: {allowed}")
+    left = _FIELD.sub("", template or "")
+    if "{" in left or "}" in left:
+        allowed = ", ".join(f"{{{name}}}" for name in _FIELDS)
+        what = re.findall(r"\{[^{}]*\}?|\}", left)[0]
+        raise InputError(f"{what} is not known", key=key, value=template, allowed=f"allowed: {allowed}")
 
 
 def _present(folder: Path) -> str:
