@@ -13,7 +13,7 @@ from typing import Any
 
 from ray import cloudpickle
 
-from orchestrator.ledger.layout import attempt_path
+from orchestrator.ledger.layout import shard_path
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import ShardRecord
 from orchestrator.steps.jobs import Job, WorkerCache
@@ -36,7 +36,7 @@ class EmptyJob:
 
     def run(self, cache: WorkerCache) -> Outcome:
         """Nothing."""
-        paths = [attempt_path(stream, self.digest) for stream in self.streams]
+        paths = [shard_path(stream, self.digest) for stream in self.streams]
         shards = {stream: empty_record(path, self.images) for stream, path in zip(self.streams, paths, strict=True)}
         return Outcome(shards, results={key: {} for key in self.keys})
 

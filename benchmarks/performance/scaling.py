@@ -30,7 +30,7 @@ from benchmarks.performance.empty_work import Messages, empty_record
 from orchestrator.cluster import rounds
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.image_sets import read_listing
-from orchestrator.ledger.layout import attempt_path
+from orchestrator.ledger.layout import shard_path
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.storage.store import Storage
@@ -153,7 +153,7 @@ def commit_all(plan: Plan, storage: Storage) -> None:
     """Manifests of all steps, with the records of shards that nobody wrote."""
     for step in plan.pending:
         records = [
-            empty_record(attempt_path(step.stream, shard.digest), shard.stop - shard.start)
+            empty_record(shard_path(step.stream, shard.digest), shard.stop - shard.start)
             for shard in (step.images.shards if step.stream else ())
         ]
         made = Manifest(step.kind, step.key, step.meaning, step.input_keys, records)

@@ -42,6 +42,7 @@ from orchestrator.results.results import collect, record_run, write_results
 from orchestrator.results.stability import with_stability
 from orchestrator.results.tensorboard import show_sheets
 from orchestrator.spec.grid import expand
+from orchestrator.spec.key_reference import experiment_keys
 from orchestrator.spec.loading import load_experiment, name_after
 from orchestrator.spec.merging import set_key
 from orchestrator.spec.naming import describe
@@ -96,6 +97,23 @@ def init(options: Namespace) -> int:
     pools = ", ".join(f"{pool} {count}" for pool, count in found.counts.items())
     what = "images and masks" if found.masks else "images, no masks"
     print(f"{what}: {pools}\nwritten  {output}\nnext     lookbeyond check {output}")
+    return 0
+
+
+def keys(options: Namespace) -> int:
+    """List the keys of an experiment file."""
+    found = experiment_keys(options.prefix)
+    if not found:
+        tops = ", ".join(dict.fromkeys(one.key.split(".")[0] for one in experiment_keys()))
+        raise InputError(key="PREFIX", value=options.prefix, allowed=f"no key begins so; the first parts are {tops}")
+    if options.json:
+        print(json.dumps([asdict(one) for one in found], indent=1))
+        return 0
+    for one in found:
+        default = f", default {one.default}" if one.default else ""
+        print(
+            f"{one.key}{f'   ({one.owner})' if one.owner else ''}\n    {one.kind}{default}\n    {one.meaning}".rstrip()
+        )
     return 0
 
 

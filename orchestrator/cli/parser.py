@@ -99,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_cluster(demo)
     _add_json(demo)
 
-    _add_init(commands)
+    _add_beginnings(commands)
 
     check = _command(commands, "check", "look at data set and weights: what would fail, before it does")
     _add_experiment(check)
@@ -190,12 +190,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_init(commands: "argparse._SubParsersAction") -> None:
+def _add_beginnings(commands: "argparse._SubParsersAction") -> None:
     init = _command(commands, "init", "look at a folder of images, and masks if there are any, and write an experiment")
     init.add_argument("folder", help="folder of images, at any depth, with or without masks")
     init.add_argument(
         "-o", "--output", default="experiment.yaml", metavar="FILE", help="file to write (default experiment.yaml)"
     )
+    keys = _command(commands, "keys", "every key of an experiment file, with type, default and meaning")
+    keys.add_argument("prefix", nargs="?", default="", help="only keys that begin so, e.g. labels.superpixels")
+    _add_json(keys)
 
 
 def _add_predict(commands: "argparse._SubParsersAction") -> None:

@@ -198,7 +198,7 @@ class Wave:
 
 @dataclass(frozen=True)
 class _Names:
-    """_Names trials and their folders; Tune pickles it."""
+    """Names trials and their folders; Tune pickles it."""
 
     by_key: dict[str, str]
 

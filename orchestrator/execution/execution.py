@@ -18,6 +18,7 @@ from orchestrator.ledger.image_sets import ShardRange
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import ShardRecord
+from orchestrator.planning.quarantine import too_many_broken
 from orchestrator.spec.experiment import Compute
 from orchestrator.steps.step import Need, Piece, Step
 from orchestrator.storage.faults import kill_point
@@ -142,20 +143,16 @@ class Execution:
     def _finish(self, step: Step, outcome: Outcome) -> None:
         records = [self._record(step.stream, shard.digest) for shard in step.images.shards] if step.stream else []
         broken = [item for record in records for item in record.quarantined]
-        allowed = math.ceil(self.compute.quarantine_limit * step.images.count)
-        if len(broken) > allowed or (broken and len(broken) == step.images.count):
+        images = step.images
+        too_many = too_many_broken(len(broken), images.count, images.pool, self.compute.quarantine_limit)
+        if too_many:
             # What is mended may keep its size and so its name: nothing of what was set aside may stand.
             for shard, record in zip(step.images.shards, records, strict=True) if step.stream else ():
                 if record.quarantined:
                     self.ledger.forget_shard(step.stream, shard.digest)
             named = "; ".join(f"{item.image}: {item.reason}" for item in broken[:5])
             more = f" and {len(broken) - 5} more" if len(broken) > 5 else ""
-            self._fail(
-                step.key,
-                f"{len(broken)} of {step.images.count} images of pool {step.images.pool} are broken, "
-                f"allowed are {allowed} (compute.quarantine_limit={self.compute.quarantine_limit:g}): {named}{more}",
-                user=True,
-            )
+            self._fail(step.key, f"{too_many}: {named}{more}", user=True)
             return
         manifest = self.ledger.commit(
             Manifest(

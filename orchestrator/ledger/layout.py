@@ -56,7 +56,7 @@ def record_path(stream: str, digest: str) -> str:
     return f"{stream_folder(stream)}/{short(digest)}.json"
 
 
-def attempt_path(stream: str, digest: str) -> str:
+def shard_path(stream: str, digest: str) -> str:
     """A new file for one attempt at a shard."""
     return f"{stream_folder(stream)}/{short(digest)}-{secrets.token_hex(6)}.arrow"
 

@@ -4,7 +4,6 @@ The model: a check reads a sample of every pool that the experiment uses, loads 
 image, and collects everything that is wrong instead of stopping at the first. Nothing is computed or written for good.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from orchestrator.planning.cells import PlannedCell, of_pool
 from orchestrator.planning.plan import make_plan
+from orchestrator.planning.quarantine import too_many_broken
 from orchestrator.spec.experiment import ExtractorEntry
 from orchestrator.spec.grid import expand
 from orchestrator.steps.extraction import ExtractorSource
@@ -109,12 +109,8 @@ def _survey_pools(
         for note, count in found.conversions.items():
             report.warnings.append(f"{pool}: {count} images are {note}; they are converted to 8-bit RGB")
         report.warnings.extend(f"{pool}: {image_id} is broken: {reason}" for image_id, reason in found.broken[:10])
-        allowed = math.ceil(quarantine_limit * found.available)
-        if len(found.broken) > allowed:
-            report.problems.append(
-                f"{pool}: {len(found.broken)} of {found.available} images are broken, allowed are {allowed} "
-                f"(compute.quarantine_limit={quarantine_limit:g})"
-            )
+        if too_many := too_many_broken(len(found.broken), found.available, pool, quarantine_limit):
+            report.problems.append(too_many)
         report.problems.extend(f"{pool}: {message}" for _, message in found.label_errors[:10])
         report.warnings.extend(f"{pool}: {line}" for line in dataset.passed_over(pool))
         report.warnings.extend(f"{pool}: {count} label files {doubt}" for doubt, count in found.label_doubts.items())

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Self
 
 from orchestrator.ledger.image_sets import ShardRange
 from orchestrator.ledger.keys import digest
-from orchestrator.ledger.layout import attempt_path, short
+from orchestrator.ledger.layout import shard_path, short
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.spec.experiment import ExtractorEntry
@@ -182,7 +182,7 @@ class LabelJob:
                 self.source,
                 [
                     Labelling(
-                        path=attempt_path(target.stream, digest),
+                        path=shard_path(target.stream, digest),
                         model_path=ledger.finished(*target.cluster).file("clusters").path,
                         outliers=target.outliers,
                         superpixel_paths=self._superpixel_paths(ledger, *target.superpixels or ()),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 
 from orchestrator.ledger.image_sets import ShardRange, read_listing
-from orchestrator.ledger.layout import attempt_path
+from orchestrator.ledger.layout import shard_path
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
@@ -138,7 +138,7 @@ class PredictJob:
                 probabilities, classes = class_scores(network, pixels, self.evaluation)[0].max(dim=0)
             writer.add(map_batch(image_id, packed(classes.cpu().numpy(), probabilities.cpu().numpy())))
         self.source.leave_contents(self.storage)
-        path = attempt_path(self.stream, self.images.digest)
+        path = shard_path(self.stream, self.images.digest)
         return writer.write(self.storage, path, time.perf_counter() - begun)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from orchestrator.ledger.image_sets import ShardRange
-from orchestrator.ledger.layout import attempt_path
+from orchestrator.ledger.layout import shard_path
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.spec.experiment import FINETUNED, ExtractorEntry, SamplingConfig
@@ -129,7 +129,7 @@ class SampleJob:
 
             record = sample_shard(
                 self.storage,
-                attempt_path(self.stream, self.images.digest),
+                shard_path(self.stream, self.images.digest),
                 self.images,
                 self.source,
                 cache.keep("extractor", self.extractor, lambda: load_extractor(self.extractor)),

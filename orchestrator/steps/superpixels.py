@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from orchestrator.ledger.image_sets import ShardRange, read_listing
-from orchestrator.ledger.layout import attempt_path
+from orchestrator.ledger.layout import shard_path
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
@@ -109,5 +109,5 @@ class SuperpixelJob:
             except BrokenImageError as error:
                 writer.quarantine(image_id, error.reason)
         self.source.leave_contents(self.storage)
-        path = attempt_path(self.stream, self.images.digest)
+        path = shard_path(self.stream, self.images.digest)
         return writer.write(self.storage, path, time.perf_counter() - begun)

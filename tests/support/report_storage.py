@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from orchestrator.execution.provenance import Code
-from orchestrator.ledger.layout import attempt_path, figure_path, model_path, results_path
+from orchestrator.ledger.layout import figure_path, model_path, results_path, shard_path
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.shards import Quarantined, ShardRecord
 from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, write_history
@@ -137,7 +137,7 @@ class HandMade:
             return key
         trained = kind in ("pretrain", "finetune", "cluster")
         timed = kind != "cluster"
-        paths = [model_path(key, "pt")] if trained else [attempt_path(key, number) for number in ("1", "2")]
+        paths = [model_path(key, "pt")] if trained else [shard_path(key, number) for number in ("1", "2")]
         records = [
             ShardRecord(
                 path=path,

@@ -6,7 +6,7 @@ from typing import Any
 
 from orchestrator.execution.execution import Execution, Task
 from orchestrator.ledger.image_sets import ShardRange
-from orchestrator.ledger.layout import attempt_path
+from orchestrator.ledger.layout import shard_path
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import Quarantined, ShardRecord
@@ -109,7 +109,7 @@ class FakeWorker:
 
     def _shard(self, step: Step, shard: ShardRange) -> ShardRecord:
         assert isinstance(step, ShardedStep)
-        path = attempt_path(step.stream, shard.digest)
+        path = shard_path(step.stream, shard.digest)
         record = self._record(step, path, shard.start, shard.stop)
         return Ledger(self.storage).commit_shard(step.stream, shard.digest, record)
 

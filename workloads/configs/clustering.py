@@ -32,7 +32,7 @@ def number_of_clusters(k_per_class: float, num_classes: int) -> int:
 class KMeansConfig(HashedConfig, tag="KMeansConfig"):
     """K-means; the number of clusters is either `k_per_class` times the number of classes or `k` itself."""
 
-    method: Literal["kmeans"] = "kmeans"
+    method: Literal["kmeans"] = Field("kmeans", description="K-means")
     k_per_class: float | None = Field(
         default=None,
         gt=0,
@@ -79,7 +79,7 @@ class KMeansConfig(HashedConfig, tag="KMeansConfig"):
 class DbscanConfig(HashedConfig, tag="DbscanConfig"):
     """DBSCAN; `eps` is a distance between features, or a rule that finds one."""
 
-    method: Literal["dbscan"] = "dbscan"
+    method: Literal["dbscan"] = Field("dbscan", description="DBSCAN")
     eps: float | Literal["knee", "target_k"] = Field(
         default="target_k",
         description="radius; 'knee': the knee of the sorted core distances; 'target_k': the radius whose number "

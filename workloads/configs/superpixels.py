@@ -12,7 +12,7 @@ MAX_SUPERPIXELS = 65535
 class SuperpixelConfig(HashedConfig, tag="SuperpixelConfig"):
     """How an image is cut into superpixels."""
 
-    method: Literal["slic"] = "slic"
+    method: Literal["slic"] = Field("slic", description="SLIC")
     n_segments: int = Field(
         default=2000, ge=1, le=MAX_SUPERPIXELS, description="approximate number of superpixels per image"
     )

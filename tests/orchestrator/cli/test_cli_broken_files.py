@@ -114,7 +114,7 @@ def test_check_tells_of_broken_images_before_the_run(command: Commands) -> None:
     assert looked_at.code == 2
     assert "train: 0 is broken: cannot be decoded" in looked_at.out
     assert "train: 1 is broken: is not an image" in looked_at.out
-    assert "train: 2 of 4 images are broken, allowed are 1 (compute.quarantine_limit=0.01)" in looked_at.out
+    assert "2 of 4 images of pool train are broken, allowed are 1 (compute.quarantine_limit=0.01)" in looked_at.out
     looked_at = command("check", "small.yaml", "compute.quarantine_limit=0.8")
     assert "1 images are smaller than 32x32, which filters needs (1x1); they are quarantined" in looked_at.out
 

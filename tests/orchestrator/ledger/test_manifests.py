@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger.layout import attempt_path, manifest_path, record_path, short
+from orchestrator.ledger.layout import manifest_path, record_path, shard_path, short
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.shards import Quarantined, ShardRecord
 from orchestrator.storage.store import Storage
@@ -26,7 +26,7 @@ def ledger(storage: Storage) -> Ledger:
 
 def record(ledger: Ledger, data: bytes, *broken: str) -> ShardRecord:
     """A shard that is written but not committed."""
-    path = attempt_path(STREAM, SHARD)
+    path = shard_path(STREAM, SHARD)
     ledger.storage.replace(path, data)
     made = ShardRecord.of(path, data, rows=3, columns=["image: string"], images=3)
     return replace(made, quarantined=[Quarantined(image, "truncated") for image in broken], seconds=1.25)
@@ -104,9 +104,9 @@ def test_what_is_forgotten_is_to_be_done_again(ledger: Ledger) -> None:
 
 
 def test_attempts_never_share_a_file_and_records_always_do() -> None:
-    assert len({attempt_path(STREAM, SHARD) for _ in range(100)}) == 100
+    assert len({shard_path(STREAM, SHARD) for _ in range(100)}) == 100
     assert record_path(STREAM, SHARD) == record_path(STREAM, SHARD)
-    assert Path(attempt_path(STREAM, SHARD)).parent == Path(record_path(STREAM, SHARD)).parent
+    assert Path(shard_path(STREAM, SHARD)).parent == Path(record_path(STREAM, SHARD)).parent
 
 
 def test_a_ledger_is_plain_json(ledger: Ledger) -> None:
