@@ -42,7 +42,7 @@ class FinetuneStep(TrainingStep):
     """
 
     kind: ClassVar[str] = "finetune"
-    code_version: ClassVar[int] = 3
+    code_version: ClassVar[int] = 4
     title: ClassVar[str] = "fine-tune"
     roles: ClassVar[tuple[str, ...]] = (_EXTRACTOR, "finetune")
     assumed_rate: ClassVar[Rate] = Rate(seconds=0.07)
@@ -208,8 +208,10 @@ class FinetuneJob(TrainingJob):
 
         seed = stable_hash(self.config.seed, "network") % 2**63
         network = build_segmentor(self.config.segmentor, self.num_classes, seed=seed)
+        loaded: Mapping[str, Any] = {}
         if self.pretrained is not None:
-            load_pretrained(network, read_tensors(self.storage, self.pretrained))
+            loaded = read_tensors(self.storage, self.pretrained)
+            load_pretrained(network, loaded)
         else:
             initialise(network, self.init, self.weights)
         images = TrueLabels(self.source, parse_labelled_list(self.storage.read(self.labelled).decode()).ids)
@@ -226,6 +228,7 @@ class FinetuneJob(TrainingJob):
             workers=context.workers,
             wrap=context.wrap,
             class_weights=class_weights,
+            loaded=frozenset(loaded),
         )
 
     def evaluate_subset(self, loop: "Loop") -> dict[str, float]:

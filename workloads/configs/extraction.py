@@ -40,7 +40,9 @@ class ExtractorConfig(HashedConfig, tag="ExtractorConfig"):
         None, description="name of the module whose output is the feature map; null takes the architecture's default"
     )
     output_stride: Literal[8, 16, 32] = Field(
-        16, description="pixels per feature; strides beyond it become dilation. A layer before it has its own, smaller"
+        16,
+        description="pixels per feature; strides beyond it become dilation. A layer before it has its own, smaller. "
+        "Not given: as segmentor and deeplabv3_resnet50 (8) were trained, 16 for the others",
     )
     normalize: bool = Field(True, description="scale every feature vector to Euclidean length one")
     input_size: tuple[int, int] | None = Field(
@@ -57,6 +59,19 @@ class ExtractorConfig(HashedConfig, tag="ExtractorConfig"):
     seed: int = Field(0, description="seed of random weights")
     filter_bank: FilterBankConfig = Field(FilterBankConfig(), description="options of arch filters")
     network: SegmentorConfig | None = Field(None, description="architecture of arch segmentor")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stride_as_trained(cls, values: object) -> object:
+        if not isinstance(values, dict) or values.get("output_stride") is not None:
+            return values
+        stride = 8 if values.get("arch") == "deeplabv3_resnet50" else 16
+        match values.get("network"):
+            case SegmentorConfig() as network:
+                stride = network.output_stride
+            case dict() as network:
+                stride = network.get("output_stride", SegmentorConfig().output_stride)
+        return {**values, "output_stride": stride}
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -28,7 +28,11 @@ class OptimiserConfig(HashedConfig, tag="OptimiserConfig"):
 
     kind: Literal["sgd", "adamw", "lars"] = Field("sgd", description="optimiser; lars is PixPro's")
     learning_rate: float = Field(0.01, gt=0, description="learning rate of the backbone after warm-up")
-    head_factor: float = Field(1.0, gt=0, description="factor of the learning rate for everything but the backbone")
+    head_factor: float = Field(
+        1.0,
+        gt=0,
+        description="factor of the learning rate for new layers: all but the backbone and what was pre-trained",
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum of sgd and lars")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay")
     schedule: Literal["poly", "cosine", "constant"] = Field("poly", description="decay of the learning rate")

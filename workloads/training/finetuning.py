@@ -11,7 +11,7 @@ Sources: the recipes' are in `workloads.configs.recipes`; weight 0.4 of the auxi
 weights of the classes: ENet (Paszke et al. 2016).
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import torch
@@ -44,8 +44,10 @@ class Finetuning(Objective):
         config: FinetuneConfig,
         workers: Workers | None = None,
         class_weights: Tensor | None = None,
+        loaded: Collection[str] = (),
     ) -> None:
         super().__init__()
+        self.loaded = loaded
         self.segmentor = segmentor
         self.config = config
         self.views = config.augmentation
@@ -116,8 +118,12 @@ def finetuning_loop(
     workers: Workers | None = None,
     wrap: Wrap | None = None,
     class_weights: Tensor | None = None,
+    loaded: Collection[str] = (),
 ) -> Loop:
     """The loop of one worker; `segmentor` holds its initial weights, equal on all workers.
+
+    `loaded` names what of its state was pre-trained; the rest, but for the backbone, is new and learns `head_factor`
+    times as fast.
 
     Raises
     ------
@@ -130,5 +136,5 @@ def finetuning_loop(
             f"batch_size is {config.batch_size} with {shared.size} workers; allowed: 2 or more images per worker, "
             "since one pooled cell cannot be normalised"
         )
-    objective = Finetuning(segmentor, config, shared, class_weights)
+    objective = Finetuning(segmentor, config, shared, class_weights, loaded)
     return Loop(objective, source, config, machine=machine, workers=shared, wrap=wrap)

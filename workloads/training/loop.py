@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,6 +70,8 @@ class Objective(nn.Module, ABC):
     # Of the last step, the share of what it could have learnt from that held something to learn; None: not watched.
     filled: Tensor | None = None
     learns_from = ""
+    # Names of the segmentor's state that did not begin at random values.
+    loaded: Collection[str] = ()
 
     @abstractmethod
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
@@ -147,7 +149,7 @@ class Loop:
         shared = share_batch_norm(objective, self.workers, self.machine.device)
         assert isinstance(shared, Objective)
         self.objective = shared.train()
-        self.optimiser = build_optimiser(config.optimiser, self.objective)
+        self.optimiser = build_optimiser(config.optimiser, self.objective, self.objective.loaded)
         if config.compile:
             _require_compiler(self.machine.device)
             # In place: names in the state stay. The loss stays outside, since its collectives would break the graph.

@@ -1,8 +1,11 @@
 """Optimisers and learning rates of training runs, as functions of the step.
 
-Two groups of parameters, the backbone and all else, each at its own multiple of one learning rate, which is a closed
-formula of the step. A schedule object would have a state to lose or to count twice when a run is resumed.
+Two groups of parameters, the backbone with what was loaded and all that is new, each at its own multiple of one
+learning rate, which is a closed formula of the step. A schedule object would have a state to lose or to count twice
+when a run is resumed.
 """
+
+from collections.abc import Collection
 
 import numpy as np
 import torch
@@ -27,12 +30,16 @@ def learning_rate_factor(config: OptimiserConfig, step: int, total: int) -> floa
     return config.final_share + (1 - config.final_share) * decay
 
 
-def build_optimiser(config: OptimiserConfig, module: nn.Module) -> torch.optim.Optimizer:
-    """Two groups: the backbone, and everything else at `head_factor` times its learning rate."""
+def build_optimiser(config: OptimiserConfig, module: nn.Module, loaded: Collection[str] = ()) -> torch.optim.Optimizer:
+    """Two groups: the backbone with all that was loaded, and new layers at `head_factor` times the learning rate.
+
+    `loaded` has names of the segmentor's state.
+    """
     groups: dict[bool, list[Tensor]] = {True: [], False: []}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            groups[name.startswith("segmentor.backbone.")].append(parameter)
+            own = name.removeprefix("segmentor.")
+            groups[name.startswith("segmentor.backbone.") or own in loaded].append(parameter)
     parts = [
         {"params": parameters, "lr": config.learning_rate * factor, "factor": factor}
         for parameters, factor in ((groups[True], 1.0), (groups[False], config.head_factor))

@@ -363,3 +363,14 @@ def test_a_bright_dot_is_found_where_it_is(arch, output_stride, origin):
         centre = [float((weight.sum(1 - axis) * np.arange(size[axis])).sum()) for axis in (0, 1)]
         away.append((centre[0] - row, centre[1] - column))
     assert np.abs(np.mean(away, axis=0)).max() < 1.5, away
+
+
+def test_a_segmentation_network_is_read_at_the_stride_it_was_trained_at_unless_another_is_given():
+    trained = SegmentorConfig(backbone="mobilenet_v2", output_stride=16)
+    assert ExtractorConfig(arch="deeplabv3_resnet50").output_stride == 8
+    assert ExtractorConfig(arch="segmentor", network=trained).output_stride == 16
+    assert ExtractorConfig.model_validate({"arch": "segmentor", "network": {}}).output_stride == 8
+    assert ExtractorConfig(arch="segmentor", network=trained, output_stride=32).output_stride == 32
+    assert ExtractorConfig(arch="resnet50").output_stride == ExtractorConfig().output_stride == 16
+    spelt_out = ExtractorConfig(arch="deeplabv3_resnet50", output_stride=8)
+    assert spelt_out == ExtractorConfig.model_validate({"arch": "deeplabv3_resnet50", "output_stride": None})

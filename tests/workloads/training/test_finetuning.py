@@ -7,7 +7,7 @@ from workloads.configs.networks import SegmentorConfig
 from workloads.configs.training import EvaluationConfig, FinetuneConfig, OptimiserConfig
 from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
-from workloads.networks.segmentors import build_segmentor
+from workloads.networks.segmentors import build_segmentor, load_pretrained, pretrained_state
 from workloads.scoring.evaluation import class_counts
 from workloads.scoring.metrics import mean_iou
 from workloads.training.batches import Sample, Slot
@@ -128,3 +128,17 @@ def test_an_image_smaller_than_the_crop_is_padded_with_pixels_that_no_label_is_k
     known = made["labels"] >= 0
     assert 0 < known.float().mean() < 0.5
     assert set(made["labels"].unique().tolist()) == {-1, 1}
+
+
+@pytest.mark.parametrize("scope", ["segmentor", "backbone"])
+def test_layers_that_were_loaded_learn_at_the_rate_itself_and_new_ones_head_factor_times_as_fast(scope):
+    network = build_segmentor(NETWORK, 3)
+    pretrained = pretrained_state(build_segmentor(NETWORK, 1, seed=1), scope)
+    new = set(load_pretrained(network, pretrained))
+    config = CONFIG.model_copy(update={"optimiser": OptimiserConfig(learning_rate=0.01, head_factor=10)})
+    run = finetuning_loop(network, Blocks(), config, loaded=frozenset(pretrained))
+    next(run.run())
+    rates = {id(parameter): group["lr"] for group in run.optimiser.param_groups for parameter in group["params"]}
+    for name, parameter in network.named_parameters():
+        assert rates[id(parameter)] == pytest.approx(0.1 if name in new else 0.01), name
+    assert ("classifier.1.weight" in new) == (scope == "backbone")
