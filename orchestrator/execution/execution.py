@@ -141,7 +141,7 @@ class Execution:
         self.schedule.settle(item.name)
 
     def _finish(self, step: Step, outcome: Outcome) -> None:
-        records = [self._record(step.stream, shard.digest) for shard in step.images.shards] if step.stream else []
+        records = self._shards(step) if step.stream else []
         broken = [item for record in records for item in record.quarantined]
         images = step.images
         too_many = too_many_broken(len(broken), images.count, images.pool, self.compute.quarantine_limit)
@@ -169,11 +169,12 @@ class Execution:
         self.done[step.key] = manifest
         self.on_step(step, manifest)
 
-    def _record(self, stream: str, shard_digest: str) -> ShardRecord:
-        known = self._records.get((stream, shard_digest))
-        record = known or self.ledger.shard(stream, shard_digest)
-        assert record is not None, "a finished shard has a record"
-        return record
+    def _shards(self, step: Step) -> list[ShardRecord]:
+        """The records of a step all of whose shards are finished; those that other runs have made are read."""
+        digests = [shard.digest for shard in step.images.shards]
+        made = {one: self._records[step.stream, one] for one in digests if (step.stream, one) in self._records}
+        made |= self.ledger.shards(step.stream, [one for one in digests if one not in made])
+        return [made[one] for one in digests]
 
     def _fail(self, key: str, error: str, *, user: bool) -> None:
         if key in self.failed:

@@ -18,6 +18,7 @@ from orchestrator.ledger.layout import listing_path
 from orchestrator.storage.store import Storage
 from workloads.datasets.base import ImageEntry, confined
 from workloads.datasets.order import seeded_order
+from workloads.errors import InputError
 
 _SCHEMA = pa.schema([("image", pa.string()), ("size", pa.int64())])
 # The content of files that are told by it; see `ledger.inputs`.
@@ -108,8 +109,15 @@ def listing_problem(storage: Storage, listing: str) -> str | None:
 
 @lru_cache(maxsize=8)
 def _open_listing(storage: Storage, listing: str) -> pa.ChunkedArray:
-    with pa.ipc.open_file(storage.open(listing)) as reader:
-        return reader.read_all().column("image")
+    try:
+        with pa.ipc.open_file(storage.open(listing)) as reader:
+            names = reader.read_all().column("image")
+        names.validate(full=True)
+    except InputError:
+        raise
+    except (pa.ArrowException, FileNotFoundError, ValueError, KeyError) as error:
+        raise damaged(storage, listing, error) from None
+    return names
 
 
 def entries_digest(entries: Iterable[ImageEntry]) -> str:

@@ -172,10 +172,9 @@ def _read_contents(storage: Storage, files: str) -> tuple[dict[str, set[str]], d
     paths = [file.path for file in storage.files(inputs_folder(files)) if not is_seen(file.path)]
     read: dict[str, set[str]] = defaultdict(set)
     told: dict[str, set[str]] = defaultdict(set)
-    with ThreadPoolExecutor(_READERS) as pool:
-        for table in pool.map(lambda path: _read_table(storage, path, _CONTENTS), paths):
-            for name, (sha256, is_told) in _rows(table).items():
-                (told if is_told else read)[name].add(sha256)
+    for table in storage.each(lambda path: _read_table(storage, path, _CONTENTS), paths):
+        for name, (sha256, is_told) in _rows(table).items():
+            (told if is_told else read)[name].add(sha256)
     return read, told
 
 

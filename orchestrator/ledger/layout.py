@@ -139,6 +139,11 @@ def state_path(key: str) -> str:
     return f"{CHECKPOINTS}/{short(key)}.pt"
 
 
+def is_training_state(path: str) -> bool:
+    """Whether a file is the state of an unfinished training."""
+    return path.startswith(f"{CHECKPOINTS}/") and path.endswith(".pt")
+
+
 def cluster_state_path(key: str) -> str:
     """The state of an unfinished K-means."""
     return f"{CHECKPOINTS}/{short(key)}.arrow"

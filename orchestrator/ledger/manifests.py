@@ -5,7 +5,7 @@ absent, and readers follow them and nothing else. Files are written under an att
 only files nobody refers to. The failure this guards against: taking a half-written or abandoned file for a result.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, TypeVar
 
@@ -151,9 +151,18 @@ class Ledger:
         Raises:
             InputError: a file is damaged.
         """
-        for file in self.storage.files(STEPS, deep=True):
-            if file.path.endswith(".json") and (manifest := self._read(file.path, read_manifest)) is not None:
-                yield manifest
+        paths = [file.path for file in self.storage.files(STEPS, deep=True) if file.path.endswith(".json")]
+        found = self.storage.each(lambda path: self._read(path, read_manifest), paths)
+        yield from (manifest for manifest in found if manifest is not None)
+
+    def manifests_of(self, steps: Iterable[tuple[str, str]]) -> dict[str, Manifest]:
+        """The manifests of those of the steps (kind and key) that are finished, by key.
+
+        Raises:
+            InputError: a file is damaged.
+        """
+        found = self.storage.each(lambda step: self.manifest(*step), steps)
+        return {manifest.key: manifest for manifest in found if manifest is not None}
 
     def forget(self, kind: str, key: str) -> None:
         """Remove a step's manifest, so that the step runs again; its shards are left to `forget_shard`."""
@@ -166,6 +175,16 @@ class Ledger:
             InputError: the file is damaged.
         """
         return self._read(record_path(stream, digest), read_record)
+
+    def shards(self, stream: str, digests: Iterable[str]) -> dict[str, ShardRecord]:
+        """The records of those of the shards that are finished, by digest.
+
+        Raises:
+            InputError: a file is damaged.
+        """
+        digests = list(digests)
+        found = self.storage.each(lambda one: self.shard(stream, one), digests)
+        return {one: record for one, record in zip(digests, found, strict=True) if record is not None}
 
     def finished_shards(self, stream: str) -> set[str]:
         """The names of the shards of a stream that have a record, from one listing."""
@@ -185,11 +204,8 @@ class Ledger:
         self.storage.delete(record_path(stream, digest))
 
     def _read(self, path: str, read: Callable[[str, bytes], Read]) -> Read | None:
+        data = self.storage.find(path)
         try:
-            data = self.storage.read(path)
-        except FileNotFoundError:
-            return None
-        try:
-            return read(path, data)
+            return None if data is None else read(path, data)
         except ValueError as error:
             raise damaged(self.storage, path, error) from None

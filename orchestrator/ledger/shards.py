@@ -6,18 +6,17 @@ were quarantined.
 """
 
 import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any
+from dataclasses import dataclass, field
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 from pydantic import AfterValidator, Field, TypeAdapter
 
-from orchestrator.ledger.documents import damaged, read_json
+from orchestrator.ledger.documents import damaged
 from orchestrator.ledger.layout import data_path
 from orchestrator.storage.store import Storage, StorageUnavailableError
 from workloads.datasets.base import confined
@@ -75,19 +74,6 @@ class ShardRecord:
     def of(path: str, data: bytes, *, rows: int, columns: list[str], images: int) -> "ShardRecord":
         """The record of a file with the given content."""
         return ShardRecord(path, rows, len(data), hashlib.sha256(data).hexdigest(), columns, images)
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain JSON types."""
-        return asdict(self)
-
-    @staticmethod
-    def from_json(data: Mapping[str, Any]) -> "ShardRecord":
-        """The record that `to_json` wrote.
-
-        Raises:
-            ValueError: not a record.
-        """
-        return read_json(json.dumps(data).encode(), RECORD)
 
 
 RECORD = TypeAdapter(ShardRecord)

@@ -8,6 +8,9 @@ training that was given up and passes for failed, or for done.
 import json
 from dataclasses import asdict, dataclass
 
+from pydantic import TypeAdapter
+
+from orchestrator.ledger.documents import read_json
 from orchestrator.ledger.layout import CHECKPOINTS, is_stop_mark, stop_mark_path
 from orchestrator.storage.store import Storage
 
@@ -32,6 +35,9 @@ class Stop:
         )
 
 
+STOP = TypeAdapter(Stop)
+
+
 def mark_stopped(storage: Storage, key: str, stop: Stop) -> None:
     """Have a training end at its next report, and remember why."""
     storage.replace(stop_mark_path(key), json.dumps(asdict(stop)).encode())
@@ -44,9 +50,10 @@ def is_marked(storage: Storage, key: str) -> bool:
 
 def read_mark(storage: Storage, key: str) -> Stop | None:
     """Why a training was given up; None where it was not, or what was written is not readable."""
+    data = storage.find(stop_mark_path(key))
     try:
-        return Stop(**json.loads(storage.read(stop_mark_path(key))))
-    except (FileNotFoundError, ValueError, TypeError):
+        return None if data is None else read_json(data, STOP)
+    except ValueError:
         return None
 
 

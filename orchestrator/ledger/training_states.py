@@ -1,27 +1,51 @@
 """What a training leaves on the storage besides its network: its state, its history, and at last its outcome.
 
 The model: rank 0 alone writes. The state is one file named by the step's key, replaced whole, so whoever runs the step
-next continues from it. The history of the loss lies beside it and is read while the run goes on.
+next continues from it. The history of the loss lies beside it and is read while the run goes on. All three only save
+work: one that is damaged is as good as none, and whoever reads it says so.
 """
 
 import json
+import logging
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Annotated
 
+from pydantic import AfterValidator, TypeAdapter
+
+from orchestrator.ledger.documents import Read, read_document, read_json, write_document
 from orchestrator.ledger.layout import history_path, outcome_path, state_path
 from orchestrator.ledger.outcomes import Outcome
-from orchestrator.ledger.shards import ShardRecord
 from orchestrator.storage.store import Storage
 
 # In a history: the mIoU on the validation subset, in percent.
 VAL_MIOU_SUBSET = "val_miou_subset"
 
+_LOG = logging.getLogger("lookbeyond.trainings")
+
+
+def _is_history(rows: list[dict[str, float]]) -> list[dict[str, float]]:
+    for before, row in zip([{"step": 0.0}, *rows], rows, strict=False):
+        if not {"step", "total_steps", "loss", "images_per_second"} <= row.keys():
+            raise ValueError(f"a row has {', '.join(row) or 'nothing'}")
+        if not before["step"] < row["step"] <= row["total_steps"] or row["images_per_second"] <= 0:
+            raise ValueError(f"step {row['step']:g} of {row['total_steps']:g} follows {before['step']:g}")
+    return rows
+
+
+def _has_network(outcome: Outcome) -> Outcome:
+    if "network" not in outcome.files or not outcome.results:
+        raise ValueError("it names no network or no results")
+    return outcome
+
+
+ROWS = TypeAdapter(Annotated[list[dict[str, float]], AfterValidator(_is_history)])
+OUTCOME = TypeAdapter(Annotated[Outcome, AfterValidator(_has_network)])
+
 
 def read_history(storage: Storage, key: str) -> list[dict[str, float]]:
     """Loss, learning rate and speed of a training so far."""
-    try:
-        rows: list[dict[str, float]] = json.loads(storage.read(history_path(key)))
-    except (FileNotFoundError, ValueError):
-        return []
-    return rows
+    return _read(storage, history_path(key), ROWS, read_json) or []
 
 
 def write_history(storage: Storage, key: str, rows: list[dict[str, float]]) -> None:
@@ -40,24 +64,35 @@ def training_seconds(history: list[dict[str, float]], batch_size: int) -> float:
 
 def leave_outcome(storage: Storage, key: str, outcome: Outcome) -> None:
     """Rank 0's last act: what the driver of the run will report."""
-    files = {name: record.to_json() for name, record in outcome.files.items()}
-    document = {"files": files, "results": outcome.results, "device": outcome.device}
-    storage.replace(outcome_path(key), json.dumps(document).encode())
+    storage.replace(outcome_path(key), write_document(asdict(outcome)))
     storage.delete(state_path(key))
 
 
 def read_outcome(storage: Storage, key: str) -> Outcome | None:
     """What rank 0 left; None where no training has ended, or what it wrote is gone."""
-    try:
-        document = json.loads(storage.read(outcome_path(key)))
-        files = {name: ShardRecord.from_json(record) for name, record in document["files"].items()}
-    except (FileNotFoundError, ValueError, KeyError):
+    outcome = _read(storage, outcome_path(key), OUTCOME, read_document)
+    if outcome is None or not all(storage.exists(record.path) for record in outcome.files.values()):
         return None
-    if not all(storage.exists(record.path) for record in files.values()):
-        return None
-    return Outcome(files=files, results=document["results"], device=document["device"])
+    return outcome
 
 
 def forget_outcome(storage: Storage, key: str) -> None:
     """The step is declared finished: its manifest says it all."""
     storage.delete(outcome_path(key))
+
+
+def _read(
+    storage: Storage, path: str, adapter: TypeAdapter[Read], read: Callable[[bytes, TypeAdapter[Read]], Read]
+) -> Read | None:
+    data = storage.find(path)
+    try:
+        return None if data is None else read(data, adapter)
+    except ValueError as error:
+        say_damaged(storage, path, error)
+        return None
+
+
+def say_damaged(storage: Storage, path: str, error: Exception) -> None:
+    """Say that a file is not what a training has left; the training goes on as if there were none."""
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    _LOG.warning("%s is damaged (%s) and taken for absent", storage.locate(path), reason)

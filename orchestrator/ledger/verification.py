@@ -1,21 +1,28 @@
 """Checking and mending a storage.
 
-The model: what a manifest or a record names must be there with the bytes it had, and a listing of images must be the
-one it is named after; whatever is not named by any of them is a leftover of a killed attempt. Repairing forgets what
-is damaged (the next run computes it again) and sweeps the leftovers.
+The model: what a manifest, a record or the outcome of a training names must be there with the bytes it had, and a
+listing of images must be the one it is named after; whatever is not named by any of them is a leftover of a killed
+attempt. Repairing forgets what is damaged (the next run computes it again) and sweeps the leftovers.
 """
 
 import hashlib
+import io
 import time
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 
+from orchestrator.ledger import layout
+from orchestrator.ledger.documents import read_document, read_json
 from orchestrator.ledger.image_sets import listing_problem
 from orchestrator.ledger.inputs import inputs_problem
-from orchestrator.ledger.layout import IMAGES, INPUTS, SHARDS, STEPS, is_attempt
 from orchestrator.ledger.manifests import read_manifest, read_record
-from orchestrator.ledger.shards import ShardRecord
+from orchestrator.ledger.shards import ShardRecord, read_arrays
+from orchestrator.ledger.stop_marks import STOP
+from orchestrator.ledger.training_states import OUTCOME, ROWS
 from orchestrator.storage.store import Storage
 
+_CHECKED = (layout.STEPS, layout.SHARDS, layout.CHECKPOINTS, layout.HISTORY, layout.IMAGES, layout.INPUTS)
 # A leftover younger than this may belong to a run that is writing it now.
 _LEFTOVER_SECONDS = 3600.0
 
@@ -34,23 +41,28 @@ class Verification:
 
 
 def verify(storage: Storage, *, repair: bool) -> Verification:
-    """Check every manifest, every record, every shard they name (by size and SHA-256) and every listing of images."""
+    """Check all that a run may read again: manifests and records with the files they name (by size and SHA-256),
+    listings of images, what is known of inputs, and what trainings have left.
+    """
     found = Verification()
-    named = _read_named(storage, found)
-    for file in storage.files(IMAGES):
-        if file.path.endswith(".arrow") and (problem := listing_problem(storage, file.path)):
-            found.damaged[file.path] = problem
-    for file in storage.files(INPUTS, deep=True):
-        if file.path.endswith(".arrow") and (problem := inputs_problem(storage, file.path)):
-            found.damaged[file.path] = problem
-    forget = set(found.damaged)
-    for path, mention in sorted(named.items()):
-        found.shards += 1
-        found.bytes += mention.record.size
-        problem = _problem(storage, mention.record)
+    paths = [file.path for folder in _CHECKED for file in storage.files(folder, deep=True)]
+    named: dict[str, _Mention] = {}
+    for path, (records, problem) in zip(paths, storage.each(lambda path: _look(storage, path), paths), strict=True):
         if problem:
             found.damaged[path] = problem
-            forget |= {path, *mention.by}
+        elif path.startswith(f"{layout.STEPS}/"):
+            found.steps += 1
+        for record in records:
+            named.setdefault(record.path, _Mention(record)).by.add(path)
+    forget = set(found.damaged)
+    mentions = [named[path] for path in sorted(named)]
+    problems = storage.each(lambda mention: _problem(storage, mention.record), mentions)
+    for mention, problem in zip(mentions, problems, strict=True):
+        found.shards += 1
+        found.bytes += mention.record.size
+        if problem:
+            found.damaged[mention.record.path] = problem
+            forget |= {mention.record.path, *mention.by}
     found.leftovers = _leftovers(storage, set(named))
     if repair:
         for path in sorted(forget) + found.leftovers:
@@ -67,26 +79,56 @@ class _Mention:
     by: set[str] = field(default_factory=set)
 
 
-def _read_named(storage: Storage, found: Verification) -> dict[str, _Mention]:
-    """Every shard that a manifest or a record names, by path; what cannot be read is put down as damaged."""
-    named: dict[str, _Mention] = {}
-    files = [*storage.files(STEPS, deep=True), *storage.files(SHARDS, deep=True)]
-    for file in files:
-        if not file.path.endswith(".json"):
-            continue
-        data = storage.read(file.path)
-        try:
-            if file.path.startswith(f"{STEPS}/"):
-                records = read_manifest(file.path, data).records
-                found.steps += 1
-            else:
-                records = [read_record(file.path, data)]
-        except ValueError as error:
-            found.damaged[file.path] = f"cannot be read ({error})"
-            continue
-        for record in records:
-            named.setdefault(record.path, _Mention(record)).by.add(file.path)
-    return named
+def _look(storage: Storage, path: str) -> tuple[list[ShardRecord], str | None]:
+    """The files that a file names, and what is wrong with it."""
+    match _kind(path):
+        case layout.IMAGES, "arrow":
+            return [], listing_problem(storage, path)
+        case layout.INPUTS, "arrow":
+            return [], inputs_problem(storage, path)
+    try:
+        return _named_by(storage, path), None
+    except FileNotFoundError:
+        # Declared finished or run after all since it was listed.
+        return [], None
+    except ValueError as error:
+        return [], f"cannot be read ({error})"
+
+
+def _kind(path: str) -> tuple[str, str]:
+    """The folder of the storage that a file is in, and its suffix."""
+    return path.split("/", maxsplit=1)[0], path.rpartition(".")[2]
+
+
+def _named_by(storage: Storage, path: str) -> list[ShardRecord]:
+    match _kind(path):
+        case layout.STEPS, "json":
+            return read_manifest(path, storage.read(path)).records
+        case layout.SHARDS, "json":
+            return [read_record(path, storage.read(path))]
+        case layout.CHECKPOINTS, "json" if layout.is_stop_mark(path):
+            read_json(storage.read(path), STOP)
+        case layout.CHECKPOINTS, "json":
+            # A training that has ended, and is not committed yet.
+            return list(read_document(storage.read(path), OUTCOME).files.values())
+        case layout.CHECKPOINTS, "pt":
+            _require_archive(storage.read(path))
+        case layout.CHECKPOINTS, "arrow":
+            read_arrays(storage, path)
+        case layout.HISTORY, "json":
+            read_json(storage.read(path), ROWS)
+    return []
+
+
+def _require_archive(data: bytes) -> None:
+    """Refuse what is no whole ZIP archive, as torch writes them; the driver is spared torch."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
+        raise ValueError(str(error)) from None
+    if damaged is not None:
+        raise ValueError(f"{damaged} in it has another checksum")
 
 
 def _leftovers(storage: Storage, named: set[str]) -> list[str]:
@@ -95,7 +137,7 @@ def _leftovers(storage: Storage, named: set[str]) -> list[str]:
     return [
         file.path
         for file in storage.files("", deep=True)
-        if is_attempt(file.path) and file.path not in named and file.modified < oldest
+        if layout.is_attempt(file.path) and file.path not in named and file.modified < oldest
     ]
 
 

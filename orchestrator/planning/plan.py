@@ -86,8 +86,7 @@ def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: boo
         raise GroupedInputError(sorted(errors, key=str))
     ledger = Ledger(storage)
     steps = {step.key: step for cell in planned for step in cell.roles.values()}
-    manifests = {key: ledger.manifest(step.kind, key) for key, step in steps.items()}
-    done = {key: manifest for key, manifest in manifests.items() if manifest is not None}
+    done = ledger.manifests_of((step.kind, key) for key, step in steps.items())
     entry = cells[0].entry
     plan = Plan(entry.name, document, entry.compute, planned, steps, done, changed=inputs.changed)
     skip_stopped(plan, storage)

@@ -73,7 +73,6 @@ def prediction_plan(plan: Plan, planned: PlannedCell, what: str, images: Path, s
             raise AssertionError(f"nothing is predicted by a {behind.kind} step")
     ledger = Ledger(storage)
     steps = {one.key: one for one in [*segments, step]}
-    found = {key: ledger.manifest(one.kind, key) for key, one in steps.items()}
-    done = plan.done | {key: manifest for key, manifest in found.items() if manifest is not None}
+    done = plan.done | ledger.manifests_of((one.kind, key) for key, one in steps.items())
     cell = PlannedCell(planned.cell, planned.roles | {one.kind: one for one in steps.values()})
     return Plan(plan.name, plan.document, plan.compute, [cell], steps, done)

@@ -93,12 +93,11 @@ def _read_manifests(storage: Storage, keys: list[str], finished: set[str]) -> tu
         named = ", ".join(key[:12] for key in gone[:5]) + (" …" if len(gone) > 5 else "")
         problems.append(f"{len(gone)} of {len(finished)} manifests are no longer on the storage: {named}")
     damaged: dict[str, list[str]] = {}
-    for key in keys:
-        if key not in places:
-            continue
+    there = [key for key in keys if key in places]
+    for key, data in zip(there, storage.each(lambda key: storage.find(places[key]), there), strict=True):
         try:
-            manifests[key] = read_manifest(places[key], storage.read(places[key]))
-        except (ValueError, FileNotFoundError) as error:
+            manifests[key] = read_manifest(places[key], data or b"")
+        except ValueError as error:
             damaged.setdefault(str(error), []).append(places[key])
     for why, paths in damaged.items():
         others = f" and {counted(len(paths) - 1, 'other manifest')}" if len(paths) > 1 else ""

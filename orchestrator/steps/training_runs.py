@@ -13,7 +13,7 @@ import torch
 
 from orchestrator.ledger.layout import state_path
 from orchestrator.ledger.outcomes import Outcome
-from orchestrator.ledger.training_states import read_history, training_seconds, write_history
+from orchestrator.ledger.training_states import read_history, say_damaged, training_seconds, write_history
 from orchestrator.steps.training import DistributedContext, TrainingJob
 from orchestrator.storage.faults import kill_point
 from orchestrator.storage.store import Storage
@@ -42,10 +42,8 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
     `tell` is called by every worker after the same steps, about a hundred times a run. Rank 0 writes the whole state
     after one of them whenever `checkpoint_seconds` have gone by, and when the training is given up.
     """
-    loop = job.build(context)
+    loop = _continued(job, context)
     storage, key = job.storage, job.key
-    if storage.exists(state_path(key)):
-        loop.load_state_dict(torch.load(io.BytesIO(storage.read(state_path(key))), weights_only=True))
     history = [row for row in read_history(storage, key) if row["step"] <= loop.step]
     written = time.monotonic()
     evaluations = loop.step * _SUBSET_EVALUATIONS // loop.total_steps
@@ -82,6 +80,24 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
         results={key: trained},
         device=loop.machine.device.type,
     )
+
+
+def _continued(job: TrainingJob, context: DistributedContext) -> Loop:
+    """The training loop of one worker, where the last run of the training left it."""
+    loop = job.build(context)
+    path = state_path(job.key)
+    data = job.storage.find(path)
+    if data is None:
+        return loop
+    try:
+        loop.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
+        if not 0 <= loop.step <= loop.total_steps:
+            raise ValueError(f"it is at step {loop.step} of {loop.total_steps}")
+    except Exception as error:  # torch raises of many kinds on what is no state
+        say_damaged(job.storage, path, error)
+        # Half of it may have been taken over.
+        return job.build(context)
+    return loop
 
 
 def _keep_state(storage: Storage, key: str, loop: Loop) -> None:

@@ -11,7 +11,8 @@ kill, and a run lost to a storage that was away for a moment.
 
 import errno
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -29,7 +30,11 @@ from workloads.places import expanded
 
 __all__ = ["FileFacts", "Storage", "StorageFullError", "StorageUnavailableError"]
 
+Item = TypeVar("Item")
 Answer = TypeVar("Answer")
+
+# Requests of a bucket take tens of milliseconds each, whatever is asked for.
+_AT_ONCE = 32
 
 _SCHEMES = ("s3", "gs")
 # What is meant for a URI, whatever stands behind it.
@@ -116,6 +121,13 @@ class Storage:
         """
         return self._reading(path, lambda: self._files.read(path))
 
+    def find(self, path: str) -> bytes | None:
+        """The whole file; None where there is none."""
+        try:
+            return self.read(path)
+        except FileNotFoundError:
+            return None
+
     def open(self, path: str) -> pa.NativeFile:
         """A random-access file for reading: mapped into memory on a path, fetched as it is read elsewhere."""
         return self._reading(path, lambda: self._files.open(path, lambda fetch: self._reading(path, fetch)))
@@ -162,6 +174,11 @@ class Storage:
         """The files below a directory (none when it does not exist), sorted by path."""
         found = self._reading(directory, lambda: list(self._files.files(directory, deep=deep)))
         yield from sorted(found, key=lambda facts: facts.path)
+
+    def each(self, call: Callable[[Item], Answer], items: Iterable[Item]) -> Iterator[Answer]:
+        """The answers of a call of this storage for each item, in their order; many wait for the storage at once."""
+        with ThreadPoolExecutor(_AT_ONCE, "storage") as pool:
+            yield from pool.map(call, items)
 
     def _reading(self, path: str, call: Callable[[], Answer]) -> Answer:
         def once() -> Answer:

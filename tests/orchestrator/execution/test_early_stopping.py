@@ -135,7 +135,8 @@ def test_other_columns_and_reports_without_a_score_decide_nothing(storage: Stora
 
 def test_a_new_run_compares_with_what_the_storage_remembers(storage: Storage) -> None:
     first, second = rivals(storage, 2)
-    rows = [{"step": 1, "loss": 1.0}, {"step": 2, "loss": 1.0, "val_miou_subset": 50.0}]
+    rows = [{"step": step, "total_steps": 10, "loss": 1.0, "images_per_second": 1.0} for step in (1, 2)]
+    rows[1]["val_miou_subset"] = 50.0
     storage.replace(history_path(first), json.dumps(rows).encode())
     stop = halving(storage, 2).judge(second, 2, 49.0)
     assert stop is not None

@@ -4,14 +4,15 @@ import hashlib
 import json
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
+from orchestrator.ledger.documents import read_json
 from orchestrator.ledger.layout import manifest_path, record_path, shard_path, short
 from orchestrator.ledger.manifests import Ledger, Manifest
-from orchestrator.ledger.shards import Quarantined, ShardRecord
+from orchestrator.ledger.shards import RECORD, Quarantined, ShardRecord
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -212,4 +213,29 @@ def test_a_record_cannot_name_a_file_outside_the_storage(ledger: Ledger, path: s
     """`verify --repair` deletes what a record names, so a record is not to be trusted with a path."""
     outside = replace(record(ledger, b"data"), path=path)
     with pytest.raises(ValueError, match="outside"):
-        ShardRecord.from_json(outside.to_json())
+        read_json(json.dumps(asdict(outside)).encode(), RECORD)
+
+
+class SlowStorage(Storage):
+    """Answers only when eight are asking at once, as a bucket that takes its time for each request."""
+
+    def __init__(self, uri: str) -> None:
+        super().__init__(uri)
+        self._asking = threading.Barrier(8)
+
+    def read(self, path: str) -> bytes:
+        self._asking.wait(timeout=20)
+        return super().read(path)
+
+
+def test_records_and_manifests_are_read_many_at_once(tmp_path: Path) -> None:
+    ledger = Ledger(Storage(str(tmp_path)))
+    keys = [f"{number:064x}"[::-1] for number in range(16)]
+    for key in keys:
+        ledger.commit(replace(manifest(), key=key))
+        path = shard_path(STREAM, key)
+        ledger.commit_shard(STREAM, key, replace(record(ledger, b"data"), path=path))
+    slow = Ledger(SlowStorage(str(tmp_path)))
+    assert {found.key for found in slow.manifests()} == set(keys)
+    assert list(slow.manifests_of(("sample", key) for key in keys)) == keys
+    assert list(slow.shards(STREAM, keys)) == keys

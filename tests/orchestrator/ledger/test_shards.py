@@ -1,7 +1,9 @@
 """Shards: what is read is what was written, bit for bit, and the record says what was written."""
 
 import hashlib
+import json
 import struct
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from orchestrator.ledger.documents import read_json
 from orchestrator.ledger.shards import (
     LABEL_SCHEMA,
     MAP_SCHEMA,
+    RECORD,
     Quarantined,
-    ShardRecord,
     ShardWriter,
     label_batch,
     map_batch,
@@ -131,7 +134,7 @@ def test_a_record_says_what_was_written(storage: Storage) -> None:
     assert record.columns == ["image: string", "height: int32", "width: int32", "values: list<item: uint16>"]
     assert record.quarantined == [Quarantined("b.png", "truncated after 12 bytes")]
     assert (record.rows, record.images, record.seconds) == (1, 1, 1.2346)
-    assert ShardRecord.from_json(record.to_json()) == record
+    assert read_json(json.dumps(asdict(record)).encode(), RECORD) == record
 
 
 def shard_of_maps(storage: Storage, image: str = "a.png", *, judged: bool = False) -> bytes:

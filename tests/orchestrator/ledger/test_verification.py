@@ -8,10 +8,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.trainings import KilledError, Listener, make_job
+from support.trainings import run as train
 from support.without_ray import Ended, run
 
-from orchestrator.ledger.layout import manifest_path, record_path
+from orchestrator.ledger.layout import (
+    cluster_state_path,
+    history_path,
+    manifest_path,
+    model_path,
+    outcome_path,
+    record_path,
+    state_path,
+    stop_mark_path,
+)
 from orchestrator.ledger.manifests import Ledger
+from orchestrator.ledger.training_states import read_outcome
 from orchestrator.ledger.verification import verify
 from orchestrator.steps.step import Step
 from orchestrator.storage.store import Storage
@@ -249,3 +261,46 @@ def test_several_damages_are_found_at_once(finished: Ended, storage: Storage) ->
         "label",
         "score",
     }
+
+
+def test_a_network_that_is_not_committed_yet_is_no_leftover(storage: Storage) -> None:
+    """Its driver died between the outcome and the commit: whoever runs the step next finds it."""
+    job = make_job(storage, steps=1)
+    train(job, Listener())
+    outcome = read_outcome(storage, job.key)
+    assert outcome is not None
+    abandoned = model_path(job.key, "pt")
+    storage.replace(abandoned, b"half")
+    for file in storage.files("", deep=True):
+        os.utime(storage.locate(file.path), (1.0, 1.0))
+    assert verify(storage, repair=True).repaired == [abandoned]
+    assert read_outcome(storage, job.key) == outcome
+    flip(storage, outcome.files["network"].path)
+    assert set(verify(storage, repair=True).repaired) == {outcome_path(job.key), outcome.files["network"].path}
+
+
+@pytest.mark.parametrize(
+    ("path", "content"),
+    [
+        (state_path("ab" * 32), b"garbage"),
+        (cluster_state_path("ab" * 32), b"garbage"),
+        (outcome_path("ab" * 32), b"[]"),
+        (stop_mark_path("ab" * 32), b'{"step": "all"}'),
+        (history_path("ab" * 32), b"[1]"),
+    ],
+)
+def test_what_a_killed_training_has_left_is_verified(storage: Storage, path: str, content: bytes) -> None:
+    storage.replace(path, content)
+    found = verify(storage, repair=True)
+    assert list(found.damaged) == found.repaired == [path]
+    assert found.damaged[path].startswith("cannot be read")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate])
+def test_a_damaged_state_of_a_training_is_found(storage: Storage, damage: Any) -> None:
+    job = make_job(storage)
+    with pytest.raises(KilledError):
+        train(job, Listener(2))
+    assert verify(storage, repair=False).damaged == {}
+    damage(storage, state_path(job.key))
+    assert list(verify(storage, repair=False).damaged) == [state_path(job.key)]

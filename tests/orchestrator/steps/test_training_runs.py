@@ -11,7 +11,9 @@ import torch
 from support.command_line import mounted
 from support.trainings import STEPS, KilledError, Listener, assert_equal, make_job, run
 
-from orchestrator.ledger.training_states import forget_outcome, read_history, read_outcome, state_path
+from orchestrator.ledger.layout import history_path, outcome_path, state_path
+from orchestrator.ledger.outcomes import Outcome
+from orchestrator.ledger.training_states import forget_outcome, leave_outcome, read_history, read_outcome
 from orchestrator.steps.training import DistributedContext, TrainingJob
 from orchestrator.steps.training_runs import train
 from orchestrator.storage.store import Storage, StorageFullError
@@ -141,17 +143,77 @@ def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_state(storage: Sto
     assert kept_state(job)["step"] == error.step, "the state from before the step is still there"
 
 
-def test_the_state_of_another_architecture_is_refused(storage: Storage) -> None:
-    job = make_job(storage)
-    with pytest.raises(KilledError):
-        run(job, Listener(1))
-    state = kept_state(job)
-    state["objective"] = {name: tensor for name, tensor in state["objective"].items() if "classifier" not in name}
+def saved(state: Any) -> bytes:
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    storage.replace(state_path(job.key), buffer.getvalue())
-    with pytest.raises(InputError, match="the training state is of another architecture"):
-        run(job, Listener())
+    return buffer.getvalue()
+
+
+def without_classifier(state: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: tensor for name, tensor in state["objective"].items() if "classifier" not in name}
+    return state | {"objective": kept}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda state: b"",
+        lambda state: b"garbage",
+        lambda state: saved(state)[:-1000],
+        lambda state: saved([1]),
+        lambda state: saved({"format": 3}),
+        lambda state: saved(state | {"step": 10**9}),
+        lambda state: saved(state | {"step": -1}),
+        lambda state: saved(state | {"optimiser": None}),
+        lambda state: saved(without_classifier(state)),
+    ],
+)
+def test_a_damaged_state_is_taken_for_absent_with_a_note(
+    storage: Storage, undisturbed: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture, damage: Any
+) -> None:
+    job = make_job(storage)
+    with pytest.raises(KilledError):
+        run(job, Listener(3))
+    storage.replace(state_path(job.key), damage(kept_state(job)))
+    again = Listener()
+    assert_equal(run(job, again), undisturbed)
+    assert again.steps[0] == 1
+    assert f"{state_path(job.key)} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "history",
+    [
+        b"",
+        b"[1]",
+        b"{}",
+        b'[{"step": 1}]',
+        b'[{"step": "1", "total_steps": 5, "loss": 1, "images_per_second": 1}]',
+        b'[{"step": 1, "total_steps": 5, "loss": 1, "images_per_second": 0}]',
+    ],
+)
+def test_a_damaged_history_is_taken_for_absent_with_a_note(
+    storage: Storage, undisturbed: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture, history: bytes
+) -> None:
+    job = make_job(storage)
+    with pytest.raises(KilledError):
+        run(job, Listener(3))
+    storage.replace(history_path(job.key), history)
+    assert_equal(run(job, Listener()), undisturbed)
+    assert [row["step"] for row in read_history(storage, job.key)] == [4, 5]
+    assert f"{history_path(job.key)} is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("outcome", [b"", b"[]", b"{}", b'{"files": {}, "results": {}, "device": "cpu"}'])
+def test_an_outcome_that_names_no_network_is_none(
+    storage: Storage, caplog: pytest.LogCaptureFixture, outcome: bytes
+) -> None:
+    job = make_job(storage, steps=1)
+    storage.replace(outcome_path(job.key), outcome)
+    assert read_outcome(storage, job.key) is None
+    leave_outcome(storage, job.key, Outcome(results={job.key: {"miou": 99.0}}))
+    assert read_outcome(storage, job.key) is None
+    assert caplog.text.count("is damaged") == 2
 
 
 def test_a_full_disk_gives_one_message_and_leaves_the_last_state(
