@@ -7,11 +7,13 @@ failure this guards against: two runs doing one step twice, or waiting for each 
 
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from orchestrator.cluster import session
+from orchestrator.cluster.interruption import Interruption
 from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.runner import Runner
 from orchestrator.cluster.workers import extraction_request
@@ -67,8 +69,11 @@ def run_plan(
     ever = cluster_capacity(plan.compute.cluster_config) if plan.compute.cluster_config else None
     ledger = Ledger(storage)
     leases = Leases(storage, plan.compute.lease_seconds)
-    try:
-        with session.session(address, dashboard=dashboard) as has_dashboard:
+    interruption = Interruption()
+    with ExitStack() as held:
+        held.enter_context(interruption.taken())
+        held.callback(leases.close)
+        with session.session(address, dashboard=dashboard, interruption=interruption) as has_dashboard:
             report.machines = session.machines()
             runner = _make_runner(plan, storage, progress, session.capacity(ever), dashboard=has_dashboard)
             try:
@@ -81,8 +86,6 @@ def run_plan(
                 report.retries = dict(runner.retries)
                 report.trials = runner.trainings.folder if runner.trainings is not None else None
                 report.worker_peak_bytes = max(runner.peak_bytes.values(), default=0)
-    finally:
-        leases.close()
     return report
 
 

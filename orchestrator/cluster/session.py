@@ -7,12 +7,9 @@ takes down somebody else's cluster, and a dashboard open to the network.
 
 import logging
 import os
-import signal
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
-from types import FrameType
 from typing import Any
 
 import ray
@@ -20,6 +17,7 @@ from ray.exceptions import AuthenticationError
 
 from orchestrator.cluster import ray_private
 from orchestrator.cluster.environment import asked_address, fit_for_ray, require_answer
+from orchestrator.cluster.interruption import Interruption
 from orchestrator.cluster.malloc import share_arenas
 from orchestrator.planning.capacity import Capacity, Machines, grown
 from workloads.errors import InputError
@@ -32,7 +30,7 @@ TOKEN_REFUSED = f"the cluster asks for a token and got none, or another; {TOKEN_
 
 
 @contextmanager
-def session(address: str | None, *, dashboard: bool) -> Iterator[bool]:
+def session(address: str | None, *, dashboard: bool, interruption: Interruption) -> Iterator[bool]:
     """Connect to the cluster at `address` (``auto`` for the one on this machine), or start one for this run.
 
     Yields whether the cluster shows itself on a dashboard, so that someone takes its metrics.
@@ -55,9 +53,11 @@ def session(address: str | None, *, dashboard: bool) -> Iterator[bool]:
     common["job_config"] = ray_private.job_without_current_folder()
     with ExitStack() as stack:
         context = _join(address, asked, common) if address else stack.enter_context(_own(dashboard, common))
+        # Ray has put a handler of its own on SIGTERM that leaves at once.
+        stack.enter_context(interruption.taken())
         stack.callback(_leave)
         # Ray prints its warnings on standard output, which belongs to results.
-        with redirect_stdout(sys.stderr), _termination_as_interrupt():
+        with redirect_stdout(sys.stderr):
             yield bool(context.dashboard_url)
 
 
@@ -84,31 +84,6 @@ def _join(address: str, asked: str, common: dict[str, Any]) -> Any:
         raise InputError(
             f"{asked}: no Ray cluster answers there ({error}); if it asks for a token, {TOKEN_ADVICE}"
         ) from None
-
-
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM, as `ray job stop` and supervisors send it, and SIGHUP of a terminal that is closed end a run as Ctrl-C
-    does: trials are ended, nothing is lost.
-
-    Ray has put a handler of its own on SIGTERM that leaves at once. Under `nohup` SIGHUP stays ignored.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        # Tune has a handler of its own while trials run; one that ignores Ctrl-C, as in a shell's background, is none.
-        handler = signal.getsignal(signal.SIGINT)
-        (handler if callable(handler) else signal.default_int_handler)(signal.SIGINT, frame)
-
-    numbers = [signal.SIGTERM, *([signal.SIGHUP] if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN else [])]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _set_unless_set(variables: dict[str, str]) -> None:

@@ -30,14 +30,19 @@ def _wait_for(folder: Path, pattern: str, process: "subprocess.Popen[str]") -> N
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP], ids=["ctrl-c", "terminal-closed"])
+@pytest.mark.parametrize(
+    "numbers",
+    [[signal.SIGINT], [signal.SIGHUP], [signal.SIGTERM, signal.SIGINT]],
+    ids=["ctrl-c", "terminal-closed", "supervisor-and-ctrl-c"],
+)
 def test_an_interrupted_run_says_so_and_the_same_command_finishes(
-    lookbeyond: Any, tmp_path: Path, command: Commands, number: signal.Signals
+    lookbeyond: Any, tmp_path: Path, command: Commands, numbers: list[signal.Signals]
 ) -> None:
     write_experiment(tmp_path, "interrupted")
     process = lookbeyond.start(*INTERRUPTED)
     _wait_for(tmp_path, "storage/shards/*/*.json", process)
-    process.send_signal(number)
+    for number in numbers:
+        process.send_signal(number)
     out, err = process.communicate(timeout=240)
     assert (process.returncode, out) == (130, "")
     assert "Traceback" not in err
