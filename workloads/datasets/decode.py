@@ -128,7 +128,7 @@ def label_doubts(data: bytes, values: npt.NDArray[np.uint16]) -> tuple[str, ...]
     doubts = []
     with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
         if image.format in _LOSSY_FORMATS:
-            doubts.append(f"{image.format} files, a lossy format: values at borders may be none that was annotated")
+            doubts.append(f"are {image.format}, a lossy format: values at borders may be none that was annotated")
     found = [int(value) for value in np.unique(values) if 0 < value < 255]
     step = math.gcd(*found)
     if len(found) > 1 and step >= 10:

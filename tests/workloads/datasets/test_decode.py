@@ -232,5 +232,5 @@ def test_what_makes_label_files_look_wrong_is_said() -> None:
         "hold multiples of 85 only: values that were spread out to be seen",
     )
     (lossy,) = label_doubts(encoded(Image.fromarray(values), "JPEG"), np.array([[1, 2]]))
-    assert lossy.startswith("JPEG files, a lossy format")
+    assert lossy.startswith("are JPEG, a lossy format")
     assert label_doubts(encoded(Image.fromarray(values)), np.array([[0, 20]])) == ()

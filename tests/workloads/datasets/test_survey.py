@@ -49,7 +49,7 @@ def test_label_values_counted_from_one_and_lossy_files_are_suspected(tmp_path: P
     lossy.save(tmp_path / "trainannot/a.png", "JPEG")
     found = survey(open_dataset(CamvidConfig(), tmp_path), "train")
     (doubt,) = found.label_doubts
-    assert doubt.startswith("JPEG files, a lossy format") and found.label_doubts[doubt] == 1
+    assert doubt.startswith("are JPEG, a lossy format") and found.label_doubts[doubt] == 1
 
 
 def test_a_limit_examines_a_seeded_part(tmp_path: Path, save, photo: np.ndarray) -> None:
