@@ -265,7 +265,7 @@ def _worker(config: dict[str, Any]) -> None:
     scale: Scale = config["scale"]
     keep_freed_memory()
     torch.set_num_threads(scale.cores)
-    machine = Machine(device=torch_device("auto" if scale.uses_gpus else "cpu"))
+    machine = Machine.of(torch_device("auto" if scale.uses_gpus else "cpu"), scale.cores)
     if scale.workers == 1:
         context = DistributedContext(machine, SingleProcess(), None)
     else:

@@ -56,6 +56,11 @@ class Machine:
     prefetch: int = 3
     loader_threads: int = 1
 
+    @classmethod
+    def of(cls, device: torch.device, cores: int) -> "Machine":
+        """The machine of a worker with so many cores: beside a GPU all but one of them load, on a CPU they compute."""
+        return cls(device=device, loader_threads=1 if device.type == "cpu" else max(1, cores - 1))
+
 
 class Objective(nn.Module, ABC):
     """A network with its loss, and how its inputs are made.

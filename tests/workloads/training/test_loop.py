@@ -112,6 +112,12 @@ def test_one_seed_gives_one_result_and_threads_do_not_matter():
     assert losses != [report.loss for report in loop(config(seed=1)).run()]
 
 
+def test_the_cores_beside_a_gpu_load_images():
+    assert Machine.of(torch.device("cuda"), 8).loader_threads == 7
+    assert Machine.of(torch.device("cuda"), 1).loader_threads == 1
+    assert Machine.of(torch.device("cpu"), 8) == Machine()
+
+
 def test_loading_takes_one_thread_and_leaves_the_trainings_own_alone():
     seen = set()
 
