@@ -45,7 +45,8 @@ def _table(caption: str, results: Sequence[Result], figures: dict[int, list[floa
     for number in range(count):
         values = [found[number] if number < len(found := figures[result.number]) else None for result in results]
         highest = max((value for value in values if value is not None), default=None)
-        best = [len(results) > 1 and value is not None and value == highest for value in values]
+        alone = len(results) > 1 and values.count(highest) == 1
+        best = [alone and value is not None and value == highest for value in values]
         rows.append(
             [
                 Entry(names[number]),

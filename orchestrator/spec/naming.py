@@ -79,7 +79,8 @@ def differing(cells: Iterable[Named]) -> list[str]:
     """The keys that some of the cells differ in, in the order in which they first appear."""
     every = [cell.values for cell in cells]
     keys = dict.fromkeys(key for values in every for key in values)
-    return [key for key in keys if len({repr(values.get(key)) for values in every}) > 1]
+    # A key that a cell leaves alone is no key that it sets to null.
+    return [key for key in keys if len({repr(values[key]) if key in values else "" for values in every}) > 1]
 
 
 def varying(cells: Sequence[Named]) -> list[str]:

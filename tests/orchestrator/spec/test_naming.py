@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.spec.naming import describe, repeats, short_keys, shown
+from orchestrator.spec.naming import describe, differing, repeats, short_keys, shown
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,10 @@ def test_without_rows_what_varies_names_a_cell_and_everything_the_only_one() -> 
     assert describe(cells[0], cells) == "outliers 0.0"
     assert describe(cells[0], cells[:1]) == "images 5, outliers 0.0"
     assert describe(Cell(), [Cell()]) == "the only cell"
+
+
+def test_a_key_that_only_some_cells_set_differs_whatever_it_is_set_to() -> None:
+    assert differing([Cell({"pretrain": None, "seed": 0}), Cell({"seed": 0})]) == ["pretrain"]
 
 
 def test_repeats_differ_in_seeds_alone() -> None:
