@@ -110,7 +110,7 @@ def _own(dashboard: bool, common: dict[str, Any]) -> Iterator[Any]:
 
 
 def _start_own(dashboard: bool, common: dict[str, Any]) -> Any:
-    """Start Ray; another Ray that starts at the same moment may take a port that was free just now."""
+    """Start Ray, if need be again: another one may have taken a port that was free, or the machine be too busy."""
     for attempt in range(1, _STARTS + 1):
         try:
             # Without an address Ray would join one that somebody else runs on this machine.
@@ -121,13 +121,12 @@ def _start_own(dashboard: bool, common: dict[str, Any]) -> Any:
                 object_store_memory=_OBJECT_STORE_BYTES,
                 **common,
             )
-        except (ConnectionError, ValueError) as error:
-            ray.shutdown()
-            if attempt == _STARTS:
-                raise InputError(f"Ray does not start on this machine: {error}") from None
         except Exception as error:  # of many kinds, a plain one among them for a start that took too long
             ray.shutdown()
-            raise InputError(f"Ray does not start on this machine: {type(error).__name__}: {error}") from None
+            if attempt == _STARTS:
+                raise InputError(
+                    f"Ray does not start on this machine: {error}; is it very busy, or is there a limit (`ulimit -a`)?"
+                ) from None
     raise AssertionError("the last start returns or raises")
 
 
