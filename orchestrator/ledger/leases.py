@@ -5,7 +5,8 @@ seconds. A lease whose content did not change for `seconds` on the observer's ow
 process is known to be gone on this machine; time in which the storage itself did not answer is not silence. Taking over
 means creating the next generation and then looking again: whoever finds anything there but its own lease and the very
 contents that it saw die gives way. Of two that create, the later look sees both leases, so both never stay. A holder
-that was silent for too long learns at its next beat that it was replaced. The failures this guards against: clocks that
+that was silent for too long learns at its next beat that it was replaced, which it cannot undo, and the work on its
+steps by its fence, before it writes. The failures this guards against: clocks that
 disagree, two runs taking over together, an observer that acts on what it saw long ago, waiting for the dead.
 """
 
@@ -18,14 +19,20 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter
+
+from orchestrator.ledger.documents import read_json
 from orchestrator.ledger.layout import lease_folder, lease_path, stem
-from orchestrator.storage.store import Storage
+from orchestrator.storage.store import Storage, StorageUnavailableError
 from workloads.errors import InputError
 
 _LOG = logging.getLogger("lookbeyond.leases")
 
 _BEATS = 6  # in the time after which a silent lease is dead
+# Nobody is waited for longer, whatever a lease says.
+_LONGEST_SECONDS = 86400.0
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,19 @@ class Holder:
 
     def is_known_dead(self) -> bool:
         """Whether the process ran on this machine, in this namespace, and is gone."""
-        return bool(self.place) and self.place == Holder.here().place and _start_time(self.process) != self.started
+        if not self.place or self.place != Holder.here().place:
+            return False
+        started = _start_time(self.process)
+        if started is not None:
+            return started != self.started
+        try:
+            os.kill(self.process, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            # A process of another user, of which /proc may be told not to speak (hidepid).
+            return False
+        return False
 
     def __str__(self) -> str:
         return f"process {self.process} on {self.host}"
@@ -66,6 +85,7 @@ class Leases:
     _beats: int = 0
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
+    _is_storage_away: bool = False
     _thread: threading.Thread | None = None
 
     def acquire(self, key: str) -> bool:
@@ -109,17 +129,36 @@ class Leases:
     def release(self, key: str) -> None:
         """Give a lease back."""
         with self._lock:
-            generation = self._held.pop(key, None)
-            if generation is not None:
-                self.storage.delete(lease_path(key, generation))
+            if key in self._held:
+                path = lease_path(key, self._held[key])
+                if self._is_own(self.storage.find(path) or b""):
+                    self.storage.delete(path)
+                del self._held[key]
+
+    def holds(self, key: str) -> bool:
+        """Whether a step is still this run's, as far as its last beat has told."""
+        with self._lock:
+            return key in self._held
+
+    def fence(self, key: str) -> "Fence":
+        """What work on a step that is held goes by, on whatever machine it is done."""
+        with self._lock:
+            return Fence(self.storage, lease_path(key, self._held[key]), self._run)
 
     def close(self) -> None:
         """Give all leases back and stop the heartbeat."""
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        for key in list(self._held):
-            self.release(key)
+        try:
+            while self._held and not self._is_storage_away:
+                self.release(next(iter(self._held)))
+        except StorageUnavailableError as error:
+            _LOG.warning("%s", error)
+        if self._held:
+            # What one lease has waited for in vain the others need not.
+            _LOG.warning("%d leases are left; they end by themselves after %g s", len(self._held), self.seconds)
+            self._held.clear()
 
     def _is_dead(self, path: str, content: bytes) -> bool:
         holder, seconds = _read(content)
@@ -164,34 +203,68 @@ class Leases:
                     except (OSError, InputError) as error:
                         # One missed beat is what `seconds` leaves room for; the next one is tried in time.
                         _LOG.info("a beat was missed: %s", error)
+                        self._is_storage_away = isinstance(error, StorageUnavailableError)
+                    else:
+                        self._is_storage_away = False
+                    if self._stop.is_set():
+                        return
 
     def _beat(self, key: str) -> None:
-        path = lease_path(key, self._held[key])
-        try:
-            replaced = self._run.encode() not in self.storage.read(path)
-        except FileNotFoundError:
-            replaced = True
-        if replaced:
+        # Conditionally: a run that was stopped between looking and writing must not bring back what others took over.
+        path, content = lease_path(key, self._held[key]), self._content()
+        if not self.storage.update(path, lambda found: content if self._is_own(found) else None):
             del self._held[key]
             _LOG.warning("another run took over step %s, as this one was silent for too long", key[:12])
-            return
-        self.storage.write_nondurable(path, self._content())
+
+    def _is_own(self, content: bytes) -> bool:
+        return self._run.encode() in content
+
+
+@dataclass(frozen=True)
+class _Lease:
+    holder: Holder
+    seconds: Annotated[float, Field(gt=0, le=_LONGEST_SECONDS)]
+
+
+_LEASE = TypeAdapter(_Lease)
 
 
 def _read(content: bytes) -> tuple[Holder | None, float]:
-    """Holder and seconds of a lease; nobody's where a power cut left no content."""
+    """Holder and seconds of a lease; nobody's where a power cut left no content, or somebody wrote nonsense."""
     try:
-        read = json.loads(content)
-        return Holder(**read["holder"]), float(read["seconds"])
-    except (ValueError, KeyError, TypeError):
+        lease = read_json(content, _LEASE)
+    except ValueError:
         return None, 0.0
+    return lease.holder, lease.seconds
+
+
+class LeaseLostError(Exception):
+    """Another run took over the step that this process works on."""
+
+
+@dataclass(frozen=True)
+class Fence:
+    """A held lease, as the work on its step knows it: the file, and the run that it must be of."""
+
+    storage: Storage
+    path: str
+    run: str
+
+    def require(self) -> None:
+        """Look whether the lease is still held; asked before whatever is written under the name of the step.
+
+        Raises:
+            LeaseLostError: it is not. The step is another run's, whatever became of ours.
+        """
+        if self.run.encode() not in (self.storage.find(self.path) or b""):
+            raise LeaseLostError(f"another run took over the step of {self.path}")
 
 
 def _start_time(process: int) -> int | None:
-    """Clock ticks after boot at which the process started; None when it is gone, a zombie, or there is no /proc."""
+    """Clock ticks after boot at which the process started, 0 of a zombie; None when /proc does not speak of it."""
     try:
         text = Path(f"/proc/{process}/stat").read_text()
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = text.rsplit(")", 1)[1].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return 0 if fields[0] in "ZX" else int(fields[19])

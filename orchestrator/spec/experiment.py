@@ -144,7 +144,9 @@ class Compute(RuntimeConfig):
         None, description="give up fine-tunings that do worse than others of their column; null: never, {}: defaults"
     )
     cluster_config: str | None = Field(None, description="file of `ray up`: what the cluster can grow to")
-    lease_seconds: float = Field(60.0, gt=0, description="silence after which another run's lease is taken over")
+    lease_seconds: float = Field(
+        60.0, gt=0, le=86400, description="silence after which another run's lease is taken over"
+    )
 
 
 # What an experiment file may hold beside the configuration of its cells.

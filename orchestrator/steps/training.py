@@ -2,10 +2,11 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from orchestrator.ledger.image_sets import ShardRange
+from orchestrator.ledger.leases import Fence
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.steps.jobs import Source, WorkerCache
 from orchestrator.steps.step import CellSteps, Pool, Step
@@ -37,6 +38,19 @@ class TrainingJob(ABC):
     storage: Storage
     key: str
     source: Source
+    # None where nobody else can be at work on the step.
+    fence: Fence | None = field(default=None, kw_only=True)
+
+    def require_lease(self) -> None:
+        """Refuse to write for a step that another run has taken over.
+
+        Raises
+        ------
+        LeaseLostError
+            It has.
+        """
+        if self.fence is not None:
+            self.fence.require()
 
     @property
     @abstractmethod

@@ -39,9 +39,13 @@ def train_alone(job: TrainingJob) -> Outcome:
 def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_seconds: float) -> Outcome | None:
     """Run one worker's part of a job to its end; the outcome on rank 0, None on the others and where it was given up.
 
+    Rank 0 looks at the lease of its run before it writes: a training that another run has taken over ends there.
+
     `tell` is called by every worker after the same steps, about a hundred times a run. Rank 0 writes the whole state
     after one of them whenever `checkpoint_seconds` have gone by, and when the training is given up.
     """
+    if context.workers.rank == 0:
+        job.require_lease()
     loop = _continued(job, context)
     storage, key = job.storage, job.key
     history = [row for row in read_history(storage, key) if row["step"] <= loop.step]
@@ -55,6 +59,7 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
                 evaluations = told.step * _SUBSET_EVALUATIONS // loop.total_steps
                 report = replace(told, shown=told.shown | job.evaluate_subset(loop))
             history.append(history_row(report))
+            job.require_lease()
             write_history(storage, key, history)
             if time.monotonic() - written >= checkpoint_seconds:
                 _keep_state(storage, key, loop)
@@ -69,6 +74,7 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
     begun = time.perf_counter()
     outcome = job.finish(loop, history[-1]["loss"] if history else None)
     job.source.leave_contents(storage)
+    job.require_lease()
     seconds = training_seconds(history, loop.config.batch_size) * context.workers.size + time.perf_counter() - begun
     # As of all work, seconds of one core or of one GPU.
     cores = torch.get_num_threads() if loop.machine.device.type == "cpu" else 1

@@ -20,13 +20,20 @@ from urllib.parse import urlsplit
 
 import obstore
 import pyarrow as pa
-from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    BaseError,
+    PermissionDeniedError,
+    PreconditionError,
+    UnauthenticatedError,
+)
 from obstore.store import GCSStore, S3Store
 
-from orchestrator.storage.files import Content, Fetching, FileFacts
+from orchestrator.storage.files import Change, Content, Fetching, FileFacts
 from workloads.errors import InputError
 
 if TYPE_CHECKING:
+    from obstore import UpdateVersion
     from obstore.store import ClientConfig, RetryConfig, S3CredentialProvider
 
 _PART_BYTES = 8 << 20
@@ -109,6 +116,30 @@ class Bucket:
             return False
         return True
 
+    def update(self, path: str, change: Change) -> bool:
+        """Write what `change` makes of the object, if nobody else has removed or rewritten it in between."""
+        while (updated := self._update_once(path, change)) is None:
+            # By another, or by an earlier try whose answer was lost: what stands there now tells.
+            pass
+        return updated
+
+    def _update_once(self, path: str, change: Change) -> bool | None:
+        try:
+            found = self._ask(lambda: obstore.get(self._store, path))
+            changed = change(self._ask(lambda: found.bytes().to_bytes()))
+        except FileNotFoundError:
+            return False
+        if changed is None:
+            return False
+        seen: UpdateVersion = {"e_tag": found.meta["e_tag"]}
+        if found.meta["version"] is not None:
+            seen["version"] = found.meta["version"]
+        try:
+            self._ask(lambda: obstore.put(self._store, path, _view(changed), mode=seen), writes=True)
+        except PreconditionError:
+            return None
+        return True
+
     def delete(self, path: str) -> None:
         """Remove the object if it is there."""
         try:
@@ -136,7 +167,7 @@ class Bucket:
         """The answer of the service, with its refusals as errors that say whether waiting helps."""
         try:
             return request()
-        except AlreadyExistsError:
+        except (AlreadyExistsError, PreconditionError):
             raise
         except FileNotFoundError as error:
             if "NoSuchBucket" in str(error):

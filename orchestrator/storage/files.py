@@ -7,6 +7,8 @@ from typing import Protocol, TypeAlias
 import pyarrow as pa
 
 Content: TypeAlias = bytes | pa.Buffer
+# What is to stand in a file in place of what stands there; None to leave it alone.
+Change: TypeAlias = Callable[[bytes], bytes | None]
 # Makes a request for as long as it takes; see `retrying`.
 Fetching: TypeAlias = Callable[[Callable[[], bytes]], bytes]
 
@@ -49,6 +51,13 @@ class Files(Protocol):
 
     def create(self, path: str, data: Content) -> bool:
         """Write the file whole if there is none; durable. False when there is one, perhaps by an earlier try."""
+        ...
+
+    def update(self, path: str, change: Change) -> bool:
+        """Write what `change` makes of the file, unless somebody else removes or rewrites it in between; not durable.
+
+        False when there is no file, or `change` leaves it alone.
+        """
         ...
 
     def delete(self, path: str) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from orchestrator.storage.files import Content, Fetching, FileFacts
+from orchestrator.storage.files import Change, Content, Fetching, FileFacts
 from workloads.own_output import MARK
 
 _NO_HARD_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -64,6 +64,25 @@ class Folder:
         if made:
             _flush_folder(target.parent)
         return made
+
+    def update(self, path: str, change: Change) -> bool:
+        """Write what `change` makes of the file, unless there is none; not durable.
+
+        It is written in place: where another process has removed the file in between, or made a new one of its name,
+        the one that nobody sees any more is written.
+        """
+        try:
+            stream = self._at(path).open("r+b", buffering=0)
+        except FileNotFoundError:
+            return False
+        with stream:
+            changed = change(stream.read())
+            if changed is None:
+                return False
+            stream.seek(0)
+            stream.write(changed)
+            stream.truncate()
+        return True
 
     def delete(self, path: str) -> None:
         """Remove the file if it is there."""

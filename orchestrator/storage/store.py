@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from orchestrator.storage import faults
 from orchestrator.storage.buckets import Bucket
-from orchestrator.storage.files import Content, FileFacts, Files
+from orchestrator.storage.files import Change, Content, FileFacts, Files
 from orchestrator.storage.folders import Folder
 from orchestrator.storage.retries import StorageUnavailableError, retry
 from workloads.errors import InputError
@@ -165,6 +165,13 @@ class Storage:
                 # Removed meanwhile, or another creation is under way that may yet fail.
                 continue
         return True
+
+    def update(self, path: str, change: Change) -> bool:
+        """Write what `change` makes of a file, unless somebody else removes or rewrites it in between; not durable.
+
+        False when there is no file, or `change` leaves it alone. It may be called more than once.
+        """
+        return self._writing(path, b"", lambda: self._files.update(path, change))
 
     def delete(self, path: str) -> None:
         """Remove the file if it is there."""

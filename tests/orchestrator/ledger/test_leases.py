@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from orchestrator.ledger.layout import lease_folder, lease_path
-from orchestrator.ledger.leases import Holder, Leases
-from orchestrator.storage.store import Storage, StorageFullError
+from orchestrator.ledger.leases import Holder, LeaseLostError, Leases
+from orchestrator.storage.store import Storage, StorageFullError, StorageUnavailableError
 
 KEY = "ab" * 32
 SILENCE = 0.3
@@ -324,11 +324,11 @@ class FullStorage(Storage):
 
     refused = 0
 
-    def write_nondurable(self, path: str, data: Any) -> None:
+    def update(self, path: str, change: Any) -> bool:
         if self.refused < 3:
             self.refused += 1
             raise StorageFullError("no room left")
-        super().write_nondurable(path, data)
+        return super().update(path, change)
 
 
 def test_the_heartbeat_outlives_a_full_storage(storage: Storage, run: Callable[..., Leases]) -> None:
@@ -341,3 +341,104 @@ def test_the_heartbeat_outlives_a_full_storage(storage: Storage, run: Callable[.
         assert time.monotonic() < deadline, "no beat was written after the storage had room again"
         time.sleep(0.02)
     assert full.refused == 3
+
+
+@on_all_storages
+def test_a_run_that_was_stopped_while_it_beat_brings_nothing_back(storage: Storage, run: Callable[..., Leases]) -> None:
+    """SIGSTOP between looking at its lease and writing it: meanwhile another run took over, and was done."""
+    stopped, taker = run(600.0), run(SILENCE)
+    assert stopped.acquire(KEY)
+
+    def takes_over_meanwhile(path: str, change: Callable[[bytes], bytes | None]) -> bool:
+        def late(found: bytes) -> bytes | None:
+            changed = change(found)
+            storage.delete(lease_path(KEY, 0))
+            assert taker.acquire(KEY)
+            taker.release(KEY)
+            return changed
+
+        return storage.update(path, late)
+
+    stopped.storage = StoppedStorage(storage.uri, takes_over_meanwhile)
+    stopped._beat(KEY)
+    assert lease_files(storage) == []
+    stopped.storage = storage
+    if stopped.holds(KEY):
+        # On a path it learns one beat later.
+        stopped._beat(KEY)
+    assert not stopped.holds(KEY)
+    assert lease_files(storage) == []
+
+
+class StoppedStorage(Storage):
+    """A storage on which something happens in the middle of an update."""
+
+    def __init__(self, uri: str, update: Callable[..., bool]) -> None:
+        super().__init__(uri)
+        self.update = update  # type: ignore[method-assign]
+
+
+@on_all_storages
+def test_the_fence_of_work_falls_with_its_lease(storage: Storage, run: Callable[..., Leases]) -> None:
+    zombie = run(600.0)
+    assert zombie.acquire(KEY)
+    fence = zombie.fence(KEY)
+    fence.require()
+    storage.delete(lease_path(KEY, 0))
+    with pytest.raises(LeaseLostError):
+        fence.require()
+    # The same generation again, and not the same lease.
+    taker = run(600.0)
+    assert taker.acquire(KEY)
+    with pytest.raises(LeaseLostError):
+        fence.require()
+    zombie.release(KEY)
+    taker.fence(KEY).require()
+
+
+@pytest.mark.parametrize("seconds", ["Infinity", "NaN", "1e300", "-1", '"60"', "[]"])
+def test_a_lease_that_claims_to_live_for_ever_does_not(
+    storage: Storage, run: Callable[..., Leases], seconds: str
+) -> None:
+    write_lease(storage, 60.0)
+    text = storage.read(lease_path(KEY, 0)).decode().replace("60.0", seconds)
+    storage.replace(lease_path(KEY, 0), text.encode())
+    taker = run()
+    assert not taker.acquire(KEY)
+    time.sleep(SILENCE * 1.2)
+    assert wait_for(taker)
+
+
+def test_a_living_process_that_may_not_be_looked_at_is_not_known_to_be_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With hidepid, /proc speaks of no process of another user."""
+    monkeypatch.setattr("orchestrator.ledger.leases._start_time", lambda process: None)
+    living = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    holder = replace(Holder.here(), process=living.pid)
+    assert not holder.is_known_dead()
+    living.communicate(b"\n")
+    assert holder.is_known_dead()
+
+
+class LostStorage(Storage):
+    """A storage that goes away for good; each call waits for it in vain."""
+
+    away = False
+    waited = 0
+
+    def find(self, path: str) -> bytes | None:
+        if self.away:
+            self.waited += 1
+            raise StorageUnavailableError("no answer")
+        return super().find(path)
+
+
+def test_closing_while_the_storage_is_away_waits_once_and_not_for_every_lease(
+    storage: Storage, run: Callable[..., Leases], caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = LostStorage(storage.uri)
+    holder = run(600.0, lost)
+    assert all(holder.acquire(f"step {number}") for number in range(5))
+    lost.away = True
+    holder.close()
+    assert lost.waited == 1
+    assert "5 leases are left" in caplog.text

@@ -2,6 +2,7 @@
 
 import io
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import torch
 from support.command_line import mounted
 from support.trainings import STEPS, KilledError, Listener, assert_equal, make_job, run
 
-from orchestrator.ledger.layout import history_path, outcome_path, state_path
+from orchestrator.ledger.layout import history_path, lease_path, outcome_path, state_path
+from orchestrator.ledger.leases import LeaseLostError, Leases
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.training_states import forget_outcome, leave_outcome, read_history, read_outcome
 from orchestrator.steps.training import DistributedContext, TrainingJob
@@ -19,7 +21,7 @@ from orchestrator.steps.training_runs import train
 from orchestrator.storage.store import Storage, StorageFullError
 from workloads.errors import InputError
 from workloads.training.collectives import SingleProcess
-from workloads.training.loop import LossNotFiniteError, Machine
+from workloads.training.loop import LossNotFiniteError, Machine, StepReport
 
 STATE_BYTES = 18_000_000
 
@@ -235,3 +237,34 @@ def test_a_full_disk_gives_one_message_and_leaves_the_last_state(
         assert_equal(run(moved, Listener()), undisturbed)
     finally:
         unmount()
+
+
+def test_a_training_that_another_run_has_taken_over_ends_and_writes_nothing_more(
+    storage: Storage, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    """Its run was stopped for longer than a lease lives, and goes on; its workers had never been stopped."""
+    zombie, taker = Leases(storage, 600.0), Leases(storage, 600.0)
+    job = make_job(storage)
+    try:
+        assert zombie.acquire(job.key)
+        fenced = replace(job, fence=zombie.fence(job.key))
+        kept: dict[str, bytes] = {}
+
+        class TakenOver(Listener):
+            def __call__(self, report: StepReport) -> bool:
+                if report.step == 2:
+                    storage.delete(lease_path(job.key, 0))
+                    assert taker.acquire(job.key)
+                    kept.update({file.path: storage.read(file.path) for file in storage.files("", deep=True)})
+                return super().__call__(report)
+
+        with pytest.raises(LeaseLostError, match="another run took over"):
+            run(fenced, TakenOver())
+        assert {file.path: storage.read(file.path) for file in storage.files("", deep=True)} == kept
+        assert read_outcome(storage, job.key) is None
+        with pytest.raises(LeaseLostError):
+            run(fenced, Listener())
+        assert_equal(run(replace(job, fence=taker.fence(job.key)), Listener()), undisturbed)
+    finally:
+        zombie.close()
+        taker.close()

@@ -305,3 +305,29 @@ def test_a_storage_that_is_full_from_the_start_is_refused(small_disk: Path) -> N
     with pytest.raises(StorageFullError, match="is full"):
         Storage(str(small_disk)).check_writable()
     assert all_files(small_disk) == ["ballast", "more"]
+
+
+def test_an_update_is_of_what_stands_there_and_makes_no_file(storage: Storage) -> None:
+    assert not storage.update("beat", lambda found: b"new")
+    assert not storage.exists("beat")
+    storage.replace("beat", b"first, and longer")
+    assert storage.update("beat", lambda found: found[:5] + b"!")
+    assert storage.read("beat") == b"first!"
+    assert not storage.update("beat", lambda found: None)
+    assert storage.read("beat") == b"first!"
+
+
+def test_an_update_brings_no_file_back_and_changes_no_other_of_its_name(storage: Storage) -> None:
+    def removed(found: bytes) -> bytes | None:
+        storage.delete("beat")
+        return b"mine" if found == b"mine" else None
+
+    def replaced(found: bytes) -> bytes | None:
+        storage.delete("beat")
+        storage.create("beat", b"another's")
+        return b"mine" if found == b"mine" else None
+
+    for meanwhile, stands in ((removed, None), (replaced, b"another's")):
+        storage.replace("beat", b"mine")
+        storage.update("beat", meanwhile)
+        assert storage.find("beat") == stands
