@@ -152,10 +152,10 @@ class _Roles:
         labels = self._planner.files(self.entry, source, "labels")
         return entries_digest(labels[image] for image in (labels if image_ids is None else image_ids))
 
-    def changed_images(self, source: Source, image_ids: Iterable[str]) -> list[tuple[str, str]]:
-        """Id and content of those of the images that are told by their content."""
+    def images_digest(self, source: Source, image_ids: Iterable[str]) -> str:
+        """What identifies images of a pool."""
         images = self._planner.files(self.entry, source, "images")
-        return [(image, images[image].sha256) for image in image_ids if images[image].sha256]
+        return entries_digest(images[image] for image in image_ids)
 
     def weights_identity(self, arch: str, weights: str | None) -> str:
         """What identifies the content of weights."""

@@ -37,8 +37,8 @@ _EXTRACTOR = "extractor_finetune"
 class FinetuneStep(TrainingStep):
     """Fine-tuning on a list of labelled images (a file of the storage), judged on the step's image set.
 
-    `truth` identifies the ground truth that is trained on and that is judged against; the first weights count only
-    where nothing was pre-trained.
+    `trained_on` identifies the labelled images, `truth` the ground truth that is trained on and that is judged against;
+    the first weights count only where nothing was pre-trained.
     """
 
     kind: ClassVar[str] = "finetune"
@@ -51,7 +51,7 @@ class FinetuneStep(TrainingStep):
     judged: Source
     labelled: LabelledList
     truth: tuple[str, str]
-    changed: list[tuple[str, str]]
+    trained_on: str
     num_classes: int
     config: FinetuneConfig
     init: Initialisation
@@ -104,7 +104,7 @@ class FinetuneStep(TrainingStep):
             judged=cell.val,
             labelled=listed,
             truth=(cell.truth_digest(train, listed.ids), cell.truth_digest(cell.val)),
-            changed=cell.changed_images(train, listed.ids),
+            trained_on=cell.images_digest(train, listed.ids),
             num_classes=len(dataset.classes),
             config=config,
             init=finetune.init,
@@ -124,11 +124,12 @@ class FinetuneStep(TrainingStep):
             "dataset": self.dataset,
             "pools": [self.source.pool, self.judged.pool],
             "labelled": self.labelled.sha256,
+            "images": self.trained_on,
             "truth": self.truth,
             "num_classes": self.num_classes,
             "config": self.config,
             "init": None if self.pretrained else [self.init, self.weights_identity],
-        } | ({"changed": self.changed} if self.changed else {})
+        }
 
     @property
     def total_steps(self) -> int:

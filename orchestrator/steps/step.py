@@ -96,8 +96,8 @@ class CellSteps(Protocol):
     def truth_digest(self, source: Source, image_ids: Iterable[str] | None = None) -> str:
         """What identifies the ground truth of a pool's images, of all where none are named."""
 
-    def changed_images(self, source: Source, image_ids: Iterable[str]) -> list[tuple[str, str]]:
-        """Id and content of those of the images that hold something else than was read before."""
+    def images_digest(self, source: Source, image_ids: Iterable[str]) -> str:
+        """What identifies images of a pool."""
 
     def weights_identity(self, arch: str, weights: str | None) -> str:
         """What identifies the content of weights."""

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from support.command_line import write_camvid
+from support.trainings import DOCUMENT
 from support.without_ray import FakeWorker, execute
 
 from orchestrator.ledger.manifests import Ledger
@@ -255,3 +257,17 @@ def test_a_cell_that_would_compute_nothing_is_refused(storage: Storage, tmp_path
     }
     with pytest.raises(InputError, match=r"labels\.source: 'pixel' .*no ground truth"):
         make_plan(document, storage, write_listings=False)
+
+
+def test_a_labelled_image_of_another_size_is_another_training(tmp_path: Path) -> None:
+    write_camvid(tmp_path / "camvid")
+    document = {**DOCUMENT, "dataset": {"name": "camvid", "root": str(tmp_path / "camvid")}}
+
+    def key() -> str:
+        (step,) = make_plan(document, Storage(str(tmp_path / "storage")), write_listings=False).steps.values()
+        return step.key
+
+    before = key()
+    image = tmp_path / "camvid" / "train" / "0.png"
+    image.write_bytes(image.read_bytes() + b"more")
+    assert key() != before
