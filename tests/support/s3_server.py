@@ -43,10 +43,13 @@ class AsS3Does:
         if not environ.get("HTTP_AUTHORIZATION", "").startswith("AWS4"):
             scope = f"testing/20260101/{REGION}/s3/aws4_request"
             environ["HTTP_AUTHORIZATION"] = f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"
-        if environ.get("HTTP_X_GOOG_IF_GENERATION_MATCH") == "0":
+        generation = environ.get("HTTP_X_GOOG_IF_GENERATION_MATCH")
+        if generation == "0":
             environ["HTTP_IF_NONE_MATCH"] = "*"
+        elif generation is not None:
+            environ["HTTP_IF_MATCH"] = f'"{generation}"'
         if environ["REQUEST_METHOD"] in ("GET", "HEAD"):
-            return self.inner(environ, start_response)
+            return self.inner(environ, lambda status, headers: start_response(status, _with_generation(headers)))
         started: list[Any] = []
         with self._lock:
             body = b"".join(self.inner(environ, lambda *answer: started.extend(answer)))
@@ -55,6 +58,11 @@ class AsS3Does:
         kept = [(name, value) for name, value in headers if name.lower() != "content-length"]
         start_response(status, [*kept, ("Content-Length", str(len(body)))])
         return [body]
+
+
+def _with_generation(headers: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Google's number of an object's content, which is what S3 calls its ETag."""
+    return [*headers, *(("x-goog-generation", value.strip('"')) for name, value in headers if name.lower() == "etag")]
 
 
 @dataclass
