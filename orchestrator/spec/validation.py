@@ -40,7 +40,8 @@ def _explained(detail: Any, model: type[BaseModel], also_known: Sequence[str]) -
                 allowed = f"{detail['loc'][-2]} has no such option"
             else:
                 near = _nearest(str(key), sorted({*known, *also_known}))
-                message, allowed = "unknown key {key}", f"did you mean {near}?" if near else ""
+                message = "unknown key {key}" if key else f"unknown key {detail['loc'][-1]!r}"
+                allowed = f"did you mean {near}?" if near else ""
         case "missing":
             message, allowed = "{key} is missing", ""
         case "union_tag_invalid":
