@@ -17,17 +17,15 @@ import logging
 import os
 import signal
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from orchestrator.cluster import ray_private, session
-from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.tensorboard import TrainingLogger
 from orchestrator.cluster.training import (
     DRIVER_CORES,
@@ -35,39 +33,23 @@ from orchestrator.cluster.training import (
     FailedInItsWorkError,
     LostWorkerError,
     NotStartedError,
-    Scale,
     fit,
 )
+from orchestrator.cluster.training_run import TrainingRun
 from orchestrator.cluster.waves import NothingStartedError, Wave, Work
-from orchestrator.execution.early_stopping import SuccessiveHalving
 from orchestrator.execution.execution import Execution, Task
-from orchestrator.execution.progress import Progress
 from orchestrator.execution.schedule import Item
-from orchestrator.execution.trial_info import TrialInfo
 from orchestrator.ledger.layout import TUNE
 from orchestrator.ledger.training_states import read_history, read_outcome
-from orchestrator.planning.capacity import Capacity
-from orchestrator.spec.experiment import Compute
-from orchestrator.steps.step import Pool, Step
+from orchestrator.steps.step import Pool
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
 
 @dataclass
-class Trainings:
+class Trainings(TrainingRun):
     """Runs the training steps of executions, one wave after the other."""
 
-    storage: Storage
-    name: str
-    compute: Compute
-    scale: Scale
-    capacity: Capacity
-    progress: Progress
-    info: Callable[[Step], TrialInfo]
-    retries: Counter[str]
-    metrics: RunMetrics
-    halving: SuccessiveHalving | None = None
-    _lost: Counter[str] = field(default_factory=Counter)
     _begun: bool = False
 
     @property
@@ -136,17 +118,6 @@ class Trainings:
         else:
             fit_beside = session.capacity(None).at_once(request)
         return min(max(1, fit_beside), MOST_DRIVERS)
-
-    def may_try_again(self, key: str) -> bool:
-        """Whether a trial that its machine or its room was lost to is within its budget."""
-        self._lost[key] += 1
-        self.retried("lost")
-        return self._lost[key] <= self.compute.lost_worker_retries
-
-    def retried(self, cause: str) -> None:
-        """Count a training that is started again."""
-        self.retries[cause] += 1
-        self.metrics.add("retries", cause=cause)
 
 
 def _place(storage: Storage) -> str:

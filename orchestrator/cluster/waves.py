@@ -11,22 +11,20 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 from ray.tune.experiment import Trial
 
 from orchestrator.cluster import session
 from orchestrator.cluster.training import DRIVER_CORES, Scale
+from orchestrator.cluster.training_run import TrainingRun
 from orchestrator.execution.execution import Execution, Task
 from orchestrator.execution.schedule import Item
 from orchestrator.ledger.stop_marks import Stop, forget_mark, mark_stopped, read_mark
 from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, forget_outcome, read_history, read_outcome
 from orchestrator.steps.step import Step
 from orchestrator.steps.training import TrainingJob, TrainingStep
-
-if TYPE_CHECKING:
-    from orchestrator.cluster.trials import Trainings
 
 _FOLLOW_SECONDS = 1.0
 
@@ -44,7 +42,7 @@ class Work:
 class Wave:
     """One Tune run: its trials, and what their ends mean for the execution."""
 
-    def __init__(self, trainings: "Trainings", execution: Execution, items: dict[str, Item[Task]]) -> None:
+    def __init__(self, trainings: TrainingRun, execution: Execution, items: dict[str, Item[Task]]) -> None:
         self._trainings = trainings
         self._execution = execution
         self.items = items
