@@ -309,25 +309,33 @@ def _run(document: dict[str, Any], options: Namespace) -> int:
 def _draw(made: Plan, storage: Storage, trials: str | None) -> list[str]:
     """Draw the sheets, and show them on TensorBoard where there were trainings; the places of the files."""
     sheets: list[str] = []
+    said: set[str] = set()
     for draw in (write_sheets, write_predictions, write_cluster_sheets):
-        with _only_for_show("a picture"):
+        with _only_for_show("a picture", said):
             sheets += draw(made, storage)
-    with _only_for_show("the gallery of the report"):
+    with _only_for_show("a picture", said):
         write_gallery(made, storage)
     if trials is not None:
-        with _only_for_show("a picture on TensorBoard"):
+        with _only_for_show("a picture on TensorBoard", said):
             show_sheets(sheets, trials)
     return sheets
 
 
 @contextmanager
-def _only_for_show(what: str) -> Iterator[None]:
-    """What is done is done: what cannot be drawn or shown of it is said, and changes neither that nor the exit code."""
+def _only_for_show(what: str, said: set[str] | None = None) -> Iterator[None]:
+    """What is done is done: what cannot be drawn or shown of it is said, and changes neither that nor the exit code.
+
+    What is among `said` already is not said again.
+    """
     try:
         yield
     except Exception as error:
         reason = str(error) if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {error}"
-        print(f"lookbeyond: {what} could not be made: {reason}", file=sys.stderr)
+        line = f"lookbeyond: {what} could not be made: {reason}"
+        if said is None or line not in said:
+            print(line, file=sys.stderr)
+        if said is not None:
+            said.add(line)
 
 
 def _exit_code(made: Plan, any_failed: bool, failed: dict[str, str], input_errors: set[str]) -> int:

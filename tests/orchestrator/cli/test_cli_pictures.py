@@ -40,7 +40,7 @@ def test_an_export_that_was_killed_is_repeated_by_the_same_command(command: Comm
     assert command("run", "own.yaml").code == 0
     assert command("export", "labels", "own.yaml", "out").code == 0
     whole = {path.name: path.read_bytes() for path in (pictures / "out").iterdir()}
-    for name in ("legend.json", "legend.png", "3.png.png"):
+    for name in ("legend.json", "legend.png", "3.png"):
         (pictures / "out" / name).unlink()
     assert command("export", "labels", "own.yaml", "out").code == 0
     assert {path.name: path.read_bytes() for path in (pictures / "out").iterdir()} == whole
