@@ -3,22 +3,18 @@
 import json
 import re
 import sys
-import time
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from orchestrator.cli.running import changed, run_experiment, short_pools, size_of_plan
 from orchestrator.cli.submission import Sending, submit_experiment
 from orchestrator.execution.progress import Progress, plain_console
 from orchestrator.ledger.inputs import changed_files
-from orchestrator.ledger.layout import results_path
 from orchestrator.ledger.verification import verify as verify_storage
 from orchestrator.planning.check import check_experiment
 from orchestrator.planning.choice import chosen_cell
@@ -27,41 +23,29 @@ from orchestrator.planning.estimate import estimate, read_assumptions
 from orchestrator.planning.explain import explain as explain_plan
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.proposal import as_experiment, propose
-from orchestrator.planning.selection import select_best
 from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
-from orchestrator.results.best import best_lines
-from orchestrator.results.cells import Status
-from orchestrator.results.cluster_sheets import write_cluster_sheets
-from orchestrator.results.console_tables import print_cells, print_table
-from orchestrator.results.figures import write_predictions, write_sheets
-from orchestrator.results.gallery import write_gallery
-from orchestrator.results.keeping import former_results, keep_other
+from orchestrator.results.console_tables import print_table
 from orchestrator.results.label_export import export_label_maps
-from orchestrator.results.results import collect, record_run, write_results
-from orchestrator.results.stability import with_stability
-from orchestrator.results.tensorboard import show_sheets
 from orchestrator.spec.grid import expand
 from orchestrator.spec.key_reference import experiment_keys
 from orchestrator.spec.loading import load_experiment, name_after
-from orchestrator.spec.merging import set_key
 from orchestrator.spec.naming import describe
 from orchestrator.storage.store import Storage
-from workloads.datasets import open_dataset
 from workloads.errors import InputError
-from workloads.formats import counted, duration, size
+from workloads.formats import duration, size
 
 _DEMO = Path(__file__).with_name("demo.yaml")
 
 
 def demo(options: Namespace) -> int:
     """Run the packaged demonstration experiment."""
-    return _run(load_experiment(_DEMO, options.overrides), options)
+    return run_experiment(load_experiment(_DEMO, options.overrides), options)
 
 
 def run(options: Namespace) -> int:
     """Run an experiment."""
-    return _run(_document(options), options)
+    return run_experiment(_document(options), options)
 
 
 def submit(options: Namespace) -> int:
@@ -144,7 +128,7 @@ def plan(options: Namespace) -> int:
         print(json.dumps(document, indent=1))
         return 0
     console = plain_console()
-    table = Table(title=f"{made.name}: {_count(made)}", title_justify="left")
+    table = Table(title=f"{made.name}: {size_of_plan(made)}", title_justify="left")
     for heading in ("step", "named by cells", "distinct", "cached", "to run", "estimate"):
         table.add_column(heading, justify="left" if heading == "step" else "right")
     for kind, counts in made.counts().items():
@@ -165,7 +149,7 @@ def plan(options: Namespace) -> int:
         console.print(f"cost of the work by the prices given: {costs.money:.2f} {costs.currency}")
     if len(made.cells) > 1:
         console.print(f"each cell from scratch would take {costs.times_alone:.2f} times the work of all together")
-    for line in (*_changed(made), *_short_pools(made)):
+    for line in (*changed(made), *short_pools(made)):
         console.print(line, style="yellow", markup=False)
     _print_errors(made, console)
     return 0
@@ -255,137 +239,6 @@ def report(options: Namespace) -> int:
     return announce(write_one(Storage(options.storage), name, options.output), options)
 
 
-def _run(document: dict[str, Any], options: Namespace) -> int:
-    if options.cluster_config:
-        set_key(document, "compute.cluster_config", options.cluster_config)
-    started = time.time()
-    storage = Storage(options.storage)
-    storage.check_writable()
-    made = make_plan(document, storage, write_listings=True, until=options.until)
-    cached = set(made.done)
-    if options.select_best:
-        select_best(made, options.select_best)
-    with Progress() as progress:
-        progress.say(f"{made.name}: {_count(made)}, {len(made.pending)} to run")
-        for line in (*_changed(made), *_short_pools(made), *_unscored(made), *_passed_over(made)):
-            progress.note(line)
-        if made.pending:
-            # Ray is imported only where something is run: an all-cached run answers at once.
-            from orchestrator.cluster.rounds import run_plan
-
-            select = partial(select_best, made, options.select_best) if options.select_best else None
-            report = run_plan(
-                made, storage, progress, address=options.address, dashboard=options.dashboard, between=select
-            )
-            failed, input_errors, machines, trials = report.failed, report.input_errors, report.machines, report.trials
-        else:
-            failed, input_errors, machines, trials = {}, set(), [], None
-    cells = with_stability(made, collect(made, cached, failed), storage)
-    former = former_results(storage, made.name)
-    kept = keep_other(former, made, cells, storage)
-    run = record_run(made, started, machines)
-    results = write_results(made, cells, storage, run=run, former=None if kept else former)
-    sheets = _draw(made, storage, trials)
-    if options.json:
-        print(results.to_bytes().decode())
-    else:
-        with _only_for_show("the table"):
-            print_cells(made.name, cells, plain_console())
-        lines = [("results", storage.locate(results_path(made.name))), *(("picture", sheet) for sheet in sheets)]
-        if kept is not None:
-            other = storage.locate(results_path(kept))
-            lines.append(("kept", f"{other}, the results of another experiment named {made.name}"))
-        lines += [("watch", f"tensorboard --logdir {trials}")] if trials is not None else []
-        lines += [("best", line) for line in best_lines(cells)]
-        lines += [("ranking", str(results.agreement))] if results.agreement is not None else []
-        for title, text in (*lines, ("took", duration(time.time() - started))):
-            print(f"{title:<8} {text}")
-    bad = [cell for cell in cells if cell.status is Status.FAILED]
-    for cell in bad:
-        print(f"lookbeyond: failed {describe(cell, cells)}: {cell.error}", file=sys.stderr)
-    return _exit_code(made, bool(bad), failed, input_errors)
-
-
-def _draw(made: Plan, storage: Storage, trials: str | None) -> list[str]:
-    """Draw the sheets, and show them on TensorBoard where there were trainings; the places of the files."""
-    sheets: list[str] = []
-    said: set[str] = set()
-    for draw in (write_sheets, write_predictions, write_cluster_sheets):
-        with _only_for_show("a picture", said):
-            sheets += draw(made, storage)
-    with _only_for_show("a picture", said):
-        write_gallery(made, storage)
-    if trials is not None:
-        with _only_for_show("a picture on TensorBoard", said):
-            show_sheets(sheets, trials)
-    return sheets
-
-
-@contextmanager
-def _only_for_show(what: str, said: set[str] | None = None) -> Iterator[None]:
-    """What is done is done: what cannot be drawn or shown of it is said, and changes neither that nor the exit code.
-
-    What is among `said` already is not said again.
-    """
-    try:
-        yield
-    except Exception as error:
-        reason = str(error) if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {error}"
-        line = f"lookbeyond: {what} could not be made: {reason}"
-        if said is None or line not in said:
-            print(line, file=sys.stderr)
-        if said is not None:
-            said.add(line)
-
-
-def _exit_code(made: Plan, any_failed: bool, failed: dict[str, str], input_errors: set[str]) -> int:
-    if not any_failed:
-        return 0
-    return 2 if all(_is_input_error(planned, failed, input_errors) for planned in made.cells) else 1
-
-
-def _is_input_error(planned: Any, failed: dict[str, str], input_errors: set[str]) -> bool:
-    """Whether the cell failed for reasons that are the user's to mend, and nothing else."""
-    broken = {step.key for step in planned.roles.values()} & failed.keys()
-    return bool(planned.error) or (bool(broken) and broken <= input_errors)
-
-
-def _changed(made: Plan) -> list[str]:
-    """A line for the images or label files of each pool that were edited since they were read."""
-    lines = []
-    for files, names in made.changed.items():
-        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
-        lines.append(f"changed since they were read: {', '.join(names[:5])}{more} ({files})")
-    return lines
-
-
-def _short_pools(made: Plan) -> list[str]:
-    """A line for every pool that has fewer images than were asked for."""
-    short = {
-        (step.images.requested, step.images.available, step.images.pool)
-        for step in made.steps.values()
-        if step.images.requested is not None and step.images.requested > step.images.available
-    }
-    return [
-        f"labels.images: {requested} requested, {available} available in pool {pool}; using {available}"
-        for requested, available, pool in sorted(short)
-    ]
-
-
-def _passed_over(made: Plan) -> list[str]:
-    """A line for every pool in whose folder there are files that are not read."""
-    pools = {(cell.cell.entry.dataset.root, cell.cell.entry.dataset.config) for cell in made.cells if cell.roles}
-    return sorted({line for root, config in pools for line in open_dataset(config, root).passed_over(config.pool)})
-
-
-def _unscored(made: Plan) -> list[str]:
-    """A line for every data set whose labels cannot be scored; baselines make none."""
-    making = [cell for cell in made.cells if {"label", "superpixels"} & cell.roles.keys()]
-    configs = [cell.cell.entry.dataset.config for cell in making if "score" not in cell.roles]
-    named = sorted({(config.name, config.val) for config in configs})
-    return [f"{name} has no labelled pool {pool!r}: labels are made, PmIoU is not" for name, pool in named]
-
-
 def _print_errors(made: Plan, console: Console) -> None:
     cells = [planned.cell for planned in made.cells]
     for planned in made.cells:
@@ -396,7 +249,3 @@ def _print_errors(made: Plan, console: Console) -> None:
 
 def _keys(roles: dict[str, Any]) -> dict[str, str]:
     return {role: step.key for role, step in roles.items()}
-
-
-def _count(made: Plan) -> str:
-    return f"{counted(len(made.cells), 'cell')}, {counted(len(made.steps), 'distinct step')}"

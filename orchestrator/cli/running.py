@@ -1,0 +1,167 @@
+"""`lookbeyond run`: run what is not done, write and draw what came out, and say it."""
+
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from orchestrator.execution.progress import Progress, plain_console
+from orchestrator.ledger.layout import results_path
+from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.selection import select_best
+from orchestrator.results.best import best_lines
+from orchestrator.results.cells import Status
+from orchestrator.results.cluster_sheets import write_cluster_sheets
+from orchestrator.results.console_tables import print_cells
+from orchestrator.results.figures import write_predictions, write_sheets
+from orchestrator.results.gallery import write_gallery
+from orchestrator.results.keeping import former_results, keep_other
+from orchestrator.results.results import collect, record_run, write_results
+from orchestrator.results.stability import with_stability
+from orchestrator.results.tensorboard import show_sheets
+from orchestrator.spec.merging import set_key
+from orchestrator.spec.naming import describe
+from orchestrator.storage.store import Storage
+from workloads.datasets import open_dataset
+from workloads.errors import InputError
+from workloads.formats import counted, duration
+
+
+def run_experiment(document: dict[str, Any], options: Namespace) -> int:
+    """Run an experiment with a command's options and return the exit code."""
+    if options.cluster_config:
+        set_key(document, "compute.cluster_config", options.cluster_config)
+    started = time.time()
+    storage = Storage(options.storage)
+    storage.check_writable()
+    made = make_plan(document, storage, write_listings=True, until=options.until)
+    cached = set(made.done)
+    if options.select_best:
+        select_best(made, options.select_best)
+    with Progress() as progress:
+        progress.say(f"{made.name}: {size_of_plan(made)}, {len(made.pending)} to run")
+        for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made)):
+            progress.note(line)
+        if made.pending:
+            # Ray is imported only where something is run: an all-cached run answers at once.
+            from orchestrator.cluster.rounds import run_plan
+
+            select = partial(select_best, made, options.select_best) if options.select_best else None
+            report = run_plan(
+                made, storage, progress, address=options.address, dashboard=options.dashboard, between=select
+            )
+            failed, input_errors, machines, trials = report.failed, report.input_errors, report.machines, report.trials
+        else:
+            failed, input_errors, machines, trials = {}, set(), [], None
+    cells = with_stability(made, collect(made, cached, failed), storage)
+    former = former_results(storage, made.name)
+    kept = keep_other(former, made, cells, storage)
+    run = record_run(made, started, machines)
+    results = write_results(made, cells, storage, run=run, former=None if kept else former)
+    sheets = _draw(made, storage, trials)
+    if options.json:
+        print(results.to_bytes().decode())
+    else:
+        with _only_for_show("the table"):
+            print_cells(made.name, cells, plain_console())
+        lines = [("results", storage.locate(results_path(made.name))), *(("picture", sheet) for sheet in sheets)]
+        if kept is not None:
+            other = storage.locate(results_path(kept))
+            lines.append(("kept", f"{other}, the results of another experiment named {made.name}"))
+        lines += [("watch", f"tensorboard --logdir {trials}")] if trials is not None else []
+        lines += [("best", line) for line in best_lines(cells)]
+        lines += [("ranking", str(results.agreement))] if results.agreement is not None else []
+        for title, text in (*lines, ("took", duration(time.time() - started))):
+            print(f"{title:<8} {text}")
+    bad = [cell for cell in cells if cell.status is Status.FAILED]
+    for cell in bad:
+        print(f"lookbeyond: failed {describe(cell, cells)}: {cell.error}", file=sys.stderr)
+    return _exit_code(made, bool(bad), failed, input_errors)
+
+
+def _draw(made: Plan, storage: Storage, trials: str | None) -> list[str]:
+    """Draw the sheets, and show them on TensorBoard where there were trainings; the places of the files."""
+    sheets: list[str] = []
+    said: set[str] = set()
+    for draw in (write_sheets, write_predictions, write_cluster_sheets):
+        with _only_for_show("a picture", said):
+            sheets += draw(made, storage)
+    with _only_for_show("a picture", said):
+        write_gallery(made, storage)
+    if trials is not None:
+        with _only_for_show("a picture on TensorBoard", said):
+            show_sheets(sheets, trials)
+    return sheets
+
+
+@contextmanager
+def _only_for_show(what: str, said: set[str] | None = None) -> Iterator[None]:
+    """What is done is done: what cannot be drawn or shown of it is said, and changes neither that nor the exit code.
+
+    What is among `said` already is not said again.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = str(error) if isinstance(error, InputError | OSError) else f"{type(error).__name__}: {error}"
+        line = f"lookbeyond: {what} could not be made: {reason}"
+        if said is None or line not in said:
+            print(line, file=sys.stderr)
+        if said is not None:
+            said.add(line)
+
+
+def _exit_code(made: Plan, any_failed: bool, failed: dict[str, str], input_errors: set[str]) -> int:
+    if not any_failed:
+        return 0
+    return 2 if all(_is_input_error(planned, failed, input_errors) for planned in made.cells) else 1
+
+
+def _is_input_error(planned: Any, failed: dict[str, str], input_errors: set[str]) -> bool:
+    """Whether the cell failed for reasons that are the user's to mend, and nothing else."""
+    broken = {step.key for step in planned.roles.values()} & failed.keys()
+    return bool(planned.error) or (bool(broken) and broken <= input_errors)
+
+
+def changed(made: Plan) -> list[str]:
+    """A line for the images or label files of each pool that were edited since they were read."""
+    lines = []
+    for files, names in made.changed.items():
+        more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+        lines.append(f"changed since they were read: {', '.join(names[:5])}{more} ({files})")
+    return lines
+
+
+def short_pools(made: Plan) -> list[str]:
+    """A line for every pool that has fewer images than were asked for."""
+    short = {
+        (step.images.requested, step.images.available, step.images.pool)
+        for step in made.steps.values()
+        if step.images.requested is not None and step.images.requested > step.images.available
+    }
+    return [
+        f"labels.images: {requested} requested, {available} available in pool {pool}; using {available}"
+        for requested, available, pool in sorted(short)
+    ]
+
+
+def _passed_over(made: Plan) -> list[str]:
+    """A line for every pool in whose folder there are files that are not read."""
+    pools = {(cell.cell.entry.dataset.root, cell.cell.entry.dataset.config) for cell in made.cells if cell.roles}
+    return sorted({line for root, config in pools for line in open_dataset(config, root).passed_over(config.pool)})
+
+
+def _unscored(made: Plan) -> list[str]:
+    """A line for every data set whose labels cannot be scored; baselines make none."""
+    making = [cell for cell in made.cells if {"label", "superpixels"} & cell.roles.keys()]
+    configs = [cell.cell.entry.dataset.config for cell in making if "score" not in cell.roles]
+    named = sorted({(config.name, config.val) for config in configs})
+    return [f"{name} has no labelled pool {pool!r}: labels are made, PmIoU is not" for name, pool in named]
+
+
+def size_of_plan(made: Plan) -> str:
+    """How many cells and distinct steps a plan has."""
+    return f"{counted(len(made.cells), 'cell')}, {counted(len(made.steps), 'distinct step')}"
