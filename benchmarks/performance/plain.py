@@ -44,7 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for share in options.outliers:
             for segments in options.superpixels:
                 begun = time.perf_counter()
-                pmiou = run_cell(network, train, val, num_clusters, share, segments, options)
+                pmiou = run_cell(
+                    network,
+                    train,
+                    val,
+                    num_clusters=num_clusters,
+                    share=share,
+                    segments=segments,
+                    options=options,
+                )
                 cell = {
                     "num_clusters": num_clusters,
                     "outliers": share,
@@ -75,6 +83,7 @@ def run_cell(
     network: nn.Module,
     train: list[Path],
     val: list[Path],
+    *,
     num_clusters: int,
     share: float,
     segments: int,

@@ -94,7 +94,7 @@ def write_gallery(plan: Plan, storage: Storage) -> None:
     settings = [
         Setting(
             name=name_among(cell, cells) or "labels",
-            tiles=[_tiles(maps, cell, dataset, name, pictures[name], own, seen) for name in names],
+            tiles=[_tiles(maps, cell, dataset, name, picture=pictures[name], labels=own, seen=seen) for name in names],
         )
         for cell, own, seen in zip(cells, labels, predictions, strict=True)
     ]
@@ -112,7 +112,7 @@ def read_gallery(storage: Storage, name: str) -> Gallery | None:
 
 
 def _tiles(
-    maps: CellMaps, cell: PlannedCell, dataset: Dataset, name: str, picture: np.ndarray, labels: Maps, seen: Maps
+    maps: CellMaps, cell: PlannedCell, dataset: Dataset, name: str, *, picture: np.ndarray, labels: Maps, seen: Maps
 ) -> list[Tile]:
     own = maps.in_own_colours(cell, labels.get(name))
     matched = maps.in_class_colours(cell, dataset, labels.get(name))

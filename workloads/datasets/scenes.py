@@ -167,5 +167,13 @@ def _generate(rng: np.random.Generator, height: int, width: int) -> tuple[UInt8A
     painted = canvas.pixels()
     labels = materials.classes()[painted]
     shade = np.asarray(canvas.shade)
-    image = photograph(rng, scenery, painted >= num_scenery, labels, materials.colours()[painted], shade, haze)
+    image = photograph(
+        rng,
+        scenery,
+        painted >= num_scenery,
+        labels=labels,
+        colours=materials.colours()[painted],
+        shade=shade,
+        haze=haze,
+    )
     return image, labels

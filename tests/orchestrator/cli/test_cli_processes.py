@@ -61,7 +61,7 @@ def test_an_interrupted_run_says_so_and_the_same_command_finishes(
     ours, whole = (command.results("interrupted", storage)["cells"][0] for storage in ("storage", "whole"))
     assert ours["metrics"] == whole["metrics"]
     assert ours["steps"] == whole["steps"]
-    command.assert_nothing_half_written()
+    command.assert_nothing_wrong()
 
 
 def test_two_runs_at_once_share_the_work(lookbeyond: Any, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ def photograph(
     rng: np.random.Generator,
     scenery: Scenery,
     objects: npt.NDArray[np.bool_],
+    *,
     labels: npt.NDArray[np.uint8],
     colours: Floats,
     shade: npt.NDArray[np.uint8],

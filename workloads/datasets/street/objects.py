@@ -138,8 +138,8 @@ def _car(canvas: Canvas, rng: np.random.Generator, street: Street, depth: float)
         outer = across + side * half
         canvas.upright((min(outer, outer - side * 0.24), max(outer, outer - side * 0.24)), (0, 0.4), depth, tyre)
     canvas.upright((across - half, across + half), (0.25, belt), depth, body)
-    _trapezoid(canvas, across, half * 0.97, half * 0.72, (belt, roof), depth, body)
-    _trapezoid(canvas, across, half * 0.86, half * 0.66, (belt + 0.04, roof - 0.1), depth, glass)
+    _trapezoid(canvas, across, half * 0.97, half * 0.72, (belt, roof), depth=depth, material=body)
+    _trapezoid(canvas, across, half * 0.86, half * 0.66, (belt + 0.04, roof - 0.1), depth=depth, material=glass)
     lamp_colour: Colour = (168, 30, 30) if rng.random() < 0.6 else (226, 222, 206)
     lamp = canvas.material(varied(rng, lamp_colour, 14), CAR, depth)
     plate = canvas.material((200, 200, 190), CAR, depth)
@@ -219,7 +219,7 @@ def _person(canvas: Canvas, rng: np.random.Generator, street: Street, depth: flo
             ],
             coat,
         )
-    _trapezoid(canvas, across, wide * 0.85, wide, (hip * 0.95, shoulder), depth, coat)
+    _trapezoid(canvas, across, wide * 0.85, wide, (hip * 0.95, shoulder), depth=depth, material=coat)
     crown = point(across, 0.92 * tall, depth)
     canvas.ellipse((crown[0], crown[1] - 0.03 * tall * scale), 0.11 * scale, 0.13 * scale, hair)
     canvas.ellipse(crown, 0.1 * scale, 0.12 * scale, skin)
@@ -308,6 +308,7 @@ def _trapezoid(
     low: float,
     high: float,
     up: tuple[float, float],
+    *,
     depth: float,
     material: int,
 ) -> None:

@@ -147,7 +147,7 @@ def paint_scenery(
     plot_W = _plot_numbers(plots, side_W, along_W)
 
     up_HW = np.float32(camera.above_road) - drop_H[:, None] * depth_W[None, :]
-    material_HW, light_HW = _paint_walls(rng, table, plot_W, along_W, depth_W, up_HW, sky, np.array(glass))
+    material_HW, light_HW = _paint_walls(rng, table, plot_W, along_W, depth_W, up_HW, sky=sky, glass=np.array(glass))
     sunny_W = np.array([0.8, 1.05, 0.92] if street.sun_from_left else [1.05, 0.8, 0.92], dtype=np.float32)[side_W]
     wall_HW = material_HW != sky
     light_HW *= np.where(wall_HW, sunny_W[None, :], np.float32(1))
@@ -226,6 +226,7 @@ def _paint_walls(
     along_W: Floats,
     depth_W: Floats,
     up_HW: Floats,
+    *,
     sky: int,
     glass: npt.NDArray[np.int64],
 ) -> tuple[npt.NDArray[np.int32], Floats]:
