@@ -36,7 +36,7 @@ format: $(READY)
 
 # Written anew when pyproject.toml changes; names no registry, so it works with any mirror.
 lock: $(READY)
-	$(BIN)/python -m uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-header \
+	$(BIN)/python -m uv pip compile pyproject.toml --extra dev --extra offline --extra onnx --universal --python-version 3.11 --no-header \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock
 
 $(READY): requirements.lock pyproject.toml
