@@ -143,7 +143,7 @@ def short_pools(made: Plan) -> list[str]:
         if step.images.requested is not None and step.images.requested > step.images.available
     }
     return [
-        f"labels.images: {requested} requested, {available} available in pool {pool}; using {available}"
+        f"images: {requested} requested, {available} available in pool {pool}; using {available}"
         for requested, available, pool in sorted(short)
     ]
 

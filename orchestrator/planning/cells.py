@@ -137,6 +137,12 @@ class _Roles:
         """Whether the validation pool has ground truth."""
         return self.val.pool in self.dataset.pools and self.dataset.labelled(self.val.pool)
 
+    @cached_property
+    def labelled_images(self) -> ImageSet:
+        """The images that labels are made for: those that pre-training sees, or those that are clustered."""
+        pretrain = self.entry.pretrain
+        return self.image_set(self.train, self.entry.labels.images if pretrain is None else pretrain.images)
+
     def step(self, role: str) -> Step | None:
         """The step of a role; None where the cell has none."""
         if role not in self.planned:

@@ -92,7 +92,10 @@ class LabelsEntry(Entry):
         description="auxiliary labels, or the conditions of Table 1: #2 superpixel ids, #1 pixel ids",
     )
     images: Hashed[int | None] = Field(
-        None, ge=1, description="first n images of the pool's seeded order; null for all"
+        None,
+        ge=1,
+        description="clusters are fitted on the first n images of the pool's seeded order, null for all; without "
+        "pre-training, only these are labelled, too",
     )
     extractor: ExtractorEntry = Field(default_factory=lambda: ExtractorEntry.model_validate({"arch": "filters"}))
     sampling: SamplingConfig = SamplingConfig()
@@ -192,7 +195,7 @@ class ExperimentEntry(Entry):
         own, base = extractor.get("finetune") or {}, data.get("finetune")
         if not isinstance(own, dict) or not isinstance(base, dict):
             return data
-        for name in ("pool", "fraction", "number"):
+        for name in ("pool", "fraction", "number", "among"):
             if name in own and own[name] != base.get(name):
                 raise InputError(
                     f"{{key}} {own[name]!r} differs from finetune.{name} {base.get(name)!r}",

@@ -6,7 +6,7 @@ of code.
 """
 
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,12 @@ class PretrainEntry(Entry):
 
     recipe: Hashed[Recipe | None] = Field(None, description=_RECIPE)
     config: Inline[PretrainConfig]
+    images: Hashed[int | None] = Field(
+        None,
+        ge=1,
+        description="labels are made for, and training sees, the first n images of the pool's seeded order; null: all, "
+        "however many are clustered",
+    )
     weights: Place[str | None] = Field(None, description="first weights for init imagenet, moco, pixpro or file")
 
     @model_validator(mode="before")
@@ -46,11 +52,28 @@ class FinetuneEntry(Entry):
     pool: Hashed[str | None] = Field(None, description="pool of the labelled images; null: dataset.pool")
     fraction: Hashed[float | None] = Field(None, gt=0, le=1, description="share of the labelled images; this or number")
     number: Hashed[int | None] = Field(None, ge=1, description="number of labelled images; neither: all of them")
+    among: Hashed[int | None] = Field(
+        None,
+        ge=1,
+        description="labelled images are taken from the first n images of the pool's seeded order, so that they lie "
+        "inside `pretrain.images: n`; null: from all",
+    )
+    epochs_of: Hashed[Literal["labelled", "pool"]] = Field(
+        "labelled",
+        description="what an epoch passes over: the labelled images, or as many as the pool has, which is as many "
+        "steps for every fraction",
+    )
 
     @model_validator(mode="before")
     @classmethod
     def _lay_over(cls, data: Any) -> Any:
         return _over_recipe(data, finetuning_recipe)
+
+    def config_over(self, num_available: int) -> FinetuneConfig:
+        """The configuration of a training on some of so many images, whose epochs are of the labelled ones."""
+        if self.epochs_of == "labelled":
+            return self.config
+        return self.config.model_copy(update={"epochs": None, "steps": self.config.total_steps(num_available)})
 
     @model_validator(mode="after")
     def _one_count(self) -> Self:

@@ -22,6 +22,7 @@ from orchestrator.storage.store import Storage
 from workloads.configs.networks import Initialisation
 from workloads.configs.training import EvaluationConfig, FinetuneConfig
 from workloads.datasets.fractions import LabelledList, labelled_list, parse_labelled_list
+from workloads.datasets.order import seeded_order
 from workloads.errors import InputError
 
 if TYPE_CHECKING:
@@ -82,12 +83,12 @@ class FinetuneStep(TrainingStep):
         for source in (train, cell.val):
             if not dataset.labelled(source.pool):
                 raise InputError(f"pool {source.pool!r} of {dataset.name} has no ground truth", key="finetune")
-        ids = [image.id for image in dataset.entries(train.pool)]
+        ids = _candidates(finetune, cell, train)
         counted = {"number": finetune.number} if finetune.number is not None else {"fraction": finetune.fraction or 1.0}
         listed = labelled_list(ids, **counted, seed=cell.entry.dataset.order_seed)
         if cell.storage is not None:
             cell.storage.create(labelled_list_path(listed.sha256), listed.to_text().encode())
-        config = finetune.config.model_copy(update={"seed": finetune.config.seed + cell.entry.seed})
+        config = finetune.config_over(len(ids)).model_copy(update={"seed": finetune.config.seed + cell.entry.seed})
         identity = ""
         if pretrained is None:
             backbone = config.segmentor.backbone
@@ -172,6 +173,18 @@ class FinetuneStep(TrainingStep):
             self.init,
             absolute_place(self.first_weights),
         )
+
+
+def _candidates(finetune: FinetuneEntry, cell: CellSteps, train: Source) -> list[str]:
+    """The images that labelled ones are taken from."""
+    if finetune.among is None:
+        return [image.id for image in cell.dataset.entries(train.pool)]
+    if train.pool != cell.train.pool:
+        message = f"{finetune.among} is given, but labelled images are of pool {train.pool!r}, not {cell.train.pool!r}"
+        allowed = "leave out finetune.among or finetune.pool"
+        raise InputError(message, key="finetune.among", value=finetune.among, allowed=allowed)
+    order = seeded_order(cell.dataset.entries(train.pool), cell.entry.dataset.order_seed)
+    return [image.id for image in order[: finetune.among]]
 
 
 @dataclass(frozen=True)

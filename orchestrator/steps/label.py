@@ -53,7 +53,7 @@ class LabelStep(ShardedStep):
         superpixels = cell.step("superpixels_val" if val else "superpixels")
         assert isinstance(superpixels, SuperpixelStep | None)
         return cls(
-            images=cell.image_set(source, None if val else labels.images),
+            images=cell.image_set(source, None) if val else cell.labelled_images,
             dataset=cell.identity,
             source=source,
             extractor=labels.extractor,

@@ -63,7 +63,7 @@ class PretrainStep(TrainingStep):
         weights = entry.pretrain.weights
         identity = first_weights_identity(cell, "pretrain", config.segmentor.backbone, config.init, weights)
         return cls(
-            images=cell.image_set(cell.train, entry.labels.images),
+            images=cell.labelled_images,
             dataset=cell.identity,
             source=cell.train,
             config=config,

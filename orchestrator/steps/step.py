@@ -90,6 +90,10 @@ class CellSteps(Protocol):
     def step(self, role: str) -> "Step | None":
         """The step of a role; None where the cell has none."""
 
+    @property
+    def labelled_images(self) -> ImageSet:
+        """The images that labels are made for: those that pre-training sees, or those that are clustered."""
+
     def image_set(self, source: Source, requested: int | None) -> ImageSet:
         """The first images of a pool, or all."""
 

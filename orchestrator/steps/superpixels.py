@@ -44,7 +44,7 @@ class SuperpixelStep(ShardedStep):
                 raise InputError("null is not allowed where labels.source is superpixel", key="labels.superpixels")
             return None
         source = cell.val if val else cell.train
-        images = cell.image_set(source, None if val else labels.images)
+        images = cell.image_set(source, None) if val else cell.labelled_images
         return cls(images=images, dataset=cell.identity, source=source, config=labels.superpixels)
 
     @property

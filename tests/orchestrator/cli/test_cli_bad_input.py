@@ -136,7 +136,7 @@ def test_a_pool_without_images_is_empty(command: Commands) -> None:
 def test_more_images_than_there_are_is_said_and_recorded(command: Commands) -> None:
     answer = command("run", "small.yaml", "labels.images=500")
     assert answer.code == 0
-    assert "labels.images: 500 requested, 4 available in pool train; using 4" in answer.err
+    assert "images: 500 requested, 4 available in pool train; using 4" in answer.err
     images = command.results()["cells"][0]["images"]["sample"]
     assert (images["requested"], images["available"], images["used"]) == (500, 4, 4)
 

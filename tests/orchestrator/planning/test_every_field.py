@@ -85,7 +85,12 @@ OTHERS: dict[str, list[dict[str, Any]]] = {
     "pretrain.contrast.positives": [{"labels.source": "pixel", "pretrain.contrast": {"positives": "pixel"}}],
     **{
         f"labels.extractor.finetune.{name}": [{f"finetune.{name}": value, f"labels.extractor.finetune.{name}": value}]
-        for name, value in (("pool", "val"), ("fraction", 0.25))
+        for name, value in (("pool", "val"), ("fraction", 0.25), ("among", 4))
+    },
+    # Epochs count where steps are not given.
+    **{
+        f"{part}.epochs_of": [{f"{part}.epochs_of": "pool", f"{part}.steps": None, f"{part}.epochs": 2}]
+        for part in ("finetune", "labels.extractor.finetune")
     },
     **{
         f"{part}.base_size": [{f"{part}.base_size": 500, f"{part}.image_size": None}]

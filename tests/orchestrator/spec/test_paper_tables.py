@@ -14,7 +14,10 @@ from orchestrator.planning.plan import PlannedCell, make_plan
 from orchestrator.results.collecting import substitutes
 from orchestrator.spec.grid import Cell, expand
 from orchestrator.spec.loading import load_experiment
+from orchestrator.steps.finetune import FinetuneStep
 from orchestrator.storage.store import Storage
+from workloads.datasets import open_dataset
+from workloads.datasets.order import seeded_order
 
 EXPERIMENTS = Path(__file__).resolve().parents[3] / "experiments"
 
@@ -202,6 +205,52 @@ def test_what_a_table_does_not_vary_is_the_papers_default(number: int) -> None:
         networks = [finetune.config.segmentor] + ([cell.entry.pretrain.config.segmentor] if cell.entry.pretrain else [])
         head = "pspnet" if number == 6 else "deeplabv3"
         assert {(network.head, network.backbone) for network in networks} == {(head, "resnet50")}
+
+
+def test_the_number_of_images_to_cluster_leaves_pre_training_as_it_is(storage: Storage) -> None:
+    """Table 5: the same images are labelled and trained on for as many steps, however many are clustered."""
+    rows = [cell.roles for cell in planned(storage, 5, "size=small", "pretrain.images=")]
+    assert [roles["cluster"].images.count for roles in rows] == [6, 12, 24, 48, 96]
+    assert [(roles["label"].images.count, roles["pretrain"].images.count) for roles in rows] == [(96, 96)] * 5
+    epochs = planned(storage, 5, "size=small", "pretrain.images=30", "pretrain.steps=", "pretrain.epochs=2")
+    assert [cell.roles["label"].images.count for cell in epochs] == [30] * 5
+    assert {cell.roles["pretrain"].image_passes for cell in epochs} == {60}
+
+
+def test_pre_training_sees_all_of_ade20k(storage: Storage, tmp_path: Path) -> None:
+    for pool, count in (("training", 30), ("validation", 1)):
+        for folder, suffix in (("images", "jpg"), ("annotations", "png")):
+            (tmp_path / "ade20k" / folder / pool).mkdir(parents=True)
+            for number in range(count):
+                (tmp_path / "ade20k" / folder / pool / f"{number}.{suffix}").touch()
+    names = ("dataset.name=ade20k", f"dataset.root={tmp_path / 'ade20k'}", "labels.images=20")
+    cells = planned(storage, 6, *names, *STAND_INS, "weights.imagenet=stand-in:imagenet")
+    ours = [cell.roles for cell in cells if "pretrain" in cell.roles]
+    assert [(roles["cluster"].images.count, roles["pretrain"].images.count) for roles in ours] == [(20, 30)] * 6
+
+
+def test_the_labelled_images_of_table_7_lie_inside_those_of_pre_training(storage: Storage) -> None:
+    assert all(cell.entry.finetune.among == cell.entry.labels.images == 2000 for cell in expand(table(7)))
+    cells = planned(storage, 7, "size=small")
+    entry = cells[0].cell.entry
+    pool = open_dataset(entry.dataset.config, None).entries("train")
+    first = {image.id for image in seeded_order(pool, entry.dataset.order_seed)[:24]}
+    for cell, number in zip(cells, [4, 20] * 3, strict=True):
+        finetune = cell.roles["finetune"]
+        assert isinstance(finetune, FinetuneStep)
+        assert len(finetune.labelled.ids) == number
+        assert first.issuperset(finetune.labelled.ids)
+    assert {cell.roles["pretrain"].images.count for cell in cells if "pretrain" in cell.roles} == {24}
+
+
+def test_fractions_are_trained_for_as_many_epochs_or_for_as_many_steps(storage: Storage) -> None:
+    def steps(*overrides: str) -> set[tuple[str | None, int]]:
+        cells = planned(storage, 6, *ON_SCENES, *STAND_INS, "weights.imagenet=stand-in:imagenet", *overrides)
+        found = [(cell.cell.column, cell.roles["finetune"]) for cell in cells]
+        return {(column, step.total_steps) for column, step in found if isinstance(step, FinetuneStep)}
+
+    assert steps() == {("10%", 125), ("20%", 250), ("100%", 1250)}
+    assert steps("finetune.epochs_of=pool") == {("10%", 1250), ("20%", 1250), ("100%", 1250)}
 
 
 def test_rows_whose_weights_are_not_at_hand_fail_alone(storage: Storage) -> None:
