@@ -13,10 +13,11 @@ from workloads.configs.networks import SegmentorConfig
 from workloads.configs.training import EvaluationConfig
 from workloads.errors import InputError
 from workloads.networks.model_files import ModelDescription, NamedClass, write_model
+from workloads.networks.random_weights import draw_weights
 from workloads.networks.segmentors import Segmentor, build_segmentor
 from workloads.scoring.evaluation import predict
 
-CONFIG = SegmentorConfig(backbone="mobilenet_v2", head_channels=8, atrous_rates=(1, 2, 3), output_stride=16)
+CONFIG = SegmentorConfig(backbone="resnet18", head_channels=8, atrous_rates=(1, 2, 3), output_stride=16)
 CLASSES = (NamedClass(name="ground", colour=(1, 2, 3)), NamedClass(name="sky", colour=(4, 5, 6)))
 EVALUATION = EvaluationConfig(image_size=(48, 64), flip=True)
 
@@ -24,10 +25,8 @@ EVALUATION = EvaluationConfig(image_size=(48, 64), flip=True)
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[Path, Segmentor]:
     network = build_segmentor(CONFIG, len(CLASSES), seed=3).eval()
-    with torch.no_grad():
-        # Both classes are to win somewhere.
-        bias = network.classifier[-1].bias
-        bias -= network(torch.zeros(1, 3, 48, 64)).main.mean(dim=(0, 2, 3))
+    # So that both classes win somewhere.
+    draw_weights(network, seed=0)
     write_model(tmp_path, network, ModelDescription(network=CONFIG, classes=CLASSES, evaluation=EVALUATION))
     return tmp_path, network
 
