@@ -5,6 +5,7 @@ absent, and readers follow them and nothing else. Files are written under an att
 only files nobody refers to. The failure this guards against: taking a half-written or abandoned file for a result.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, TypeVar
@@ -42,10 +43,15 @@ def _provenance(given: dict[str, Any]) -> dict[str, Any]:
     return given
 
 
+class OutdatedError(Exception):
+    """What a step is computed from was made anew since, and came out otherwise."""
+
+
 @dataclass(frozen=True)
 class Manifest:
     """A finished step: its meaning, what it was computed from, what it made and where that comes from.
 
+    By role, `inputs` are the keys of the steps it was computed from, `made_of` what these had made (see `content`).
     Shards are in the order of the images; other files have names. All that is read here may have been written by
     somebody else.
     """
@@ -58,6 +64,12 @@ class Manifest:
     results: dict[str, Any] = field(default_factory=dict)
     provenance: Annotated[dict[str, Any], AfterValidator(_provenance)] = field(default_factory=dict)
     files: dict[str, ShardRecord] = field(default_factory=dict)
+    made_of: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def content(self) -> str:
+        """SHA-256 of all that the step made: two trainings of one step may end in different networks."""
+        return hashlib.sha256("".join(record.sha256 for record in self.records).encode()).hexdigest()
 
     @property
     def records(self) -> list[ShardRecord]:
@@ -168,13 +180,14 @@ class Ledger:
         """Remove a step's manifest, so that the step runs again; its shards are left to `forget_shard`."""
         self.storage.delete(manifest_path(kind, key))
 
-    def shard(self, stream: str, digest: str) -> ShardRecord | None:
-        """The record of a finished shard, or None.
+    def shard(self, stream: str, digest: str, origin: str | None = None) -> ShardRecord | None:
+        """The record of a finished shard, or None; also where it was made by something else than `origin`.
 
         Raises:
             InputError: the file is damaged.
         """
-        return self._read(record_path(stream, digest), read_record)
+        record = self._read(record_path(stream, digest), read_record)
+        return record if record is None or origin in (None, record.origin) else None
 
     def shards(self, stream: str, digests: Iterable[str]) -> dict[str, ShardRecord]:
         """The records of those of the shards that are finished, by digest.
@@ -191,12 +204,19 @@ class Ledger:
         return {stem(file.path) for file in self.storage.files(stream_folder(stream)) if file.path.endswith(".json")}
 
     def commit_shard(self, stream: str, digest: str, record: ShardRecord) -> ShardRecord:
-        """Declare a shard finished. When another attempt was first, its record stands and is returned."""
-        if self.storage.create(record_path(stream, digest), write_document(asdict(record))):
+        """Declare a shard finished. When another attempt was first, its record stands and is returned.
+
+        One that was made by something else is replaced.
+        """
+        path, data = record_path(stream, digest), write_document(asdict(record))
+        if self.storage.create(path, data):
             return record
-        self.storage.delete(record.path)
         standing = self.shard(stream, digest)
         assert standing is not None, "a shard's record is never removed while steps run"
+        if standing.origin != record.origin:
+            self.storage.replace(path, data)
+            return record
+        self.storage.delete(record.path)
         return standing
 
     def forget_shard(self, stream: str, digest: str) -> None:

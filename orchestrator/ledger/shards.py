@@ -59,7 +59,11 @@ _Count = Annotated[int, Field(ge=0)]
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """What the ledger knows of a shard, or of another file of a step: enough to find, check and count it."""
+    """What the ledger knows of a shard, or of another file of a step: enough to find, check and count it.
+
+    `origin` is the SHA-256 of the networks and clusters that it was made by, where a step trained or fitted them: the
+    key of such a step says how they were made, and not what came out.
+    """
 
     path: Annotated[str, AfterValidator(data_path)]
     rows: _Count
@@ -69,6 +73,7 @@ class ShardRecord:
     images: _Count
     quarantined: list[Quarantined] = field(default_factory=list)
     seconds: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    origin: Annotated[str, Field(pattern="^([0-9a-f]{64})?$")] = ""
 
     @staticmethod
     def of(path: str, data: bytes, *, rows: int, columns: list[str], images: int) -> "ShardRecord":
@@ -77,6 +82,12 @@ class ShardRecord:
 
 
 RECORD = TypeAdapter(ShardRecord)
+
+
+def origin_of(*sha256s: str) -> str:
+    """The `origin` of what was made by files of these SHA-256 (empty: there is none), in this order."""
+    given = [sha256 for sha256 in sha256s if sha256]
+    return hashlib.sha256("".join(given).encode()).hexdigest() if given else ""
 
 
 class ShardWriter:
@@ -101,7 +112,7 @@ class ShardWriter:
         """An image that has no rows, and why."""
         self._quarantined.append(Quarantined(image, reason))
 
-    def write(self, storage: Storage, path: str, seconds: float) -> ShardRecord:
+    def write(self, storage: Storage, path: str, seconds: float, origin: str = "") -> ShardRecord:
         """Close the shard and put it on the storage; the record is not yet a commit."""
         self._writer.close()
         data = self._sink.getvalue()
@@ -115,6 +126,7 @@ class ShardWriter:
             images=self._images,
             quarantined=self._quarantined,
             seconds=round(seconds, 4),
+            origin=origin,
         )
 
 

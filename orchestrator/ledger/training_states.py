@@ -68,10 +68,14 @@ def leave_outcome(storage: Storage, key: str, outcome: Outcome) -> None:
     storage.delete(state_path(key))
 
 
-def read_outcome(storage: Storage, key: str) -> Outcome | None:
-    """What rank 0 left; None where no training has ended, or what it wrote is gone."""
+def read_outcome(storage: Storage, key: str, origin: str | None = None) -> Outcome | None:
+    """What rank 0 left; None where no training has ended, it began from something else than `origin`, or what it wrote
+    is gone.
+    """
     outcome = _read(storage, outcome_path(key), OUTCOME, read_document)
-    if outcome is None or not all(storage.exists(record.path) for record in outcome.files.values()):
+    if outcome is None or origin not in (None, outcome.origin):
+        return None
+    if not all(storage.exists(record.path) for record in outcome.files.values()):
         return None
     return outcome
 

@@ -5,7 +5,7 @@ row) carries its error and leaves the others alone. The plan reads listings and 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -87,10 +87,29 @@ def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: boo
     ledger = Ledger(storage)
     steps = {step.key: step for cell in planned for step in cell.roles.values()}
     done = ledger.manifests_of((step.kind, key) for key, step in steps.items())
+    for key in _outdated(steps.values(), done):
+        manifest = done.pop(key)
+        if write_listings:
+            ledger.forget(manifest.kind, key)
     entry = cells[0].entry
     plan = Plan(entry.name, document, entry.compute, planned, steps, done, changed=inputs.changed)
     skip_stopped(plan, storage)
     return plan
+
+
+def _outdated(steps: Iterable[Step], done: Mapping[str, Manifest]) -> set[str]:
+    """The done steps that were made of something else than their inputs are now, which were done again since."""
+    outdated: set[str] = set()
+    # Inputs come before what needs them, so that one pass reaches the last of them.
+    for step in steps:
+        if step.key not in done:
+            continue
+        made_of = done[step.key].made_of
+        for role, key in step.input_keys.items():
+            other = key in done and role in made_of and made_of[role] != done[key].content
+            if other or key in outdated:
+                outdated.add(step.key)
+    return outdated
 
 
 def skip_stopped(plan: Plan, storage: Storage) -> None:

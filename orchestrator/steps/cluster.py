@@ -1,7 +1,7 @@
 """A cluster model fitted on a sample of features."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
@@ -19,6 +19,9 @@ from orchestrator.steps.step import CellSteps, Pool, Step
 from orchestrator.storage.store import Storage, StorageFullError
 from workloads.configs.clustering import DbscanConfig, KMeansConfig
 from workloads.errors import InputError
+
+# In the state of a fit: which features it is of.
+_ORIGIN = "origin"
 
 if TYPE_CHECKING:
     import torch
@@ -120,10 +123,12 @@ class ClusterJob:
         from workloads.devices import torch_device
         from workloads.scoring.unlabelled import silhouette
 
+        sampled = Ledger(self.storage).finished(*self.sample)
+        origin = sampled.content
         name = (self.storage, self.sample, self.config.max_pixels)
-        matrix = cache.keep("matrix", name, lambda: load_matrix(*name))
+        matrix = cache.keep("matrix", (*name, origin), lambda: load_matrix(*name))
         try:
-            model = self._fit(torch.from_numpy(matrix))
+            model = self._fit(torch.from_numpy(matrix), origin)
         except StorageFullError:
             raise
         except InputError as error:
@@ -133,6 +138,8 @@ class ClusterJob:
         data = write_arrays(arrays)
         self.storage.replace(path, data)
         record = ShardRecord.of(path, data, rows=len(model.points), columns=sorted(arrays), images=0)
+        # Whose features these are: only the network that they are of may label by the clusters.
+        record = replace(record, origin=sampled.shards[0].origin)
         self.storage.delete(self._checkpoint)
         results = {
             "num_clusters": int(model.num_clusters),
@@ -150,28 +157,31 @@ class ClusterJob:
     def _checkpoint(self) -> str:
         return cluster_state_path(self.key)
 
-    def _fit(self, features: "torch.Tensor") -> "ClusterModel":
+    def _fit(self, features: "torch.Tensor", origin: str) -> "ClusterModel":
         if isinstance(self.config, KMeansConfig):
-            return self._fit_kmeans(self.config, features)
+            return self._fit_kmeans(self.config, features, origin)
         from workloads.devices import torch_device
         from workloads.labels.dbscan import fit_dbscan
 
         return fit_dbscan(features, self.config, self.seed, self.num_clusters, torch_device(self.device))
 
-    def _fit_kmeans(self, config: KMeansConfig, features: "torch.Tensor") -> "ClusterModel":
+    def _fit_kmeans(self, config: KMeansConfig, features: "torch.Tensor", origin: str) -> "ClusterModel":
         from workloads.devices import torch_device
         from workloads.labels.kmeans import KMeansState, fit_kmeans
 
         resume = None
         if self.storage.exists(self._checkpoint):
             try:
-                resume = KMeansState.from_arrays(read_arrays(self.storage, self._checkpoint))
+                arrays = read_arrays(self.storage, self._checkpoint)
+                if "".join(map(chr, arrays.get(_ORIGIN, ()))) == origin:
+                    resume = KMeansState.from_arrays(arrays)
             except InputError:
-                # A checkpoint only saves time: a damaged one is as good as none.
+                # A checkpoint only saves time: a damaged one, or one of other features, is as good as none.
                 self.storage.delete(self._checkpoint)
 
         def keep(state: "KMeansState") -> None:
-            self.storage.replace(self._checkpoint, write_arrays(state.to_arrays()))
+            own = {_ORIGIN: np.frombuffer(origin.encode(), np.uint8)}
+            self.storage.replace(self._checkpoint, write_arrays(state.to_arrays() | own))
 
         return fit_kmeans(
             features, self.num_clusters, config, self.seed, torch_device(self.device), resume=resume, on_iteration=keep

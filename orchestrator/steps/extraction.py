@@ -16,21 +16,23 @@ from workloads.configs.extraction import ExtractorConfig
 class ExtractorSource:
     """A feature extractor, where its weights are, and the device it runs on (see `torch_device`).
 
-    `stored` is the place on a storage of a network that this project trained; it stands in for `weights`.
+    `stored` is the place on a storage of a network that this project trained; it stands in for `weights`, and its
+    `sha256` tells it from others that the same step may have ended in.
     """
 
     config: ExtractorConfig
     weights: str | None
     device: str
     stored: tuple[Storage, str] | None = None
+    sha256: str = ""
 
     @staticmethod
     def of(storage: Storage, entry: ExtractorEntry, network: Step | None, device: str) -> "ExtractorSource":
         """The extractor that an experiment names, or the one that a step of it trains."""
         if network is None:
             return ExtractorSource(entry.config, absolute_place(entry.weights), device)
-        place = Ledger(storage).finished(network.kind, network.key).file("network").path
-        return ExtractorSource(entry.config, None, device, (storage, place))
+        record = Ledger(storage).finished(network.kind, network.key).file("network")
+        return ExtractorSource(entry.config, None, device, (storage, record.path), record.sha256)
 
 
 def extractor_rate(kind: str, meaning: Mapping[str, Any]) -> str:

@@ -67,6 +67,7 @@ def sample_shard(
     *,
     pixels_per_image: int,
     seed: int,
+    origin: str,
 ) -> ShardRecord:
     """Features of a seeded sample of pixels of every image.
 
@@ -83,7 +84,7 @@ def sample_shard(
         taken = features.reshape(features.shape[0], cells)[:, torch.from_numpy(chosen).to(features.device)]
         writer.add(sample_batch(image_id, chosen, taken.T.contiguous().cpu().numpy()))
     source.leave_contents(storage)
-    return writer.write(storage, path, time.perf_counter() - begun)
+    return writer.write(storage, path, time.perf_counter() - begun, origin)
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,7 @@ class Labelling:
     outliers: float
     superpixel_paths: tuple[str, ...]
     judged: bool
+    origin: str
 
 
 def label_shard(
@@ -136,7 +138,9 @@ def label_shard(
                 writer.add(label_batch(image_id, result, removed, int(taken_out[one.outliers].sum())))
     source.leave_contents(storage)
     seconds = (time.perf_counter() - begun) / len(labellings)
-    return [writer.write(storage, one.path, seconds) for one, writer in zip(labellings, writers, strict=True)]
+    return [
+        writer.write(storage, one.path, seconds, one.origin) for one, writer in zip(labellings, writers, strict=True)
+    ]
 
 
 def _features(

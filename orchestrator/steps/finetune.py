@@ -157,9 +157,10 @@ class FinetuneStep(TrainingStep):
 
     def training_job(self, storage: Storage) -> "FinetuneJob":
         """The training as it travels."""
-        pretrained = None
+        pretrained, origin = None, ""
         if self.pretrained is not None:
-            pretrained = Ledger(storage).finished(self.pretrained.kind, self.pretrained.key).file("network").path
+            network = Ledger(storage).finished(self.pretrained.kind, self.pretrained.key).file("network")
+            pretrained, origin = network.path, network.sha256
         return FinetuneJob(
             storage,
             self.key,
@@ -172,6 +173,7 @@ class FinetuneStep(TrainingStep):
             pretrained,
             self.init,
             absolute_place(self.first_weights),
+            origin=origin,
         )
 
 

@@ -7,8 +7,9 @@ from typing import Any, ClassVar, Self
 from orchestrator.ledger.image_sets import ShardRange
 from orchestrator.ledger.keys import digest
 from orchestrator.ledger.layout import shard_path, short
-from orchestrator.ledger.manifests import Ledger
+from orchestrator.ledger.manifests import Ledger, OutdatedError
 from orchestrator.ledger.outcomes import Outcome
+from orchestrator.ledger.shards import ShardRecord, origin_of
 from orchestrator.spec.experiment import ExtractorEntry
 from orchestrator.steps.cluster import ClusterStep
 from orchestrator.steps.extraction import ExtractorSource, extractor_rate
@@ -79,6 +80,11 @@ class LabelStep(ShardedStep):
         # By their stream: labels of a prefix of the images are those of the prefix of the superpixels.
         streams = {"superpixels": self.superpixels.stream} if self.superpixels else {}
         return self.input_keys | streams
+
+    def made_by(self) -> tuple[tuple[Step, str], ...]:
+        """The clusters, and the network where it is trained here."""
+        network = ((self.network, "network"),) if self.network else ()
+        return ((self.cluster, "clusters"), *network)
 
     def own_meaning(self) -> Mapping[str, Any]:
         """The extractor, its weights, and which pixels cast no vote."""
@@ -169,7 +175,9 @@ class LabelJob:
         """Compute and commit the shards that are not there yet."""
         ledger = Ledger(self.storage)
         digest = self.images.digest
-        found = {target.stream: ledger.shard(target.stream, digest) for target in self.targets}
+        models = {target.stream: self._model(ledger, target) for target in self.targets}
+        origins = {stream: origin_of(model.sha256, self.extractor.sha256) for stream, model in models.items()}
+        found = {stream: ledger.shard(stream, digest, origin) for stream, origin in origins.items()}
         records = {stream: record for stream, record in found.items() if record is not None}
         missing = [target for target in self.targets if target.stream not in records]
         if missing:
@@ -183,10 +191,11 @@ class LabelJob:
                 [
                     Labelling(
                         path=shard_path(target.stream, digest),
-                        model_path=ledger.finished(*target.cluster).file("clusters").path,
+                        model_path=models[target.stream].path,
                         outliers=target.outliers,
                         superpixel_paths=self._superpixel_paths(ledger, *target.superpixels or ()),
                         judged=target.judged,
+                        origin=origins[target.stream],
                     )
                     for target in missing
                 ],
@@ -195,6 +204,22 @@ class LabelJob:
             for target, made in zip(missing, fresh, strict=True):
                 records[target.stream] = ledger.commit_shard(target.stream, digest, made)
         return Outcome(records, device=torch_device(self.extractor.device).type)
+
+    def _model(self, ledger: Ledger, target: LabelTarget) -> ShardRecord:
+        """The file of the clusters.
+
+        Raises
+        ------
+        OutdatedError
+            They were fitted on features of another network than the one that labels.
+        """
+        model = ledger.finished(*target.cluster).file("clusters")
+        if model.origin not in ("", origin_of(self.extractor.sha256)):
+            raise OutdatedError(
+                f"cluster {target.cluster[1][:12]} was fitted on features of a network that has been trained again "
+                "since, and came out otherwise; the same command again fits it anew"
+            )
+        return model
 
     def _superpixel_paths(self, ledger: Ledger, stream: str = "", kind: str = "", key: str = "") -> tuple[str, ...]:
         """The shards that hold the superpixels of the job's images; none where labels are not voted."""

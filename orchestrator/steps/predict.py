@@ -11,7 +11,7 @@ from orchestrator.ledger.image_sets import ShardRange, read_listing
 from orchestrator.ledger.layout import shard_path
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
-from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
+from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch, origin_of
 from orchestrator.steps.finetune import FinetuneStep
 from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache
 from orchestrator.steps.rates import Rate
@@ -49,6 +49,10 @@ class PredictStep(ShardedStep):
     def inputs(self) -> dict[str, Step]:
         """The network."""
         return {"network": self.network}
+
+    def made_by(self) -> tuple[tuple[Step, str], ...]:
+        """The network."""
+        return ((self.network, "network"),)
 
     def own_meaning(self) -> Mapping[str, Any]:
         """The pool and how images are predicted."""
@@ -100,23 +104,24 @@ class PredictJob:
         from workloads.devices import torch_device
 
         ledger = Ledger(self.storage)
-        record = ledger.shard(self.stream, self.images.digest)
+        trained = ledger.finished(*self.network).file("network")
+        origin = origin_of(trained.sha256)
+        record = ledger.shard(self.stream, self.images.digest, origin)
         if record is None:
-            network = cache.keep("segmentor", (self.storage, self.network), self._load)
-            record = ledger.commit_shard(self.stream, self.images.digest, self._predict(network))
+            network = cache.keep("segmentor", (self.storage, trained.path), lambda: self._load(trained.path))
+            record = ledger.commit_shard(self.stream, self.images.digest, self._predict(network, origin))
         return Outcome({self.stream: record}, device=torch_device(self.device).type)
 
-    def _load(self) -> "Segmentor":
+    def _load(self, place: str) -> "Segmentor":
         from orchestrator.steps.tensors import read_tensors
         from workloads.devices import torch_device
         from workloads.networks.segmentors import build_segmentor
 
         network = build_segmentor(self.segmentor, self.num_classes)
-        place = Ledger(self.storage).finished(*self.network).file("network").path
         network.load_state_dict(read_tensors(self.storage, place))
         return network.eval().to(torch_device(self.device))
 
-    def _predict(self, network: "Segmentor") -> ShardRecord:
+    def _predict(self, network: "Segmentor", origin: str) -> ShardRecord:
         import torch
 
         from workloads.devices import torch_device
@@ -139,7 +144,7 @@ class PredictJob:
             writer.add(map_batch(image_id, packed(classes.cpu().numpy(), probabilities.cpu().numpy())))
         self.source.leave_contents(self.storage)
         path = shard_path(self.stream, self.images.digest)
-        return writer.write(self.storage, path, time.perf_counter() - begun)
+        return writer.write(self.storage, path, time.perf_counter() - begun, origin)
 
 
 def packed(classes: np.ndarray, probabilities: np.ndarray) -> np.ndarray:

@@ -102,7 +102,10 @@ class PretrainStep(TrainingStep):
         labels = (self.labels.kind, self.labels.key) if self.labels else None
         weights = absolute_place(self.first_weights)
         images = ImageSlice.of(self.images)
-        return PretrainJob(storage, self.key, self.source, images, labels, self.config, weights, self.num_clusters)
+        origin = Ledger(storage).finished(*labels).content if labels else ""
+        return PretrainJob(
+            storage, self.key, self.source, images, labels, self.config, weights, self.num_clusters, origin=origin
+        )
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from orchestrator.ledger.image_sets import ShardRange
 from orchestrator.ledger.layout import shard_path
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
+from orchestrator.ledger.shards import origin_of
 from orchestrator.spec.experiment import FINETUNED, ExtractorEntry, SamplingConfig
 from orchestrator.steps.extraction import ExtractorSource, extractor_rate
 from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache
@@ -61,6 +62,10 @@ class SampleStep(ShardedStep):
     def inputs(self) -> dict[str, Step]:
         """The network where it is trained here."""
         return {"network": self.network} if self.network else {}
+
+    def made_by(self) -> tuple[tuple[Step, str], ...]:
+        """The network where it is trained here."""
+        return ((self.network, "network"),) if self.network else ()
 
     def own_meaning(self) -> Mapping[str, Any]:
         """The extractor, its weights, and which pixels."""
@@ -122,7 +127,8 @@ class SampleJob:
     def run(self, cache: WorkerCache) -> Outcome:
         """Compute and commit the shard."""
         ledger = Ledger(self.storage)
-        record = ledger.shard(self.stream, self.images.digest)
+        origin = origin_of(self.extractor.sha256)
+        record = ledger.shard(self.stream, self.images.digest, origin)
         if record is None:
             # Here and below: what computes is imported by workers alone; the driver is spared torch.
             from orchestrator.steps.feature_shards import load_extractor, sample_shard
@@ -135,6 +141,7 @@ class SampleJob:
                 cache.keep("extractor", self.extractor, lambda: load_extractor(self.extractor)),
                 pixels_per_image=self.sampling.pixels_per_image,
                 seed=self.seed,
+                origin=origin,
             )
             record = ledger.commit_shard(self.stream, self.images.digest, record)
         return Outcome({self.stream: record}, device=torch_device(self.extractor.device).type)

@@ -17,6 +17,7 @@ from orchestrator.ledger.image_sets import ImageSet, ShardRange
 from orchestrator.ledger.keys import canonical, digest
 from orchestrator.ledger.layout import short
 from orchestrator.ledger.manifests import Ledger, Manifest
+from orchestrator.ledger.shards import origin_of
 from orchestrator.spec.experiment import ExperimentEntry
 from orchestrator.steps.jobs import Job, Source
 from orchestrator.steps.rates import Rate
@@ -244,14 +245,34 @@ class ShardedStep(Step):
     dataset: Mapping[str, Any]
     source: Source
 
+    def made_by(self) -> tuple[tuple[Step, str], ...]:
+        """The files (step and name) that decide the content of its shards: what came out of trainings and fits."""
+        return ()
+
+    def origin(self, ledger: Ledger) -> str | None:
+        """What the shards are made by, as their records say; empty where that is the images alone, None while it is not
+        there yet.
+        """
+        makers = self.made_by()
+        found = [(ledger.manifest(step.kind, step.key), name) for step, name in makers]
+        made = [manifest.file(name).sha256 for manifest, name in found if manifest is not None]
+        return origin_of(*made) if len(made) == len(makers) else None
+
     @cached_property
     def stream(self) -> str:
         """What its shards belong to: the step without its images."""
         return digest(self._identity())
 
     def unfinished(self, ledger: Ledger) -> Iterator[ShardRange]:
-        """The shards that have no record yet."""
+        """The shards that have no record yet, or one that was made by other networks or clusters than are there now."""
         finished = ledger.finished_shards(self.stream)
+        origin = self.origin(ledger) if finished else ""
+        if origin is None:
+            return iter(self.images.shards)
+        if origin:
+            there = [shard.digest for shard in self.images.shards if short(shard.digest) in finished]
+            records = ledger.shards(self.stream, there)
+            finished = {short(one) for one, record in records.items() if record.origin == origin}
         return (shard for shard in self.images.shards if short(shard.digest) not in finished)
 
     def finished_images(self, ledger: Ledger) -> int:

@@ -40,6 +40,8 @@ class TrainingJob(ABC):
     source: Source
     # None where nobody else can be at work on the step.
     fence: Fence | None = field(default=None, kw_only=True)
+    # What it is computed from as it came out; a state or outcome of something else is none.
+    origin: str = field(default="", kw_only=True)
 
     def require_lease(self) -> None:
         """Refuse to write for a step that another run has taken over.

@@ -16,12 +16,14 @@ from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.training_states import read_history, say_damaged, training_seconds, write_history
 from orchestrator.steps.training import DistributedContext, TrainingJob
 from orchestrator.storage.faults import kill_point
-from orchestrator.storage.store import Storage
 from workloads.training.collectives import SingleProcess
 from workloads.training.loop import Loop, Machine, StepReport
 
 # Told of a step by every worker; False on all of them where the training is to end here, without an outcome.
 Tell = Callable[[StepReport], bool]
+
+# In a state: see `TrainingJob.origin`.
+_ORIGIN = "origin"
 
 # How often a training is evaluated while it runs: enough to see it improve.
 _SUBSET_EVALUATIONS = 5
@@ -62,11 +64,11 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
             job.require_lease()
             write_history(storage, key, history)
             if time.monotonic() - written >= checkpoint_seconds:
-                _keep_state(storage, key, loop)
+                _keep_state(job, loop)
                 written = time.monotonic()
         if not tell(report):
             if context.workers.rank == 0:
-                _keep_state(storage, key, loop)
+                _keep_state(job, loop)
             return None
     job.source.leave_contents(storage)
     if context.workers.rank:
@@ -82,6 +84,7 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
     trained = outcome.results[key] | {"images_trained": loop.total_steps * loop.config.batch_size}
     return replace(
         outcome,
+        origin=job.origin,
         files=outcome.files | {"network": network},
         results={key: trained},
         device=loop.machine.device.type,
@@ -96,7 +99,11 @@ def _continued(job: TrainingJob, context: DistributedContext) -> Loop:
     if data is None:
         return loop
     try:
-        loop.load_state_dict(torch.load(io.BytesIO(data), weights_only=True))
+        state = torch.load(io.BytesIO(data), weights_only=True)
+        if state.pop(_ORIGIN, "") != job.origin:
+            # What the training is computed from was made anew, and came out otherwise.
+            return loop
+        loop.load_state_dict(state)
         if not 0 <= loop.step <= loop.total_steps:
             raise ValueError(f"it is at step {loop.step} of {loop.total_steps}")
     except Exception as error:  # torch raises of many kinds on what is no state
@@ -106,10 +113,10 @@ def _continued(job: TrainingJob, context: DistributedContext) -> Loop:
     return loop
 
 
-def _keep_state(storage: Storage, key: str, loop: Loop) -> None:
+def _keep_state(job: TrainingJob, loop: Loop) -> None:
     buffer = io.BytesIO()
-    torch.save(loop.state_dict(), buffer)
-    storage.replace(state_path(key), buffer.getvalue())
+    torch.save(loop.state_dict() | {_ORIGIN: job.origin}, buffer)
+    job.storage.replace(state_path(job.key), buffer.getvalue())
 
 
 def history_row(report: StepReport) -> dict[str, float]:
