@@ -57,7 +57,7 @@ def submit(options: Namespace) -> int:
         storage=options.storage,
         until=options.until,
         address=options.address,
-        sending=Sending(limit=options.limit * 1_000_000, wait=not options.no_wait, retries=options.retries),
+        sending=Sending(options.limit * 1_000_000, not options.no_wait, options.retries, tuple(options.send)),
     )
 
 

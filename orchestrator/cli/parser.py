@@ -132,27 +132,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_cluster(run)
     _add_json(run)
 
-    submit = _command(commands, "submit", "run an experiment as a job on a cluster, follow it, return its exit code")
-    _add_experiment(submit)
-    _add_storage(submit)
-    _add_until(submit)
-    submit.add_argument(
-        "--address",
-        required=True,
-        metavar="URL",
-        help="job server of the cluster, e.g. http://localhost:8265 behind `ray dashboard cluster.yaml`",
-    )
-    submit.add_argument("--no-wait", action="store_true", help="return when the job has started")
-    submit.add_argument(
-        "--retries", type=_count, default=0, metavar="N", help="submit a failed job again, up to N times (default 0)"
-    )
-    submit.add_argument(
-        "--limit",
-        type=_count,
-        default=100,
-        metavar="MB",
-        help="refuse to send more than this; Ray's job server takes no more than 100 MB (default 100)",
-    )
+    _add_submit(commands)
 
     explain = _command(commands, "explain", "why each step would run again")
     _add_experiment(explain)
@@ -188,6 +168,37 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_json(verify)
     return parser
+
+
+def _add_submit(commands: "argparse._SubParsersAction") -> None:
+    submit = _command(commands, "submit", "run an experiment as a job on a cluster, follow it, return its exit code")
+    _add_experiment(submit)
+    _add_storage(submit)
+    _add_until(submit)
+    submit.add_argument(
+        "--address",
+        required=True,
+        metavar="URL",
+        help="job server of the cluster, e.g. http://localhost:8265 behind `ray dashboard cluster.yaml`",
+    )
+    submit.add_argument("--no-wait", action="store_true", help="return when the job has started")
+    submit.add_argument(
+        "--retries", type=_count, default=0, metavar="N", help="submit a failed job again, up to N times (default 0)"
+    )
+    submit.add_argument(
+        "--send",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="send this file, too, although its name is that of a secret, as .env and *.pem are; may be repeated",
+    )
+    submit.add_argument(
+        "--limit",
+        type=_count,
+        default=100,
+        metavar="MB",
+        help="refuse to send more than this; Ray's job server takes no more than 100 MB (default 100)",
+    )
 
 
 def _add_beginnings(commands: "argparse._SubParsersAction") -> None:
