@@ -215,7 +215,9 @@ def _add_beginnings(commands: "argparse._SubParsersAction") -> None:
 def _add_predict(commands: "argparse._SubParsersAction") -> None:
     predict = _command(commands, "predict", "classes, or labels, of images that the experiment never saw")
     predict.add_argument("experiment", help="experiment file (YAML), or demo")
-    predict.add_argument("images", help="folder of images, at any depth")
+    predict.add_argument(
+        "images", help="folder of images at any depth, glob, or table (.csv, .parquet); also s3://, gs://"
+    )
     predict.add_argument("output", help="folder to write to; made if it does not exist")
     _add_overrides(predict)
     _add_storage(predict)

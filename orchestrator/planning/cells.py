@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from orchestrator.ledger.image_sets import ImageSet, build_image_set, entries_digest
@@ -15,10 +14,9 @@ from orchestrator.steps.jobs import Source
 from orchestrator.steps.kinds import BY_ROLE
 from orchestrator.steps.step import Stage, Step
 from orchestrator.storage.store import Storage
-from workloads.datasets import Dataset, ImageEntry, open_dataset
+from workloads.datasets import Dataset, ImageEntry, absolute_root, open_dataset
 from workloads.datasets.base import FileKind
 from workloads.errors import InputError
-from workloads.places import expanded
 
 
 @dataclass
@@ -56,7 +54,7 @@ class CellPlanner:
         """The data set of a cell."""
         name = (entry.dataset.config, entry.dataset.root)
         if name not in self._datasets:
-            self._datasets[name] = open_dataset(name[0], Path(name[1]) if name[1] else None)
+            self._datasets[name] = open_dataset(name[0], name[1])
         return self._datasets[name]
 
     def image_set(self, entry: ExperimentEntry, source: Source, requested: int | None) -> ImageSet:
@@ -114,7 +112,7 @@ class _Roles:
                 value=config.val,
                 allowed=f"pools: {', '.join(self.dataset.pools)}",
             )
-        root = str(expanded(entry.dataset.root, "dataset.root").absolute()) if entry.dataset.root is not None else None
+        root = absolute_root(config, entry.dataset.root)
         self.train = Source(config, root, config.pool)
         self.val = Source(config, root, config.val)
 
