@@ -113,17 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         help="decode at most N images of each pool (default 200)",
     )
 
-    plan = _command(
-        commands, "plan", "cells, distinct steps, cached and to run; estimated time, bytes, GPU-hours, money"
-    )
-    _add_experiment(plan)
-    _add_storage(plan)
-    _add_json(plan)
-    plan.add_argument(
-        "--rates",
-        metavar="FILE",
-        help="YAML with `rates` (by name, as --json prints them) and `prices` (core_hour, gpu_hour, currency)",
-    )
+    _add_plan(commands)
 
     run = _command(commands, "run", "run what is not done yet; the same command resumes and extends")
     _add_experiment(run)
@@ -210,6 +200,32 @@ def _add_beginnings(commands: "argparse._SubParsersAction") -> None:
     keys = _command(commands, "keys", "every key of an experiment file, with type, default and meaning")
     keys.add_argument("prefix", nargs="?", default="", help="only keys that begin so, e.g. labels.superpixels")
     _add_json(keys)
+
+
+def _add_plan(commands: "argparse._SubParsersAction") -> None:
+    plan = _command(
+        commands, "plan", "cells, distinct steps, cached and to run; estimated time, bytes, GPU-hours, money"
+    )
+    _add_experiment(plan)
+    _add_storage(plan)
+    _add_json(plan)
+    plan.add_argument(
+        "--rates",
+        metavar="FILE",
+        help="YAML with `rates` (by name, as --json prints them) and `prices` (core_hour, gpu_hour, currency)",
+    )
+    plan.add_argument(
+        "--images", type=_count, metavar="N", help="plan for N images that need not be there; takes --size, too"
+    )
+    plan.add_argument("--size", metavar="HxW", help="height and width of those images, e.g. 1024x2048")
+    plan.add_argument(
+        "--device", choices=["cpu", "cuda"], help="where networks run (default: as steps did here before, else cpu)"
+    )
+    calibrate = _command(
+        commands, "calibrate", "measure this machine in seconds, for the estimates of `plan` and `run`"
+    )
+    calibrate.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="what to measure (default cpu)")
+    _add_json(calibrate)
 
 
 def _add_predict(commands: "argparse._SubParsersAction") -> None:

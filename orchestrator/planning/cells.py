@@ -7,6 +7,7 @@ from typing import Any
 
 from orchestrator.ledger.image_sets import ImageSet, build_image_set, entries_digest
 from orchestrator.ledger.inputs import Files, InputFiles
+from orchestrator.planning.imagined import Imagined
 from orchestrator.spec.experiment import ExperimentEntry
 from orchestrator.spec.grid import Cell
 from orchestrator.spec.references import weights_identity
@@ -31,10 +32,13 @@ class PlannedCell:
 class CellPlanner:
     """Plans cells one after the other, listing every data set and hashing every weights file once."""
 
-    def __init__(self, storage: Storage | None, until: Stage, inputs: InputFiles) -> None:
+    def __init__(
+        self, storage: Storage | None, until: Stage, inputs: InputFiles, imagined: Imagined | None = None
+    ) -> None:
         self.storage = storage
         self.until = until
         self._inputs = inputs
+        self._imagined = imagined
         self._entries: dict[Files, dict[str, ImageEntry]] = {}
         self._datasets: dict[Any, Dataset] = {}
         self._images: dict[Any, ImageSet] = {}
@@ -53,7 +57,9 @@ class CellPlanner:
     def dataset(self, entry: ExperimentEntry) -> Dataset:
         """The data set of a cell."""
         name = (entry.dataset.config, entry.dataset.root)
-        if name not in self._datasets:
+        if name not in self._datasets and self._imagined is not None:
+            self._datasets[name] = self._imagined.dataset(name[0])
+        elif name not in self._datasets:
             self._datasets[name] = open_dataset(name[0], name[1])
         return self._datasets[name]
 
@@ -88,6 +94,8 @@ class CellPlanner:
 
     def weights_identity(self, arch: str, weights: str | None) -> str:
         """What identifies the content of weights."""
+        if self._imagined is not None:
+            return f"imagined:{weights}"
         name = (arch, weights)
         if name not in self._weights:
             self._weights[name] = weights_identity(arch, weights)
