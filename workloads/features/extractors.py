@@ -17,9 +17,8 @@ bfloat16 is faster still but changes results, so it stays the user's choice.
 
 import difflib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -193,19 +192,6 @@ def build_extractor(config: ExtractorConfig, weights: str | None, device: torch.
     return Extractor(config, network, layer, channels, grid, device, identity, report)
 
 
-def on_meta(config: ExtractorConfig) -> Callable[[torch.Tensor], torch.Tensor]:
-    """The forward pass of images (B, 3, H, W) on the meta device, where operations are seen and none is computed."""
-    if config.arch == "filters":
-        return FilterBank(config.filter_bank, config.output_stride).to("meta")
-    network, layer = _network(config)
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            # What `fold_batch_normalisation` folds costs nothing; it needs values, which there are none of here.
-            if type(child) is nn.BatchNorm2d:
-                setattr(module, name, nn.Identity())
-    return partial(_run_until, network.eval(), config.layer or layer)
-
-
 def _network(config: ExtractorConfig) -> tuple[nn.Module, str]:
     """The network on the meta device, dilated and without its classifier, and its default layer.
 
@@ -231,10 +217,10 @@ def _network(config: ExtractorConfig) -> tuple[nn.Module, str]:
                 network.classifier = nn.Identity()
             case "deeplabv3_resnet50":
                 whole = SegmentorConfig(head="deeplabv3", backbone="resnet50", output_stride=8)
-                return _segmentor(whole, config.output_stride), "classifier.3"
+                return _segmentor(whole, config.output_stride), _last_activation(whole)
             case "segmentor":
                 assert config.network is not None
-                return _segmentor(config.network, config.output_stride), "classifier.3"
+                return _segmentor(config.network, config.output_stride), _last_activation(config.network)
             case _:
                 raise AssertionError(config.arch)
         return dilate(network, config.output_stride), layer
@@ -254,6 +240,11 @@ def _segmentor(trained: SegmentorConfig, output_stride: Literal[8, 16, 32]) -> S
     network = Segmentor(trained.model_copy(update=changed), num_classes=1)
     network.classifier[-1] = nn.Identity()
     return network
+
+
+def _last_activation(trained: SegmentorConfig) -> str:
+    """The layer of a segmentation network's head that gives what its last convolution sees, but for dropout."""
+    return "classifier.2" if trained.head == "fcn" else "classifier.3"
 
 
 class _LayerReachedError(Exception):

@@ -1,1 +1,0 @@
-"""What work costs: counted in operations, measured in seconds."""
