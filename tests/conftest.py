@@ -28,6 +28,9 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # Sockets lie below it, and their paths must be short.
 os.environ["RAY_TMPDIR"] = tempfile.mkdtemp(prefix="ray", dir="/tmp")
 atexit.register(shutil.rmtree, os.environ["RAY_TMPDIR"], ignore_errors=True)
+# What was measured of this machine, and counted of networks, is its user's.
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="cache")
+atexit.register(shutil.rmtree, os.environ["XDG_CACHE_HOME"], ignore_errors=True)
 # A shell starts with SIGINT ignored what it runs in the background, and all that is started from there inherits it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,9 +9,11 @@ import copy
 from collections.abc import Iterable
 from typing import Any, Self
 
+from workloads.redaction import redacted
+
 
 class InputError(ValueError):
-    """The user's input is wrong.
+    """The user's input is wrong. Printed, it shows no credentials of a URL.
 
     Attributes
     ----------
@@ -40,7 +42,7 @@ class InputError(ValueError):
         text = f"{self.message}; {self.allowed}" if self.allowed else self.message
         if self.key is not None:
             text = text.replace("{key}", self.key) if "{key}" in text else f"{self.key}: {text}"
-        return f"{self.source}: {text}" if self.source else text
+        return redacted(f"{self.source}: {text}" if self.source else text)
 
     @property
     def each(self) -> tuple["InputError", ...]:

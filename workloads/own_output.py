@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+from workloads.bucket_paths import AnyPath
+
 MARK = ".lookbeyond"
 
 
@@ -11,7 +13,7 @@ def mark(folder: Path, content: str) -> None:
     (folder / MARK).write_text(f"{content}\n", encoding="utf-8")
 
 
-def read_mark(folder: Path) -> str | None:
+def read_mark(folder: AnyPath) -> str | None:
     """What the folder is marked with; None where it is not marked."""
     try:
         return (folder / MARK).read_text(encoding="utf-8").rstrip("\n")

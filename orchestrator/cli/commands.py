@@ -1,6 +1,7 @@
 """What each command does, in terms of plan, run, ledger and results."""
 
 import json
+import math
 import re
 import sys
 from argparse import Namespace
@@ -19,10 +20,12 @@ from orchestrator.ledger.verification import verify as verify_storage
 from orchestrator.planning.check import check_experiment
 from orchestrator.planning.choice import chosen_cell
 from orchestrator.planning.cluster_config import cluster_capacity
-from orchestrator.planning.estimate import estimate, read_assumptions
+from orchestrator.planning.estimate import Estimate, cores_here, estimate, read_assumptions
 from orchestrator.planning.explain import explain as explain_plan
+from orchestrator.planning.imagined import Imagined, parsed_size
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.proposal import as_experiment, propose
+from orchestrator.planning.speeds import keep_speeds
 from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
 from orchestrator.results.console_tables import print_table
@@ -57,7 +60,7 @@ def submit(options: Namespace) -> int:
         storage=options.storage,
         until=options.until,
         address=options.address,
-        sending=Sending(limit=options.limit * 1_000_000, wait=not options.no_wait, retries=options.retries),
+        sending=Sending(options.limit * 1_000_000, not options.no_wait, options.retries, tuple(options.send)),
     )
 
 
@@ -105,9 +108,10 @@ def plan(options: Namespace) -> int:
     """Print the plan of an experiment."""
     storage = Storage(options.storage)
     assumptions = read_assumptions(options.rates) if options.rates else None
-    made = make_plan(_document(options), storage, write_listings=False)
+    made = make_plan(_document(options), storage, write_listings=False, imagined=_imagined(options))
     cluster = made.compute.cluster_config
-    costs = estimate(made, storage, assumptions, cluster_capacity(cluster) if cluster else None)
+    capacity = cluster_capacity(cluster) if cluster else None
+    costs = estimate(made, storage, assumptions, capacity, device=options.device)
     if options.json:
         document = {
             "experiment": made.name,
@@ -138,11 +142,8 @@ def plan(options: Namespace) -> int:
             duration(costs.seconds_by_kind.get(kind, 0.0)),
         )
     print_table(table, console)
-    gpus = f", {costs.gpu_seconds / 3600:.1f} GPU-hours" if costs.gpu_seconds else ""
-    console.print(
-        f"to run: {duration(costs.core_seconds)} of one core{gpus}, {size(costs.bytes)} to write, "
-        f"{size(costs.sample_matrix_bytes)} of memory for the largest sample matrix ({costs.basis})"
-    )
+    if costs.uncertainty or costs.sources:
+        _print_costs(costs, console, fixed=bool(cluster))
     if costs.wall_seconds is not None:
         console.print(f"on all machines of {cluster}: {duration(costs.wall_seconds)} at least")
     if costs.money is not None:
@@ -153,6 +154,47 @@ def plan(options: Namespace) -> int:
         console.print(line, style="yellow", markup=False)
     _print_errors(made, console)
     return 0
+
+
+def _imagined(options: Namespace) -> Imagined | None:
+    """The data set that is asked about, where it need not be there."""
+    if options.images is None and options.size is None:
+        return None
+    if options.images is None or options.size is None:
+        missing, given = ("--images", "--size") if options.images is None else ("--size", "--images")
+        raise InputError("is missing", key=missing, allowed=f"it goes with {given}: --images 5000 --size 1024x2048")
+    return Imagined(options.images, parsed_size(options.size))
+
+
+def _print_costs(costs: Estimate, console: Console, *, fixed: bool) -> None:
+    gpus = f" and {duration(costs.gpu_seconds)} of one GPU" if costs.gpu_seconds else ""
+    sure = f" ({costs.uncertainty})" if costs.uncertainty else ""
+    console.print(f"to run: {duration(costs.core_seconds)} of one core{gpus}{sure}", soft_wrap=True)
+    if not costs.gpu_seconds and not fixed and cores_here() > 1:
+        console.print(f"on this machine's {cores_here()} cores: {duration(costs.core_seconds / cores_here())} at least")
+    console.print(
+        f"to write: {size(costs.bytes)}; memory of the largest sample matrix: {size(costs.sample_matrix_bytes)}"
+    )
+    console.print(f"estimated from: {costs.basis}", soft_wrap=True)
+
+
+def calibrate(options: Namespace) -> int:
+    """Measure this machine, and keep what was found for its user."""
+    import torch
+
+    from workloads.costs.calibration import calibrate as measured
+
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(key="--device", value="cuda", allowed="torch finds no GPU on this machine")
+    speeds = measured(options.device)
+    path = keep_speeds(options.device, speeds)
+    if options.json:
+        print(speeds.model_dump_json(indent=1))
+    else:
+        rate = speeds.networks["forward float32"].dense
+        print(f"{speeds.device}: {1e-9 / rate if rate else math.inf:.0f} GFLOP/s of convolutions, forward in float32")
+        print(f"written  {path}" if path else "lookbeyond: the user's cache folder cannot be written: nothing was kept")
+    return 0 if path else 1
 
 
 def check(options: Namespace) -> int:

@@ -113,17 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         help="decode at most N images of each pool (default 200)",
     )
 
-    plan = _command(
-        commands, "plan", "cells, distinct steps, cached and to run; estimated time, bytes, GPU-hours, money"
-    )
-    _add_experiment(plan)
-    _add_storage(plan)
-    _add_json(plan)
-    plan.add_argument(
-        "--rates",
-        metavar="FILE",
-        help="YAML with `rates` (by name, as --json prints them) and `prices` (core_hour, gpu_hour, currency)",
-    )
+    _add_plan(commands)
 
     run = _command(commands, "run", "run what is not done yet; the same command resumes and extends")
     _add_experiment(run)
@@ -132,27 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_cluster(run)
     _add_json(run)
 
-    submit = _command(commands, "submit", "run an experiment as a job on a cluster, follow it, return its exit code")
-    _add_experiment(submit)
-    _add_storage(submit)
-    _add_until(submit)
-    submit.add_argument(
-        "--address",
-        required=True,
-        metavar="URL",
-        help="job server of the cluster, e.g. http://localhost:8265 behind `ray dashboard cluster.yaml`",
-    )
-    submit.add_argument("--no-wait", action="store_true", help="return when the job has started")
-    submit.add_argument(
-        "--retries", type=_count, default=0, metavar="N", help="submit a failed job again, up to N times (default 0)"
-    )
-    submit.add_argument(
-        "--limit",
-        type=_count,
-        default=100,
-        metavar="MB",
-        help="refuse to send more than this; Ray's job server takes no more than 100 MB (default 100)",
-    )
+    _add_submit(commands)
 
     explain = _command(commands, "explain", "why each step would run again")
     _add_experiment(explain)
@@ -190,6 +160,37 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_submit(commands: "argparse._SubParsersAction") -> None:
+    submit = _command(commands, "submit", "run an experiment as a job on a cluster, follow it, return its exit code")
+    _add_experiment(submit)
+    _add_storage(submit)
+    _add_until(submit)
+    submit.add_argument(
+        "--address",
+        required=True,
+        metavar="URL",
+        help="job server of the cluster, e.g. http://localhost:8265 behind `ray dashboard cluster.yaml`",
+    )
+    submit.add_argument("--no-wait", action="store_true", help="return when the job has started")
+    submit.add_argument(
+        "--retries", type=_count, default=0, metavar="N", help="submit a failed job again, up to N times (default 0)"
+    )
+    submit.add_argument(
+        "--send",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="send this file, too, although its name is that of a secret, as .env and *.pem are; may be repeated",
+    )
+    submit.add_argument(
+        "--limit",
+        type=_count,
+        default=100,
+        metavar="MB",
+        help="refuse to send more than this; Ray's job server takes no more than 100 MB (default 100)",
+    )
+
+
 def _add_beginnings(commands: "argparse._SubParsersAction") -> None:
     init = _command(commands, "init", "look at a folder of images, and masks if there are any, and write an experiment")
     init.add_argument("folder", help="folder of images, at any depth, with or without masks")
@@ -201,10 +202,38 @@ def _add_beginnings(commands: "argparse._SubParsersAction") -> None:
     _add_json(keys)
 
 
+def _add_plan(commands: "argparse._SubParsersAction") -> None:
+    plan = _command(
+        commands, "plan", "cells, distinct steps, cached and to run; estimated time, bytes, GPU-hours, money"
+    )
+    _add_experiment(plan)
+    _add_storage(plan)
+    _add_json(plan)
+    plan.add_argument(
+        "--rates",
+        metavar="FILE",
+        help="YAML with `rates` (by name, as --json prints them) and `prices` (core_hour, gpu_hour, currency)",
+    )
+    plan.add_argument(
+        "--images", type=_count, metavar="N", help="plan for N images that need not be there; takes --size, too"
+    )
+    plan.add_argument("--size", metavar="HxW", help="height and width of those images, e.g. 1024x2048")
+    plan.add_argument(
+        "--device", choices=["cpu", "cuda"], help="where networks run (default: as steps did here before, else cpu)"
+    )
+    calibrate = _command(
+        commands, "calibrate", "measure this machine in seconds, for the estimates of `plan` and `run`"
+    )
+    calibrate.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="what to measure (default cpu)")
+    _add_json(calibrate)
+
+
 def _add_predict(commands: "argparse._SubParsersAction") -> None:
     predict = _command(commands, "predict", "classes, or labels, of images that the experiment never saw")
     predict.add_argument("experiment", help="experiment file (YAML), or demo")
-    predict.add_argument("images", help="folder of images, at any depth")
+    predict.add_argument(
+        "images", help="folder of images at any depth, glob, or table (.csv, .parquet); also s3://, gs://"
+    )
     predict.add_argument("output", help="folder to write to; made if it does not exist")
     _add_overrides(predict)
     _add_storage(predict)

@@ -20,7 +20,7 @@ from workloads.errors import InputError
 def predict_images(made: Plan, storage: Storage, options: Namespace) -> int:
     """Run the steps of the new images on Ray, as all work is, and write their files."""
     planned = chosen_cell(made, ROLES[options.what], row=options.row, cell=options.cell)
-    plan = prediction_plan(made, planned, options.what, Path(options.images), storage)
+    plan = prediction_plan(made, planned, options.what, options.images, storage)
     (cell,) = plan.cells
     step = cell.roles["predict" if options.what == "classes" else "label"]
     assert isinstance(step, ShardedStep)
@@ -44,7 +44,7 @@ def predict_images(made: Plan, storage: Storage, options: Namespace) -> int:
         if options.what == "labels":
             count = export_label_maps(plan, cell, "train", storage, output, progress)
         else:
-            dataset = open_dataset(entry.config, Path(entry.root) if entry.root else None)
+            dataset = open_dataset(entry.config, entry.root)
             results = made.done[planned.roles["finetune"].key].results
             count = export_predictions(
                 step,

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from workloads.redaction import redacted
+
 # Gone with its reader, which needs no word about it.
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF)
 
@@ -49,7 +51,7 @@ def _lenient(stream: TextIO | None) -> Any:
 
 
 class _Lenient:
-    """Writes to a stream until that fails, and then to nowhere."""
+    """Writes to a stream until that fails, and then to nowhere; never credentials of a URL."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -59,7 +61,7 @@ class _Lenient:
         """Write it, if it can be."""
         if not self._lost:
             with self._forgiving():
-                self._stream.write(text)
+                self._stream.write(redacted(text))
         return len(text)
 
     def flush(self) -> None:

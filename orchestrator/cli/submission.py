@@ -16,11 +16,14 @@ from workloads.errors import InputError
 
 @dataclass(frozen=True)
 class Sending:
-    """How a job is sent: the most bytes, whether its end is waited for, how often it is submitted again."""
+    """How a job is sent: the most bytes, whether its end is waited for, how often it is submitted again, and which
+    files with the names of secrets go with it on purpose.
+    """
 
     limit: int
     wait: bool
     retries: int
+    secrets: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.retries and not self.wait:
@@ -43,7 +46,7 @@ def submit_experiment(
 
     Raises:
         InputError: the storage would not outlive the job, a file that the job needs would not be sent, what would be
-            sent is too large, or no cluster answers.
+            sent is too large or secret, or no cluster answers.
     """
     if "://" not in storage and not storage.startswith(("/", "~")):
         raise InputError(
@@ -55,6 +58,7 @@ def submit_experiment(
         cluster_capacity(path)
     # Ray takes a second to import: what needs no Ray comes first.
     from orchestrator.cluster import submit
+    from orchestrator.cluster.secret_files import refuse_secrets
 
     folder = Path.cwd()
     # `demo` is the packaged experiment, which is part of the code.
@@ -62,6 +66,7 @@ def submit_experiment(
     arguments = [experiment, *overrides, "--storage", storage, "--until", until]
     submission = submit.Submission.of(arguments, folder)
     submission.directory.refuse_missing([*files, *sorted(cluster_configs)])
+    refuse_secrets(folder, submission.directory.files, sending.secrets)
     submission.directory.refuse_large(sending.limit)
     client = submit.connect(address)
     print(

@@ -91,7 +91,10 @@ class WorkingDirectory:
 
 def _files(folder: Path, above: tuple[tuple[Path, GitIgnoreSpec], ...]) -> Iterator[Path]:
     lines = [
-        line for name in _IGNORE_FILES if (folder / name).is_file() for line in (folder / name).read_text().splitlines()
+        line
+        for name in _IGNORE_FILES
+        if (folder / name).is_file()
+        for line in (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
     ]
     # The folder's own lines before those of the folders above.
     rules = ((folder, GitIgnoreSpec.from_lines(lines)), *above) if lines else above

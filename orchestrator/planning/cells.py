@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from orchestrator.ledger.image_sets import ImageSet, build_image_set, entries_digest
 from orchestrator.ledger.inputs import Files, InputFiles
+from orchestrator.planning.imagined import Imagined
 from orchestrator.spec.experiment import ExperimentEntry
 from orchestrator.spec.grid import Cell
 from orchestrator.spec.references import weights_identity
@@ -15,10 +15,9 @@ from orchestrator.steps.jobs import Source
 from orchestrator.steps.kinds import BY_ROLE
 from orchestrator.steps.step import Stage, Step
 from orchestrator.storage.store import Storage
-from workloads.datasets import Dataset, ImageEntry, open_dataset
+from workloads.datasets import Dataset, ImageEntry, absolute_root, open_dataset
 from workloads.datasets.base import FileKind
 from workloads.errors import InputError
-from workloads.places import expanded
 
 
 @dataclass
@@ -33,10 +32,13 @@ class PlannedCell:
 class CellPlanner:
     """Plans cells one after the other, listing every data set and hashing every weights file once."""
 
-    def __init__(self, storage: Storage | None, until: Stage, inputs: InputFiles) -> None:
+    def __init__(
+        self, storage: Storage | None, until: Stage, inputs: InputFiles, imagined: Imagined | None = None
+    ) -> None:
         self.storage = storage
         self.until = until
         self._inputs = inputs
+        self._imagined = imagined
         self._entries: dict[Files, dict[str, ImageEntry]] = {}
         self._datasets: dict[Any, Dataset] = {}
         self._images: dict[Any, ImageSet] = {}
@@ -55,8 +57,10 @@ class CellPlanner:
     def dataset(self, entry: ExperimentEntry) -> Dataset:
         """The data set of a cell."""
         name = (entry.dataset.config, entry.dataset.root)
-        if name not in self._datasets:
-            self._datasets[name] = open_dataset(name[0], Path(name[1]) if name[1] else None)
+        if name not in self._datasets and self._imagined is not None:
+            self._datasets[name] = self._imagined.dataset(name[0])
+        elif name not in self._datasets:
+            self._datasets[name] = open_dataset(name[0], name[1])
         return self._datasets[name]
 
     def image_set(self, entry: ExperimentEntry, source: Source, requested: int | None) -> ImageSet:
@@ -90,6 +94,8 @@ class CellPlanner:
 
     def weights_identity(self, arch: str, weights: str | None) -> str:
         """What identifies the content of weights."""
+        if self._imagined is not None:
+            return f"imagined:{weights}"
         name = (arch, weights)
         if name not in self._weights:
             self._weights[name] = weights_identity(arch, weights)
@@ -114,7 +120,7 @@ class _Roles:
                 value=config.val,
                 allowed=f"pools: {', '.join(self.dataset.pools)}",
             )
-        root = str(expanded(entry.dataset.root, "dataset.root").absolute()) if entry.dataset.root is not None else None
+        root = absolute_root(config, entry.dataset.root)
         self.train = Source(config, root, config.pool)
         self.val = Source(config, root, config.val)
 

@@ -6,7 +6,6 @@ image, and collects everything that is wrong instead of stopping at the first. N
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -72,7 +71,7 @@ def check_experiment(document: dict[str, Any], storage: Storage, images: int) ->
         if (entry.config, entry.root) in datasets:
             continue
         try:
-            datasets[entry.config, entry.root] = open_dataset(entry.config, Path(entry.root) if entry.root else None)
+            datasets[entry.config, entry.root] = open_dataset(entry.config, entry.root)
             limit = cell.entry.compute.quarantine_limit
             _survey_pools(
                 datasets[entry.config, entry.root], (entry.config.pool, entry.config.val), images, limit, report

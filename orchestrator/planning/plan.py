@@ -13,6 +13,7 @@ from orchestrator.ledger.inputs import InputFiles
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.stop_marks import Stop, is_among, marked, read_mark
 from orchestrator.planning.cells import CellPlanner, PlannedCell
+from orchestrator.planning.imagined import Imagined
 from orchestrator.spec.experiment import Compute, EarlyStopping
 from orchestrator.spec.grid import expand
 from orchestrator.steps.kinds import KINDS
@@ -44,6 +45,7 @@ class Plan:
     done: dict[str, Manifest]
     skipped: dict[str, Skipped] = field(default_factory=dict)
     changed: dict[str, list[str]] = field(default_factory=dict)
+    imagined: Imagined | None = None
 
     @property
     def pending(self) -> list[Step]:
@@ -71,15 +73,24 @@ class Plan:
         }
 
 
-def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: bool, until: Stage = "finetune") -> Plan:
+def make_plan(
+    document: dict[str, Any],
+    storage: Storage,
+    *,
+    write_listings: bool,
+    until: Stage = "finetune",
+    imagined: Imagined | None = None,
+) -> Plan:
     """Expand an experiment document, up to a stage of the method, and look up what is done.
+
+    An imagined data set stands for those that the document names; such a plan cannot be run.
 
     Raises:
         InputError: the document is wrong, or no cell at all can be planned.
     """
     cells = expand(document)
     inputs = InputFiles(storage, write_listings)
-    planner = CellPlanner(storage if write_listings else None, until, inputs)
+    planner = CellPlanner(storage if write_listings else None, until, inputs, imagined)
     planned = [planner.plan(cell) for cell in cells]
     errors = [cell.error for cell in planned if cell.error]
     if errors and len(errors) == len(planned):
@@ -92,7 +103,7 @@ def make_plan(document: dict[str, Any], storage: Storage, *, write_listings: boo
         if write_listings:
             ledger.forget(manifest.kind, key)
     entry = cells[0].entry
-    plan = Plan(entry.name, document, entry.compute, planned, steps, done, changed=inputs.changed)
+    plan = Plan(entry.name, document, entry.compute, planned, steps, done, changed=inputs.changed, imagined=imagined)
     skip_stopped(plan, storage)
     return plan
 

@@ -1,7 +1,7 @@
 """Plans for images that an experiment never saw: their classes, or their labels by its clusters."""
 
+import re
 from dataclasses import replace
-from pathlib import Path
 
 from orchestrator.ledger.image_sets import build_image_set
 from orchestrator.ledger.inputs import Files, InputFiles
@@ -14,17 +14,31 @@ from orchestrator.steps.label import LabelStep
 from orchestrator.steps.predict import PredictStep
 from orchestrator.steps.step import ShardedStep, Step
 from orchestrator.storage.store import Storage
-from workloads.datasets import open_dataset
+from workloads.bucket_paths import absolute, any_path
+from workloads.datasets import AnyDatasetConfig, open_dataset
+from workloads.datasets.depth import SixteenBit
 from workloads.datasets.folder import FolderConfig
+from workloads.datasets.masks import MasksConfig, PoolConfig
+from workloads.datasets.table import TABLE_SUFFIXES, TableConfig
 from workloads.errors import InputError
-from workloads.places import expanded
 
 # What can be had for new images, and the role of the step that it is computed from.
 ROLES = {"classes": "finetune", "labels": "label"}
 
 
-def prediction_plan(plan: Plan, planned: PlannedCell, what: str, images: Path, storage: Storage) -> Plan:
-    """The steps that are left for the images of a folder, behind those of a cell that are done.
+def images_of(place: str, sixteen_bit: SixteenBit) -> tuple[AnyDatasetConfig, str]:
+    """The data set, and its root, of images that a command names: a folder, a table, or a glob; also in a bucket."""
+    if place.lower().endswith(TABLE_SUFFIXES):
+        return TableConfig(file=absolute(place, "IMAGES"), sixteen_bit=sixteen_bit), absolute(".", "IMAGES")
+    folder, *pattern = re.split(r"/(?=[^/]*[*?\[])", place if "/" in place else f"./{place}", maxsplit=1)
+    if pattern and not any_path(place, "IMAGES").exists():
+        pool = PoolConfig(images=pattern[0])
+        return MasksConfig(pools={"train": pool}, sixteen_bit=sixteen_bit), absolute(folder or "/", "IMAGES")
+    return FolderConfig(sixteen_bit=sixteen_bit), absolute(place, "IMAGES")
+
+
+def prediction_plan(plan: Plan, planned: PlannedCell, what: str, images: str, storage: Storage) -> Plan:
+    """The steps that are left for images, behind those of a cell that are done.
 
     Parameters
     ----------
@@ -33,28 +47,27 @@ def prediction_plan(plan: Plan, planned: PlannedCell, what: str, images: Path, s
     what
         ``classes`` or ``labels``, see `ROLES`.
     images
-        Folder of the images.
+        Where the images are, see `images_of`.
     storage
         Where the experiment's steps lie, and where the new ones go.
 
     Raises
     ------
     InputError
-        The cell is not done, or the folder has no images.
+        The cell is not done, or there are no images.
     """
     behind = planned.roles[ROLES[what]]
     if behind.key not in plan.done:
         raise InputError(f"the {behind.kind} step of this cell is not done on {storage.uri}; `lookbeyond run` does it")
-    config = FolderConfig()
-    root = expanded(images, "images").absolute()
-    dataset = open_dataset(config, root)
-    source = Source(config, str(root), config.pool)
+    config, root = images_of(images, getattr(planned.cell.entry.dataset.config, "sixteen_bit", None))
     try:
+        dataset = open_dataset(config, root)
         listed = dataset.entries(config.pool)
     except InputError as error:
         raise of_pool(error, "pool").at("IMAGES") from None
+    source = Source(config, root, config.pool)
     # Frames of two videos may have equal names and sizes.
-    entries = InputFiles(storage, write=True).told(Files(config, str(root), config.pool, "images"), dataset, listed)
+    entries = InputFiles(storage, write=True).told(Files(config, root, config.pool, "images"), dataset, listed)
     image_set = build_image_set(
         config.pool, entries, None, order_seed=0, shard_images=plan.compute.shard_images, storage=storage
     )

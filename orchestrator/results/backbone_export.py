@@ -22,6 +22,7 @@ from orchestrator.steps.tensors import read_tensors
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 from workloads.networks.segmentors import Segmentor, build_segmentor, load_pretrained, torchvision_backbone
+from workloads.redaction import redacted
 from workloads.training.pretraining import pretraining_network
 
 STAGES = ("pretrain", "finetune")
@@ -64,7 +65,7 @@ def export_backbone(plan: Plan, planned: PlannedCell, stage: str, storage: Stora
     folder.replace(output.name, buffer.getvalue())
     card = _card(plan, planned, manifest, network, taken.untrained)
     card["sha256"] = hashlib.sha256(buffer.getvalue()).hexdigest()
-    folder.replace(place.name, json.dumps(card, indent=1).encode())
+    folder.replace(place.name, redacted(json.dumps(card, indent=1)).encode())
     return place
 
 

@@ -15,6 +15,7 @@ from orchestrator.ledger.layout import RESULTS, results_path, stem
 from orchestrator.results.statistics import RankCorrelation
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
+from workloads.redaction import redacted
 
 # A row may be named by a number in YAML: 200 superpixels.
 _Name = Annotated[str | None, BeforeValidator(lambda value: value if value is None else str(value))]
@@ -147,8 +148,8 @@ class Results(_Record):
     agreement: RankCorrelation | None = None
 
     def to_bytes(self) -> bytes:
-        """The results as JSON text."""
-        return self.model_dump_json(indent=1, by_alias=True, exclude_unset=True).encode()
+        """The results as JSON text, without credentials of URLs."""
+        return redacted(self.model_dump_json(indent=1, by_alias=True, exclude_unset=True)).encode()
 
     @staticmethod
     def from_bytes(data: bytes, place: str) -> "Results":
@@ -158,7 +159,7 @@ class Results(_Record):
             InputError: the bytes are not results.
         """
         try:
-            return Results.model_validate(json.loads(data))
+            return Results.model_validate(json.loads(redacted(data.decode())))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
             key = ".".join(str(part) for part in first["loc"])

@@ -4,6 +4,7 @@ A run that computes nothing leaves the record of the run that did. Another exper
 the place of the first: its results and pictures are kept under a name of their own.
 """
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.results.cells import CellResult, Results, experiment_names, read_results
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
+from workloads.redaction import redacted
 
 # What an experiment may be called and how it is run makes no other experiment of it.
 _NO_CONTENT = ("compute", "title", "notes")
@@ -65,4 +67,6 @@ def _owner(picture: str, names: set[str]) -> str | None:
 
 
 def _content(document: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in document.items() if key not in _NO_CONTENT}
+    content = {key: value for key, value in document.items() if key not in _NO_CONTENT}
+    # As results hold it.
+    return dict(json.loads(redacted(json.dumps(content))))

@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
+from workloads.redaction import redacted
+
 
 class Named(Protocol):
     """A cell, planned or with its results."""
@@ -48,12 +50,12 @@ def repeats(cells: Iterable[Some]) -> list[list[Some]]:
 
 
 def shown(value: Any) -> str:
-    """A value of the grid for a reader: of a mapping its values, of a path its name."""
+    """A value of the grid for a reader: of a mapping its values, of a path its name, of a URL no credentials."""
     if isinstance(value, Mapping):
         return " ".join(shown(inner) for inner in value.values())
     if isinstance(value, list):
         return ", ".join(shown(inner) for inner in value)
-    return "none" if value is None else str(value).rsplit("/", 1)[-1]
+    return "none" if value is None else redacted(str(value)).rsplit("/", 1)[-1]
 
 
 def short_keys(keys: Iterable[str]) -> dict[str, str]:
@@ -106,7 +108,8 @@ def shared_names(users: Sequence[Named], cells: Sequence[Named]) -> dict[str, An
     alike = [cell for cell in alike if len(columns) > 1 or cell.column in columns]
     names = {kind: found.pop() for kind, found in (("row", rows), ("column", columns)) if len(found) == 1}
     own = differing(users)
-    keys = {key: users[0].values[key] for key in differing(alike) if key not in own and key in users[0].values}
+    found = {key: users[0].values[key] for key in differing(alike) if key not in own and key in users[0].values}
+    keys = {key: redacted(value) if isinstance(value, str) else value for key, value in found.items()}
     return {kind: name for kind, name in names.items() if name is not None} | keys
 
 

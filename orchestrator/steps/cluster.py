@@ -18,10 +18,12 @@ from orchestrator.steps.sample import SampleStep
 from orchestrator.steps.step import CellSteps, Pool, Step
 from orchestrator.storage.store import Storage, StorageFullError
 from workloads.configs.clustering import DbscanConfig, KMeansConfig
+from workloads.costs.work import Size, Work, channels_of
 from workloads.errors import InputError
 
 # In the state of a fit: which features it is of.
 _ORIGIN = "origin"
+_USUAL_ITERATIONS = 30
 
 if TYPE_CHECKING:
     import torch
@@ -83,6 +85,13 @@ class ClusterStep(Step):
         each = self.sample.sampling.pixels_per_image
         pixels = min(self.images.count * each, self.config.max_pixels)
         return int(pixels * rate_of(self.sample).bytes / each)
+
+    def work(self, size: Size, images: int) -> Work | None:
+        """The iterations of K-means over the sample."""
+        del size
+        pixels = min(images * self.sample.sampling.pixels_per_image, self.config.max_pixels)
+        products = pixels * channels_of(self.sample.extractor.config) * self.num_clusters * _USUAL_ITERATIONS
+        return Work(amounts={"cluster": products / 1e9})
 
     @classmethod
     def job(cls, storage: Storage, steps: tuple[Self, ...], shard: ShardRange | None, device: str) -> Job:

@@ -7,9 +7,11 @@ from typing import Any
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.spec.experiment import ExtractorEntry
 from orchestrator.steps.jobs import absolute_place
+from orchestrator.steps.rates import Extent, config_of
 from orchestrator.steps.step import Step
 from orchestrator.storage.store import Storage
 from workloads.configs.extraction import ExtractorConfig
+from workloads.costs.work import Work, extraction
 
 
 @dataclass(frozen=True)
@@ -41,3 +43,8 @@ def extractor_rate(kind: str, meaning: Mapping[str, Any]) -> str:
     own = extractor.get("network")
     network = f"{own['head']}_{own['backbone']}" if own else extractor["arch"]
     return "/".join(str(part) for part in (kind, network, extractor["output_stride"]) if part is not None)
+
+
+def extraction_work(meaning: Mapping[str, Any], extent: Extent) -> Work:
+    """Decoding the images and extracting their features."""
+    return extraction(config_of(ExtractorConfig, meaning["extractor"]), extent.size, extent.images)

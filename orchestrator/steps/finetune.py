@@ -15,12 +15,13 @@ from orchestrator.ledger.training_states import VAL_MIOU_SUBSET
 from orchestrator.spec.training import FinetuneEntry
 from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place
 from orchestrator.steps.pretrain import PretrainStep
-from orchestrator.steps.rates import Rate
+from orchestrator.steps.rates import Extent, Rate, config_of
 from orchestrator.steps.step import CellSteps, Step
 from orchestrator.steps.training import DistributedContext, TrainingJob, TrainingStep, first_weights_identity
 from orchestrator.storage.store import Storage
 from workloads.configs.networks import Initialisation
 from workloads.configs.training import EvaluationConfig, FinetuneConfig
+from workloads.costs.work import NetworkPass, Work, augmentation, crop_size, evaluation, total
 from workloads.datasets.fractions import LabelledList, labelled_list, parse_labelled_list
 from workloads.datasets.order import seeded_order
 from workloads.errors import InputError
@@ -141,6 +142,29 @@ class FinetuneStep(TrainingStep):
     def image_passes(self) -> int:
         """Images of all batches."""
         return self.total_steps * self.config.batch_size
+
+    @classmethod
+    def work_of(cls, meaning: Mapping[str, Any], extent: Extent) -> Work | None:
+        """A view of every image and a pass with gradients, and the evaluation of all images at the end."""
+        config = config_of(FinetuneConfig, meaning["config"])
+        classes = int(meaning["num_classes"])
+        one = NetworkPass(
+            segmentor=config.segmentor,
+            image_size=crop_size(config.augmentation),
+            batch=config.batch_size,
+            num_classes=classes,
+            training=True,
+            precision="bfloat16" if config.precision == "bfloat16" else "float32",
+        )
+        trained = Work(
+            ((one, extent.passes / config.batch_size),),
+            augmentation(config.augmentation, extent.size, extent.passes, 1),
+        )
+        # The subset that is looked at while it trains is small beside the whole.
+        scored = [config.evaluation, *([config.evaluation_multi_scale] if config.evaluation_multi_scale else [])]
+        return total(
+            trained, *(evaluation(config.segmentor, classes, each, extent.size, extent.images) for each in scored)
+        )
 
     @property
     def weights(self) -> str | None:

@@ -12,13 +12,17 @@ from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import ShardRecord, origin_of
 from orchestrator.spec.experiment import ExtractorEntry
 from orchestrator.steps.cluster import ClusterStep
-from orchestrator.steps.extraction import ExtractorSource, extractor_rate
+from orchestrator.steps.extraction import ExtractorSource, extraction_work, extractor_rate
 from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache
-from orchestrator.steps.rates import Rate
+from orchestrator.steps.rates import ASSUMED_MEGAPIXELS, Extent, Rate
 from orchestrator.steps.step import CellSteps, Need, Pool, ShardedStep, Step
 from orchestrator.steps.superpixels import SuperpixelStep
 from orchestrator.storage.store import Storage
+from workloads.costs.work import Size, Work, megapixels
 from workloads.devices import torch_device
+
+# What decides the features that an image has.
+_EXTRACTED = ("dataset", "pool", "extractor", "weights")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -102,7 +106,7 @@ class LabelStep(ShardedStep):
 
         The shard is named with its place in the listing, since two pools may hold images of the same names elsewhere.
         """
-        same = {name: self.meaning[name] for name in ("dataset", "pool", "extractor", "weights")}
+        same = {name: self.meaning[name] for name in _EXTRACTED}
         extractor = digest(same | {"network": self.input_keys.get("network", "")})
         return f"{self.kind}/{extractor[:16]}/{shard.start}-{short(shard.digest)}"
 
@@ -115,6 +119,24 @@ class LabelStep(ShardedStep):
     def rate_name(cls, meaning: Mapping[str, Any]) -> str:
         """Steps of one name cost about the same per image."""
         return extractor_rate(cls.kind, meaning)
+
+    @classmethod
+    def work_of(cls, meaning: Mapping[str, Any], extent: Extent) -> Work | None:
+        """Extraction, once for all labellings that share it, and per labelling the assignment and the vote."""
+        pixels = megapixels(extent.size, extent.images)
+        return Work(
+            amounts={"assign": pixels * extent.num_clusters, "vote": 2 * pixels},
+            in_common=extraction_work(meaning, extent),
+            shared=digest({name: meaning[name] for name in _EXTRACTED}),
+        )
+
+    def work(self, size: Size, images: int) -> Work | None:
+        """As `work_of`, with the number of clusters."""
+        return self.work_of(self.meaning, Extent(images, images, size, self.cluster.num_clusters))
+
+    def bytes_per_image(self, size: Size) -> float:
+        """A map of the image's size."""
+        return self.assumed_rate.bytes * megapixels(size) / ASSUMED_MEGAPIXELS
 
     @classmethod
     def job(cls, storage: Storage, steps: tuple[Self, ...], shard: ShardRange | None, device: str) -> Job:

@@ -14,11 +14,12 @@ from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch, origin_of
 from orchestrator.steps.finetune import FinetuneStep
 from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache
-from orchestrator.steps.rates import Rate
+from orchestrator.steps.rates import ASSUMED_MEGAPIXELS, Rate
 from orchestrator.steps.step import CellSteps, Pool, ShardedStep, Step
 from orchestrator.storage.store import Storage
 from workloads.configs.networks import SegmentorConfig
 from workloads.configs.training import EvaluationConfig
+from workloads.costs.work import Size, Work, evaluation, megapixels
 from workloads.errors import BrokenImageError
 
 if TYPE_CHECKING:
@@ -57,6 +58,15 @@ class PredictStep(ShardedStep):
     def own_meaning(self) -> Mapping[str, Any]:
         """The pool and how images are predicted."""
         return {"dataset": self.dataset, "pool": self.source.pool, "evaluation": self.network.config.evaluation}
+
+    def work(self, size: Size, images: int) -> Work | None:
+        """Evaluation, without ground truth."""
+        network = self.network
+        return evaluation(network.config.segmentor, network.num_classes, network.config.evaluation, size, images)
+
+    def bytes_per_image(self, size: Size) -> float:
+        """A map of the image's size."""
+        return self.assumed_rate.bytes * megapixels(size) / ASSUMED_MEGAPIXELS
 
     @classmethod
     def job(cls, storage: Storage, steps: tuple[Self, ...], shard: ShardRange | None, device: str) -> Job:

@@ -13,12 +13,14 @@ from orchestrator.ledger.shards import MAP_SCHEMA, Shard
 from orchestrator.ledger.training_states import read_history
 from orchestrator.steps.cluster import ClusterStep
 from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place
-from orchestrator.steps.rates import Rate
+from orchestrator.steps.rates import Extent, Rate, config_of
 from orchestrator.steps.step import CellSteps, Step
 from orchestrator.steps.training import DistributedContext, TrainingJob, TrainingStep, first_weights_identity
 from orchestrator.storage.store import Storage
 from workloads.configs.clustering import KMeansConfig
+from workloads.configs.extraction import ExtractorConfig
 from workloads.configs.training import PretrainConfig
+from workloads.costs.work import NetworkPass, Work, augmentation, crop_size
 
 if TYPE_CHECKING:
     from workloads.training.batches import Sample
@@ -91,6 +93,27 @@ class PretrainStep(TrainingStep):
     def image_passes(self) -> int:
         """Images of all batches."""
         return self.config.total_steps(self.images.count) * self.config.batch_size
+
+    @classmethod
+    def work_of(cls, meaning: Mapping[str, Any], extent: Extent) -> Work | None:
+        """Two views of every image, and a pass with gradients of both; the baselines' momentum network passes, too."""
+        config = config_of(PretrainConfig, meaning["config"])
+        network = config.segmentor
+        whole = config.objective == "contrast" and config.scope == "segmentor"
+        backbone = ExtractorConfig(arch=network.backbone, output_stride=network.output_stride)
+        one = NetworkPass(
+            segmentor=network if whole else None,
+            extractor=None if whole else backbone,
+            image_size=crop_size(config.views),
+            batch=2 * config.batch_size,
+            training=True,
+            precision="bfloat16" if config.precision == "bfloat16" else "float32",
+        )
+        steps = extent.passes / config.batch_size
+        passes = [(one, steps)]
+        if config.objective != "contrast":
+            passes.append((one.model_copy(update={"training": False}), steps))
+        return Work(tuple(passes), augmentation(config.views, extent.size, extent.passes, 2))
 
     @property
     def weights(self) -> str | None:

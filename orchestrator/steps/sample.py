@@ -10,11 +10,12 @@ from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import origin_of
 from orchestrator.spec.experiment import FINETUNED, ExtractorEntry, SamplingConfig
-from orchestrator.steps.extraction import ExtractorSource, extractor_rate
+from orchestrator.steps.extraction import ExtractorSource, extraction_work, extractor_rate
 from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache
-from orchestrator.steps.rates import Rate
+from orchestrator.steps.rates import Extent, Rate
 from orchestrator.steps.step import CellSteps, Pool, ShardedStep, Step
 from orchestrator.storage.store import Storage
+from workloads.costs.work import Size, Work, channels_of
 from workloads.devices import torch_device
 from workloads.errors import InputError
 
@@ -82,6 +83,16 @@ class SampleStep(ShardedStep):
     def rate_name(cls, meaning: Mapping[str, Any]) -> str:
         """Steps of one name cost about the same per image."""
         return extractor_rate(cls.kind, meaning)
+
+    @classmethod
+    def work_of(cls, meaning: Mapping[str, Any], extent: Extent) -> Work | None:
+        """Extraction; what is sampled is copied."""
+        return extraction_work(meaning, extent)
+
+    def bytes_per_image(self, size: Size) -> float:
+        """The sampled vectors."""
+        del size
+        return 4.0 * self.sampling.pixels_per_image * channels_of(self.extractor.config)
 
     @property
     def weights(self) -> str | None:

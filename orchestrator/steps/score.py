@@ -12,9 +12,10 @@ from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import StoredMap, read_judged_labels
 from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache
-from orchestrator.steps.rates import Rate
+from orchestrator.steps.rates import Extent, Rate
 from orchestrator.steps.step import CellSteps, Need, Piece, Pool, Step
 from orchestrator.storage.store import Storage
+from workloads.costs.work import Work, megapixels
 from workloads.errors import InputError
 from workloads.ignored import IGNORE_LABEL
 from workloads.scoring.confusion import Confusion
@@ -34,6 +35,7 @@ class ScoreStep(Step):
     roles: ClassVar[tuple[str, ...]] = ("score",)
     assumed_rate: ClassVar[Rate] = Rate(seconds=0.005)
     shown_results: ClassVar[tuple[str, ...] | None] = None
+    timed: ClassVar[bool] = False
 
     dataset: Mapping[str, Any]
     source: Source
@@ -94,6 +96,13 @@ class ScoreStep(Step):
         """The validation pool and its classes."""
         del role
         return self.source, self.num_classes
+
+    @classmethod
+    def work_of(cls, meaning: Mapping[str, Any], extent: Extent) -> Work | None:
+        """Decoding the ground truth, once for all that are scored against it, and counting."""
+        pixels = megapixels(extent.size, extent.images)
+        truth = digest({name: meaning[name] for name in ("dataset", "pool", "truth")})
+        return Work(amounts={"count": pixels}, in_common=Work(amounts={"decode": pixels}), shared=truth)
 
     @classmethod
     def job(cls, storage: Storage, steps: tuple[Self, ...], shard: ShardRange | None, device: str) -> Job:

@@ -20,8 +20,9 @@ from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.shards import origin_of
 from orchestrator.spec.experiment import ExperimentEntry
 from orchestrator.steps.jobs import Job, Source
-from orchestrator.steps.rates import Rate
+from orchestrator.steps.rates import Extent, Rate
 from orchestrator.storage.store import Storage
+from workloads.costs.work import Size, Work
 from workloads.datasets import Dataset
 
 Stage = Literal["labels", "pretrain", "finetune"]
@@ -122,6 +123,7 @@ class Step(ABC):
     assumed_rate : what an image costs, used only until something was measured.
     shown_results : which of its results a cell shows; None for all.
     shows_images : whether a cell says how many images it used.
+    timed : whether its seconds are its own, and not those of several that were done together.
     may_be_given_up : whether early stopping may end it, see `execution.early_stopping`.
     images : the images it works on.
     """
@@ -135,6 +137,7 @@ class Step(ABC):
     shown_results: ClassVar[tuple[str, ...] | None] = ()
     shows_images: ClassVar[bool] = False
     may_be_given_up: ClassVar[bool] = False
+    timed: ClassVar[bool] = True
 
     images: ImageSet
 
@@ -203,6 +206,34 @@ class Step(ABC):
     def image_passes(self) -> int:
         """Images that it works through; a training counts each of them once an epoch."""
         return self.images.count
+
+    @classmethod
+    def work_of(cls, meaning: Mapping[str, Any], extent: Extent) -> Work | None:
+        """What time depends on in a step of this kind; None where that is not known, and `assumed_rate` has to do.
+
+        Raises
+        ------
+        ValueError
+            The meaning is one of an earlier version.
+        """
+        del meaning, extent
+        return None
+
+    def work(self, size: Size, images: int) -> Work | None:
+        """What there is to do where so many images, of such a size, are left."""
+        passes = self.image_passes * images // max(self.images.count, 1)
+        return self.work_of(self.meaning, Extent(images, passes, size))
+
+    def bytes_per_image(self, size: Size) -> float:
+        """What it writes, until something was measured."""
+        del size
+        return self.assumed_rate.bytes
+
+    @property
+    def read_from(self) -> Source | None:
+        """The pool whose images it reads; None where it reads none."""
+        source = getattr(self, "source", None)
+        return source if isinstance(source, Source) else None
 
     def memory_bytes(self, rate_of: Callable[["Step"], Rate]) -> int:
         """Bytes that it holds at once beyond what all steps do."""

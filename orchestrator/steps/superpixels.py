@@ -11,10 +11,11 @@ from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
 from orchestrator.steps.jobs import ImageSlice, Job, Source, WorkerCache
-from orchestrator.steps.rates import Rate
+from orchestrator.steps.rates import ASSUMED_MEGAPIXELS, Extent, Rate, config_of
 from orchestrator.steps.step import CellSteps, Pool, ShardedStep, Step
 from orchestrator.storage.store import Storage
 from workloads.configs.superpixels import SuperpixelConfig
+from workloads.costs.work import Size, Work, megapixels
 from workloads.errors import BrokenImageError, InputError
 
 
@@ -55,6 +56,17 @@ class SuperpixelStep(ShardedStep):
     def own_meaning(self) -> Mapping[str, Any]:
         """The pool and the algorithm."""
         return {"dataset": self.dataset, "pool": self.source.pool, "superpixels": self.config}
+
+    @classmethod
+    def work_of(cls, meaning: Mapping[str, Any], extent: Extent) -> Work | None:
+        """Decoding, and the iterations."""
+        pixels = megapixels(extent.size, extent.images)
+        iterations = config_of(SuperpixelConfig, meaning["superpixels"]).iterations
+        return Work(amounts={"decode": pixels, "superpixels": pixels * iterations / 10})
+
+    def bytes_per_image(self, size: Size) -> float:
+        """A map of the image's size."""
+        return self.assumed_rate.bytes * megapixels(size) / ASSUMED_MEGAPIXELS
 
     @classmethod
     def job(cls, storage: Storage, steps: tuple[Self, ...], shard: ShardRange | None, device: str) -> Job:

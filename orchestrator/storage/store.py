@@ -23,10 +23,10 @@ from orchestrator.storage import faults
 from orchestrator.storage.buckets import Bucket
 from orchestrator.storage.files import Change, Content, FileFacts, Files
 from orchestrator.storage.folders import Folder
-from orchestrator.storage.retries import StorageUnavailableError, retry
 from workloads.errors import InputError
 from workloads.own_output import mark
 from workloads.places import expanded
+from workloads.retries import StorageUnavailableError, retry
 
 __all__ = ["FileFacts", "Storage", "StorageFullError", "StorageUnavailableError"]
 

@@ -7,11 +7,11 @@ leaking into the identity of a result.
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import Field
 
+from workloads.bucket_paths import BucketPath, absolute, any_path
 from workloads.datasets.ade20k import Ade20k, Ade20kConfig
 from workloads.datasets.base import Dataset, ImageEntry, Picture
 from workloads.datasets.camvid import Camvid, CamvidConfig
@@ -22,12 +22,19 @@ from workloads.datasets.nyuv2 import Nyuv2Config, open_nyuv2
 from workloads.datasets.order import seeded_order
 from workloads.datasets.scenes import Scenes, ScenesConfig
 from workloads.datasets.survey import Survey, survey
+from workloads.datasets.table import Table, TableConfig
 from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
-from workloads.places import expanded
 
 AnyDatasetConfig = (
-    CamvidConfig | CityscapesConfig | Nyuv2Config | Ade20kConfig | FolderConfig | MasksConfig | ScenesConfig
+    CamvidConfig
+    | CityscapesConfig
+    | Nyuv2Config
+    | Ade20kConfig
+    | FolderConfig
+    | MasksConfig
+    | TableConfig
+    | ScenesConfig
 )
 DatasetConfig = Annotated[AnyDatasetConfig, Field(discriminator="name")]
 """The type of a configuration's ``dataset`` field: ``name`` chooses, unknown options are errors."""
@@ -43,6 +50,7 @@ __all__ = [
     "ImageEntry",
     "Picture",
     "Survey",
+    "absolute_root",
     "dataset_options",
     "open_dataset",
     "seeded_order",
@@ -70,17 +78,36 @@ def open_dataset(config: AnyDatasetConfig, root: str | os.PathLike[str] | None) 
         if root is not None:
             raise InputError(f"{os.fspath(root)!r} given, but scenes are generated; leave it out", key="dataset.root")
         return Scenes(config)
+    if root is None and isinstance(config, TableConfig):
+        root = "."
     if root is None:
         hint = environment_hint() if isinstance(config, CityscapesConfig) else ""
         raise InputError(f"missing; {config.name} is read from a folder{hint}", key="dataset.root")
-    return _OPENERS[type(config)](expanded(root, "dataset.root"), config)
+    place = any_path(os.fspath(root), "dataset.root")
+    if isinstance(place, BucketPath) and not isinstance(config, _IN_BUCKETS):
+        raise InputError(
+            f"{place} is in a bucket, and {config.name} is read from a folder of this machine",
+            key="dataset.root",
+            value=str(root),
+            allowed="described as masks, folder or table, images and masks are read from buckets",
+        )
+    return _OPENERS[type(config)](place, config)
 
 
-_OPENERS: dict[type, Callable[[Path, Any], Dataset]] = {
+def absolute_root(config: AnyDatasetConfig, root: str | None) -> str | None:
+    """The data set's root for a process in another folder; a table's is the current folder where none is given."""
+    if root is None and isinstance(config, TableConfig):
+        root = "."
+    return None if root is None else absolute(root, "dataset.root")
+
+
+_IN_BUCKETS = (FolderConfig, MasksConfig, TableConfig)
+_OPENERS: dict[type, Callable[[Any, Any], Dataset]] = {
     CamvidConfig: lambda root, config: Camvid(root),
     CityscapesConfig: lambda root, config: Cityscapes(root),
     Nyuv2Config: lambda root, config: open_nyuv2(root),
     Ade20kConfig: lambda root, config: Ade20k(root),
-    FolderConfig: lambda root, config: Folder(root, config.num_classes),
+    FolderConfig: lambda root, config: Folder(root, config.num_classes, config.sixteen_bit),
     MasksConfig: Masks,
+    TableConfig: Table,
 }

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from workloads.bucket_paths import AnyPath
 from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry, Json, check_root, distinct_palette, value_table
 from workloads.datasets.files import FileDataset, find_with_suffix, scan_files
@@ -59,6 +60,7 @@ class Ade20k(FileDataset):
         InputError: ``root`` is missing or holds neither images/training nor images/validation.
     """
 
+    root: Path
     name = "ade20k"
     classes = CLASSES
     palette = distinct_palette(len(CLASSES))
@@ -94,7 +96,7 @@ class Ade20k(FileDataset):
         """``annotations/{training,validation}/{id}.png``."""
         return find_with_suffix(self.root / "annotations" / _FOLDERS[pool], image_id, (".png",))
 
-    def label_values(self, path: Path) -> npt.NDArray[np.int16]:
+    def label_values(self, path: AnyPath) -> npt.NDArray[np.int16]:
         """0 ignored, k to k - 1 for 1..150."""
         return self._table
 

@@ -10,12 +10,13 @@ poor or missing score much later.
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
+from workloads.bucket_paths import AnyPath, BucketPath
 from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
 
@@ -167,9 +168,12 @@ class Dataset(ABC):
             )
 
 
-def check_root(root: Path) -> None:
-    """Raise InputError unless ``root`` is a folder on this machine."""
-    if not root.is_dir():
+def check_root(root: AnyPath) -> None:
+    """Raise InputError unless ``root`` is a folder on this machine, or objects lie below it."""
+    if isinstance(root, BucketPath):
+        if not root.is_dir():
+            raise InputError(f"there is no object below {root}", key="dataset.root")
+    elif not root.is_dir():
         what = "is not a folder" if root.exists() else "does not exist"
         raise InputError(f"{root} {what} on this machine", key="dataset.root")
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field, model_validator
 
+from workloads.bucket_paths import AnyPath
 from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry, Json, palette_of, value_table
 from workloads.datasets.files import FileDataset, find_with_suffix, scan_files
@@ -65,6 +66,7 @@ class Camvid(FileDataset):
         InputError: ``root`` is missing or holds none of the folders train, val, test.
     """
 
+    root: Path
     name = "camvid"
     classes = tuple(CLASSES)
     palette = palette_of(CLASSES.values())
@@ -106,7 +108,7 @@ class Camvid(FileDataset):
         """``root/{pool}annot/{id}.png``."""
         return find_with_suffix(self.root / f"{_folder(pool)}annot", image_id, (".png",))
 
-    def label_values(self, path: Path) -> npt.NDArray[np.int16]:
+    def label_values(self, path: AnyPath) -> npt.NDArray[np.int16]:
         """0..10 as they are, 11 ignored."""
         return self._table
 

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from workloads.bucket_paths import AnyPath
 from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry, Json, palette_of, value_table
 from workloads.datasets.files import FileDataset, find_with_suffix, scan_files, scan_folders
@@ -82,6 +83,7 @@ class Cityscapes(FileDataset):
         InputError: ``root`` is missing or holds none of the pools' folders.
     """
 
+    root: Path
     name = "cityscapes"
     classes = tuple(CLASSES)
     palette = palette_of(colour for _, colour in CLASSES.values())
@@ -129,7 +131,7 @@ class Cityscapes(FileDataset):
         train_ids = find_with_suffix(folder, frame, (_TRAIN_ID_END,))
         return train_ids if train_ids.exists() and not label_ids.exists() else label_ids
 
-    def label_values(self, path: Path) -> npt.NDArray[np.int16]:
+    def label_values(self, path: AnyPath) -> npt.NDArray[np.int16]:
         """0..33 to training ids for ``labelIds``; 0..18 and 255 for ``labelTrainIds``."""
         return self._train_ids if path.name.lower().endswith(_TRAIN_ID_END.lower()) else self._label_ids
 

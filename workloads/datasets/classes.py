@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -17,11 +16,11 @@ import numpy.typing as npt
 import yaml
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from workloads.bucket_paths import AnyPath, any_path
 from workloads.configs.base import HashedConfig
 from workloads.datasets.base import UInt8Array, distinct_palette, map_values, palette_of, value_table
 from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
-from workloads.places import expanded
 
 MAX_CLASSES = 255
 _HEX = re.compile(r"#?([0-9a-fA-F]{6})")
@@ -142,7 +141,7 @@ class ClassTable:
         return "(ignored)" if index == IGNORE_CLASS else f"({self.names[index]})"
 
 
-def read_classes(described: Classes, root: Path) -> list[ClassConfig]:
+def read_classes(described: Classes, root: AnyPath) -> list[ClassConfig]:
     """The classes of a description, each with what stands for it; a file is looked for below `root` first.
 
     Raises
@@ -174,8 +173,8 @@ def _named(one: str | ClassConfig) -> ClassConfig:
     return ClassConfig(name=one) if isinstance(one, str) else one
 
 
-def _from_file(name: str, root: Path) -> tuple[str | ClassConfig, ...] | dict[int, str | ClassConfig]:
-    places = [root / name, expanded(name, "dataset.classes")]
+def _from_file(name: str, root: AnyPath) -> tuple[str | ClassConfig, ...] | dict[int, str | ClassConfig]:
+    places = [root / name, any_path(name, "dataset.classes")]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         looked = " and ".join(dict.fromkeys(str(place) for place in places))
@@ -204,7 +203,7 @@ def _from_file(name: str, root: Path) -> tuple[str | ClassConfig, ...] | dict[in
     return classes
 
 
-def _from_lines(text: str, path: Path) -> tuple[str | ClassConfig, ...] | dict[int, str | ClassConfig]:
+def _from_lines(text: str, path: AnyPath) -> tuple[str | ClassConfig, ...] | dict[int, str | ClassConfig]:
     listed: list[str | ClassConfig] = []
     by_value: dict[int, str | ClassConfig] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -226,7 +225,7 @@ def _from_lines(text: str, path: Path) -> tuple[str | ClassConfig, ...] | dict[i
     return by_value or tuple(listed)
 
 
-def _coloured(name: str, colour: Sequence[str], path: Path, number: int) -> ClassConfig:
+def _coloured(name: str, colour: Sequence[str], path: AnyPath, number: int) -> ClassConfig:
     try:
         return ClassConfig.model_validate({"name": name, "colour": [int(word) for word in colour]})
     except ValidationError:

@@ -5,23 +5,24 @@ why not. The failure this guards against: one truncated download, one web page s
 file ending a run of thousands of images, or worse, being taken for an image in silence.
 
 What is converted, and how: greyscale is replicated over the channels; alpha and transparency are dropped, not
-composited; palettes are looked up; samples of fewer than 8 bits are spread over 0 to 255; 16-bit samples keep
-their high byte; CMYK goes through Pillow's formula without colour profiles; of several frames the first is
-taken. EXIF orientation is ignored: pixels are taken as they are stored, so that label maps fit the file as
-Pillow and torchvision read it.
+composited; palettes are looked up; samples of fewer than 8 bits are spread over 0 to 255; deeper ones are
+scaled in the way that is named (see `depth`); CMYK goes through Pillow's formula without colour profiles; of
+several frames the first is taken. EXIF orientation is ignored: pixels are taken as they are stored, so that label
+maps fit the file as Pillow and torchvision read it.
 """
 
 import io
 import math
 import re
 import struct
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from workloads.bucket_paths import AnyPath
 from workloads.datasets.base import Picture, UInt8Array
+from workloads.datasets.depth import DepthError, SixteenBit, deep_samples, to_eight_bits
 from workloads.errors import BrokenImageError, InputError
 
 MAX_PIXELS = 80_000_000
@@ -63,8 +64,10 @@ def decode_image(data: bytes, image_id: str) -> UInt8Array:
     return decode_picture(data, image_id).pixels
 
 
-def decode_picture(data: bytes, image_id: str) -> Picture:
+def decode_picture(data: bytes, image_id: str, sixteen_bit: SixteenBit = None) -> Picture:
     """Decode as :func:`decode_image` does, and say what was converted, e.g. ``("greyscale", "16-bit")``.
+
+    ``sixteen_bit`` names how samples of more than 8 bits are scaled; without it such pictures are refused.
 
     Raises:
         BrokenImageError: as :func:`decode_image`.
@@ -72,16 +75,17 @@ def decode_picture(data: bytes, image_id: str) -> Picture:
     try:
         image = _load(data)
         notes = _notes(image, data)
-        if image.mode.startswith("I;16"):
-            grey = (np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)
-            return Picture(np.repeat(grey[..., None], 3, axis=2), notes)
+        deep = deep_samples(image, data)
+        if deep is not None:
+            eight = to_eight_bits(*deep, sixteen_bit)
+            return Picture(np.repeat(eight[..., None], 3, axis=2) if eight.ndim == 2 else eight, notes)
         if image.mode not in _MODE_NOTES and image.mode != "RGB":
             raise _UnusableError(f"Pillow mode {image.mode} (samples wider than 16 bits?) has no defined 8-bit form")
         # Pillow would composite or warn where a palette carries transparency; alpha is dropped everywhere
         # alike.
         image.info.pop("transparency", None)
         return Picture(np.array(image.convert("RGB"), dtype=np.uint8), notes)
-    except _UnusableError as error:
+    except (_UnusableError, DepthError) as error:
         raise BrokenImageError(image_id, str(error)) from None
 
 
@@ -136,10 +140,10 @@ def label_doubts(data: bytes, values: npt.NDArray[np.uint16]) -> tuple[str, ...]
     return tuple(doubts)
 
 
-def picture_size(path: Path) -> tuple[int, int] | None:
+def picture_size(path: AnyPath) -> tuple[int, int] | None:
     """(height, width) from the header of an image file, without decoding it; None when it cannot be told."""
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             return image.height, image.width
     except Exception:  # whatever is wrong with the image is reported by whoever decodes it
         return None

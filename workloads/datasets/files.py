@@ -21,8 +21,10 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from workloads.bucket_paths import AnyPath, BucketPath, ObjectStat, matches
 from workloads.datasets.base import Dataset, FileKind, ImageEntry, Picture, UInt8Array, check_root, map_values
 from workloads.datasets.decode import IMAGE_SUFFIXES, decode_labels, decode_picture, label_doubts, picture_size
+from workloads.datasets.depth import SixteenBit
 from workloads.errors import BrokenImageError, InputError
 from workloads.own_output import MARK, read_mark
 
@@ -33,6 +35,10 @@ _UNREADABLE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELO
 _NO_PICTURES = (".txt", ".md", ".json", ".yaml", ".yml", ".xml", ".csv", ".html", ".py", ".log", ".pdf", ".zip")
 
 
+# Names that a message shows of a folder.
+_LISTED = 3
+
+
 class FileFacts(NamedTuple):
     """Bytes of a file, and when it was last changed in nanoseconds of Unix time."""
 
@@ -40,25 +46,30 @@ class FileFacts(NamedTuple):
     modified: int
 
     @staticmethod
-    def of(found: os.stat_result) -> "FileFacts":
+    def of(found: os.stat_result | ObjectStat) -> "FileFacts":
         """What the system says of the file."""
         return FileFacts(found.st_size, found.st_mtime_ns)
 
 
 class FileDataset(Dataset):
-    """Images and label files below one root folder.
+    """Images and label files below one root folder, on this machine or in a bucket.
+
+    Attributes:
+        sixteen_bit: how images of more than 8 bits become 8 bits.
 
     Raises:
         InputError: ``root`` is not a folder.
     """
 
-    def __init__(self, root: Path) -> None:
+    sixteen_bit: SixteenBit = None
+
+    def __init__(self, root: AnyPath) -> None:
         check_root(root)
         self.root = root
         self._contents: dict[tuple[str, FileKind], dict[str, str]] = {}
 
     @abstractmethod
-    def image_folder(self, pool: str) -> Path:
+    def image_folder(self, pool: str) -> AnyPath:
         """The folder that holds the pool's images, for messages."""
 
     @abstractmethod
@@ -66,14 +77,14 @@ class FileDataset(Dataset):
         """The pool's images in any order."""
 
     @abstractmethod
-    def image_path(self, pool: str, image_id: str) -> Path:
+    def image_path(self, pool: str, image_id: str) -> AnyPath:
         """The file of one image."""
 
-    def label_path(self, pool: str, image_id: str) -> Path:
+    def label_path(self, pool: str, image_id: str) -> AnyPath:
         """The label file of one image; called for labelled pools only."""
         raise AssertionError(f"{self.name} has no label files in pool {pool}")
 
-    def label_values(self, path: Path) -> npt.NDArray[np.int16]:
+    def label_values(self, path: AnyPath) -> npt.NDArray[np.int16]:
         """The lookup table int16 (65536,) for one label file."""
         raise AssertionError(f"{self.name} has no label files")
 
@@ -83,7 +94,10 @@ class FileDataset(Dataset):
         self.require_pool(pool)
         entries = sorted(self.scan(pool), key=lambda entry: entry.id)
         if not entries:
-            looked = f"looked for images in {self.image_folder(pool)}"
+            folder = self.image_folder(pool)
+            looked = f"looked for images in {folder}" + (
+                "" if folder.is_dir() else f", which is not there; {present(folder)}"
+            )
             passed_over = "; ".join((looked, *self.passed_over(pool)))
             raise InputError(f"{self.name} pool {pool!r} is empty; {passed_over}", key="pool", value=pool)
         for before, after in pairwise(entries):
@@ -106,7 +120,7 @@ class FileDataset(Dataset):
         self.require_pool(pool)
         data = self._read(self.image_path(pool, image_id), image_id)
         self._note(pool, "images", image_id, data)
-        return decode_picture(data, image_id)
+        return decode_picture(data, image_id, self.sixteen_bit)
 
     def read_ground_truth(self, pool: str, image_id: str) -> UInt8Array:
         """See :meth:`Dataset.read_ground_truth`."""
@@ -124,7 +138,7 @@ class FileDataset(Dataset):
             raise InputError(f"{path}: labels are {_sides(labels.shape)}, the image is {_sides(size)} (height x width)")
         return labels
 
-    def decode_ground_truth(self, data: bytes, path: Path) -> UInt8Array:
+    def decode_ground_truth(self, data: bytes, path: AnyPath) -> UInt8Array:
         """Classes uint8 (H, W) of the bytes of a label file, 255 ignored."""
         return map_values(decode_labels(data, str(path)), self.label_values(path), str(path))
 
@@ -134,7 +148,7 @@ class FileDataset(Dataset):
         data = self._read_labels(path, image_id)
         return label_doubts(data, decode_labels(data, str(path)))
 
-    def _read_labels(self, path: Path, image_id: str) -> bytes:
+    def _read_labels(self, path: AnyPath, image_id: str) -> bytes:
         try:
             return path.read_bytes()
         except FileNotFoundError:
@@ -167,13 +181,15 @@ class FileDataset(Dataset):
     def _note(self, pool: str, kind: FileKind, image_id: str, data: bytes) -> None:
         self._contents.setdefault((pool, kind), {})[image_id] = content_hash(data)
 
-    def _read(self, path: Path, image_id: str) -> bytes:
+    def _read(self, path: AnyPath, image_id: str) -> bytes:
         try:
             return path.read_bytes()
         except FileNotFoundError:
             check_root(self.root)
             missing = (
-                f"is a link to {path.readlink()}, which is not there" if path.is_symlink() else "the file is missing"
+                f"is a link to {path.readlink()}, which is not there"
+                if isinstance(path, Path) and path.is_symlink()
+                else "the file is missing"
             )
             raise BrokenImageError(image_id, missing) from None
         except OSError as error:
@@ -207,7 +223,7 @@ def scan_folders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in _scandir(folder) if _is_folder(entry))
 
 
-def scan_tree(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[PurePosixPath, FileFacts]]:
+def scan_tree(folder: AnyPath, suffixes: tuple[str, ...]) -> Iterator[tuple[PurePosixPath, FileFacts]]:
     """Relative paths, sizes and times of all matching files below ``folder``; links back up are not followed.
 
     Folders that the product itself writes to are left out: pictures of a run are not the images of the next one.
@@ -217,7 +233,35 @@ def scan_tree(folder: Path, suffixes: tuple[str, ...]) -> Iterator[tuple[PurePos
     """
     if (held := read_mark(folder)) is not None:
         raise InputError(f"{folder}: holds {held} of lookbeyond, which is never read as images")
-    yield from _walk(folder, PurePosixPath(), (os.path.realpath(folder),), suffixes)
+    if isinstance(folder, BucketPath):
+        yield from _objects(folder, suffixes)
+    else:
+        yield from _walk(folder, PurePosixPath(), (os.path.realpath(folder),), suffixes)
+
+
+def scan_glob(folder: AnyPath, pattern: str, suffixes: tuple[str, ...]) -> Iterator[tuple[PurePosixPath, FileFacts]]:
+    """Relative paths, sizes and times of the matching files below ``folder`` that a glob finds; no hidden ones."""
+    # As from Python 3.13 on, ** at the end is files, too.
+    pattern = f"{pattern}/*" if pattern.endswith("**") else pattern
+    return (one for one in scan_tree(folder, suffixes) if matches(one[0], pattern))
+
+
+def present(folder: AnyPath) -> str:
+    """What is in a folder where something else was looked for, or in the nearest one above it that is there."""
+    while not folder.is_dir() and folder != folder.parent:
+        folder = folder.parent
+    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return f"{folder} holds {', '.join(names[:_LISTED]) or 'nothing'}{more}"
+
+
+def _objects(folder: BucketPath, suffixes: tuple[str, ...]) -> Iterator[tuple[PurePosixPath, FileFacts]]:
+    found = folder.walk_files()
+    marked = {path.parent for path, _ in found if path.name == MARK}
+    for path, facts in found:
+        hidden = any(part.startswith(".") for part in path.parts) or not marked.isdisjoint(path.parents)
+        if not hidden and path.name.lower().endswith(suffixes):
+            yield path, FileFacts.of(facts)
 
 
 def _walk(

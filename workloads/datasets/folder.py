@@ -8,14 +8,16 @@ to say (``num_classes``). The failure this guards against: needing labels to mak
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from workloads.bucket_paths import AnyPath
 from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry, Json, distinct_palette
 from workloads.datasets.decode import IMAGE_SUFFIXES
+from workloads.datasets.depth import SixteenBit
+from workloads.datasets.described import depth_identity
 from workloads.datasets.files import FileDataset, scan_tree
 
 POOL_FOLDERS = ("train", "train_extra", "val", "test", "raw", "sequence")
@@ -36,6 +38,7 @@ class FolderConfig(HashedConfig, tag="FolderConfig"):
         le=255,
         description="M, the number of classes to suppose; null when the number of clusters is given",
     )
+    sixteen_bit: SixteenBit = None
 
 
 class Folder(FileDataset):
@@ -48,8 +51,9 @@ class Folder(FileDataset):
     name = "folder"
     classes = ()
 
-    def __init__(self, root: Path, num_classes: int | None = None) -> None:
+    def __init__(self, root: AnyPath, num_classes: int | None = None, sixteen_bit: SixteenBit = None) -> None:
         super().__init__(root)
+        self.sixteen_bit = sixteen_bit
         self._num_classes = num_classes
         self._in_folders = (root / "train").is_dir()
         self.pools = tuple(pool for pool in POOL_FOLDERS if (root / pool).is_dir()) if self._in_folders else ("train",)
@@ -60,7 +64,7 @@ class Folder(FileDataset):
         """The number of classes the user supposes; None when not given."""
         return self._num_classes
 
-    def image_folder(self, pool: str) -> Path:
+    def image_folder(self, pool: str) -> AnyPath:
         """``root/{pool}``, or ``root`` when the whole tree is one pool."""
         return self.root / pool if self._in_folders else self.root
 
@@ -69,7 +73,7 @@ class Folder(FileDataset):
         for path, facts in scan_tree(self.image_folder(pool), IMAGE_SUFFIXES):
             yield ImageEntry(str(path), *facts)
 
-    def image_path(self, pool: str, image_id: str) -> Path:
+    def image_path(self, pool: str, image_id: str) -> AnyPath:
         """The id below the pool's folder."""
         return self.image_folder(pool) / image_id
 
@@ -79,4 +83,4 @@ class Folder(FileDataset):
 
     def identity(self) -> dict[str, Json]:
         """The name and the supposed number of classes."""
-        return {"name": self.name, "num_classes": self._num_classes}
+        return {"name": self.name, "num_classes": self._num_classes} | depth_identity(self.sixteen_bit)

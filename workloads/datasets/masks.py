@@ -11,25 +11,24 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Literal, Self
 
-import numpy as np
 from pydantic import Field, model_validator
 
+from workloads.bucket_paths import AnyPath
 from workloads.configs.base import HashedConfig
-from workloads.datasets.base import ImageEntry, Json, UInt8Array
-from workloads.datasets.classes import Classes, ClassTable, Ignored, read_classes
-from workloads.datasets.decode import IMAGE_SUFFIXES, decode_image, decode_labels, image_mode, label_doubts
-from workloads.datasets.files import FileDataset, FileFacts, scan_tree
+from workloads.datasets.base import ImageEntry
+from workloads.datasets.classes import Classes, Ignored
+from workloads.datasets.decode import IMAGE_SUFFIXES
+from workloads.datasets.depth import SixteenBit
+from workloads.datasets.described import TRIED, Described, missing
+from workloads.datasets.files import FileFacts, scan_glob, scan_tree
 from workloads.errors import BrokenImageError, InputError
 
 _FIELDS = ("stem", "name", "parent", "inside")
-_COLOURED = ("RGB", "RGBA")
 # {stem-_left} is the stem without the _left that it ends in.
 _FIELD = re.compile(rf"\{{({'|'.join(_FIELDS)})(?:-([^{{}}]*))?\}}")
-_TRIED = 20
-_LISTED = 3
 
 
 class PoolConfig(HashedConfig, tag="MaskPoolConfig"):
@@ -66,6 +65,7 @@ class MasksConfig(HashedConfig, tag="MasksConfig"):
     ignore: Ignored = Field((), description="values, or colours, of pixels that count for nothing")
     pool: str = Field("train", description="pool whose images are labelled")
     val: str = Field("val", description="pool with masks on which scores are measured")
+    sixteen_bit: SixteenBit = None
 
     def __hash__(self) -> int:
         return hash(self.model_dump_json())
@@ -80,7 +80,7 @@ class _Found:
     facts: FileFacts
 
 
-class Masks(FileDataset):
+class Masks(Described):
     """Images and masks below ``root``; see the module's docstring.
 
     Raises
@@ -91,25 +91,18 @@ class Masks(FileDataset):
 
     name = "masks"
 
-    def __init__(self, root: Path, config: MasksConfig) -> None:
-        super().__init__(root)
+    def __init__(self, root: AnyPath, config: MasksConfig) -> None:
+        super().__init__(root, config.classes, config.ignore, config.sixteen_bit)
         self.config = config
         self.pools = tuple(config.pools)
         for name, pool in config.pools.items():
             _check_template(pool.masks, f"dataset.pools.{name}.masks")
-        classes = read_classes(config.classes, root) if config.classes is not None else []
-        self._table = ClassTable.of(classes, config.ignore)
-        self.classes = self._table.names
-        self.palette = self._table.palette
         labelled = [name for name in self.pools if self.labelled(name)]
         for name in labelled:
             self._require_masks(name)
-        if labelled and not classes:
-            raise InputError(
-                "is missing", key="dataset.classes", allowed=f"pool {labelled[0]} has masks: give names or a file"
-            )
+        self._require_classes(labelled)
 
-    def image_folder(self, pool: str) -> Path:
+    def image_folder(self, pool: str) -> AnyPath:
         """The pool's folder, or the part of its glob before the first wildcard."""
         return self.root / _fixed(self.config.pools[pool].images)
 
@@ -117,7 +110,7 @@ class Masks(FileDataset):
         """Ids are paths below the pool's folder without suffix; of a list the names of files where they differ."""
         return (ImageEntry(image_id, *found.facts) for image_id, found in self._share(pool))
 
-    def image_path(self, pool: str, image_id: str) -> Path:
+    def image_path(self, pool: str, image_id: str) -> AnyPath:
         """The file that was listed."""
         found = self._by_id.setdefault(pool, {})
         if not found:
@@ -126,38 +119,18 @@ class Masks(FileDataset):
             raise BrokenImageError(image_id, "the file is missing")
         return self.root / found[image_id].path
 
+    def passed_over(self, pool: str) -> list[str]:
+        """See `Dataset.passed_over`; a list file names what is read."""
+        return [] if self.image_folder(pool).is_file() else super().passed_over(pool)
+
     def labelled(self, pool: str) -> bool:
         """Whether the pool is described with masks."""
         return self.config.pools[pool].masks is not None
 
-    def label_path(self, pool: str, image_id: str) -> Path:
+    def label_path(self, pool: str, image_id: str) -> AnyPath:
         """The file that the pool's template gives."""
         self.image_path(pool, image_id)
         return self.root / self._mask(pool, self._by_id[pool][image_id])
-
-    def decode_ground_truth(self, data: bytes, path: Path) -> UInt8Array:
-        """Classes of an indexed or an RGB mask."""
-        mode = image_mode(data)
-        if mode in _COLOURED or (mode == "P" and self._table.by_colour_alone):
-            try:
-                return self._table.of_colours(decode_image(data, str(path)), str(path))
-            except BrokenImageError as error:
-                raise InputError(f"{path}: {error.reason}") from None
-        return self._table.of_values(decode_labels(data, str(path)), str(path))
-
-    def ground_truth_doubts(self, pool: str, image_id: str) -> tuple[str, ...]:
-        """As of all files of values; colours have no values to look odd."""
-        data = self._read_labels(self.label_path(pool, image_id), image_id)
-        if image_mode(data) in _COLOURED:
-            return label_doubts(data, np.zeros((1, 1), np.uint16))
-        return super().ground_truth_doubts(pool, image_id)
-
-    def identity(self) -> dict[str, Json]:
-        """The name, and what stands for which class; where files lie is no part of it."""
-        table = self._table
-        values: list[Json] = [[int(value), int(table.values[value])] for value in np.flatnonzero(table.values >= 0)]
-        colours: list[Json] = [[colour, index] for colour, index in sorted(table.colours.items())]
-        return {"name": self.name, "classes": list(self.classes), "values": values, "colours": colours}
 
     @cached_property
     def _by_id(self) -> dict[str, dict[str, _Found]]:
@@ -171,13 +144,14 @@ class Masks(FileDataset):
         if str(base) == images.rstrip("/"):
             paths = scan_tree(self.root / base, IMAGE_SUFFIXES)
         else:
-            paths = self._of_glob(images, base)
+            inside = str(PurePosixPath(images).relative_to(base))
+            paths = scan_glob(self.root / base, inside, IMAGE_SUFFIXES)
         return ((_stem(path), _Found(base / path, path.parent, facts)) for path, facts in paths)
 
     def _share(self, pool: str) -> Iterator[tuple[str, _Found]]:
         """The listed images, or the part of them that the pool keeps; a mask that lies among them is no image."""
         share, template = self.config.pools[pool].share, self.config.pools[pool].masks or ""
-        listed = sorted(self._listed(pool), key=lambda one: one[0])
+        listed = sorted(self._listed(pool), key=_by_name)
         if "{" in template:
             masks = {self._mask(pool, image) for _, image in listed}
             listed = [one for one in listed if one[1].path not in masks]
@@ -185,12 +159,7 @@ class Masks(FileDataset):
             return iter(listed)
         return iter(listed[round(share[0] * len(listed)) : round(share[1] * len(listed))])
 
-    def _of_glob(self, pattern: str, base: PurePosixPath) -> Iterator[tuple[PurePosixPath, FileFacts]]:
-        for path in self.root.glob(pattern):
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".") and path.is_file():
-                yield PurePosixPath(path.relative_to(self.root / base).as_posix()), FileFacts.of(path.stat())
-
-    def _of_list(self, file: Path, pool: str) -> list[tuple[str, _Found]]:
+    def _of_list(self, file: AnyPath, pool: str) -> list[tuple[str, _Found]]:
         """The images that a list file names, a path a line (of several columns the first)."""
         try:
             lines = file.read_text(encoding="utf-8").splitlines()
@@ -226,20 +195,15 @@ class Masks(FileDataset):
 
     def _require_masks(self, pool: str) -> None:
         """Refuse a template that finds no mask of the first images: it is wrong, and not the files."""
-        tried = []
-        for _, image in sorted(self._listed(pool))[:_TRIED]:
-            mask = self._mask(pool, image)
-            if (self.root / mask).exists():
-                return
-            tried.append((image.path, mask))
-        if tried:
-            image_path, mask = tried[0]
-            raise InputError(
-                f"{self.config.pools[pool].masks!r} gives {mask} for {image_path}, which is not there",
-                key=f"dataset.pools.{pool}.masks",
-                value=self.config.pools[pool].masks,
-                allowed=_present(self.root / mask.parent),
-            )
+        masks = self.config.pools[pool].masks
+        tried = [(image, self._mask(pool, image)) for _, image in sorted(self._listed(pool), key=_by_name)[:TRIED]]
+        if tried and not any((self.root / mask).exists() for _, mask in tried):
+            image, mask = tried[0]
+            raise missing(repr(masks), image.path, self.root / mask, f"dataset.pools.{pool}.masks", masks)
+
+
+def _by_name(listed: tuple[str, _Found]) -> str:
+    return listed[0]
 
 
 def _check_template(template: str | None, key: str) -> None:
@@ -248,15 +212,6 @@ def _check_template(template: str | None, key: str) -> None:
         allowed = ", ".join(f"{{{name}}}" for name in _FIELDS)
         what = re.findall(r"\{[^{}]*\}?|\}", left)[0]
         raise InputError(f"{what} is not known", key=key, value=template, allowed=f"allowed: {allowed}")
-
-
-def _present(folder: Path) -> str:
-    """What is in a folder where something else was looked for."""
-    while not folder.is_dir():
-        folder = folder.parent
-    names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"{folder} holds {', '.join(names[:_LISTED]) or 'nothing'}{more}"
 
 
 def _fixed(images: str) -> str:
@@ -273,7 +228,7 @@ def _stem(path: PurePosixPath) -> str:
     return str(path.with_suffix(""))
 
 
-def _with_suffix(root: Path, path: PurePosixPath) -> PurePosixPath:
+def _with_suffix(root: AnyPath, path: PurePosixPath) -> PurePosixPath:
     """The file with one of the suffixes of pictures; .png where there is none."""
     for suffix in (".png", *IMAGE_SUFFIXES):
         for written in (suffix, suffix.upper()):

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
+from workloads.bucket_paths import AnyPath
 from workloads.configs.base import HashedConfig
 from workloads.datasets.base import (
     FileKind,
@@ -100,6 +101,7 @@ def open_nyuv2(root: Path) -> "Nyuv2":
 class Nyuv2(FileDataset):
     """What all layouts share; by itself, a root that holds unlabelled frames in ``raw`` only."""
 
+    root: Path
     name = "nyuv2"
     classes = CLASSES
     palette = distinct_palette(len(CLASSES))
@@ -170,7 +172,7 @@ class Nyuv2Folders(Nyuv2):
         """``segmentation/{id}.png`` or ``Label/{id}.png``."""
         return find_with_suffix(self.root / self._layout.labels, image_id, (".png",))
 
-    def label_values(self, path: Path) -> npt.NDArray[np.int16]:
+    def label_values(self, path: AnyPath) -> npt.NDArray[np.int16]:
         """0 ignored, k to k - 1 for 1..40."""
         return self._table
 

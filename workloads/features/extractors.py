@@ -17,8 +17,9 @@ bfloat16 is faster still but changes results, so it stays the user's choice.
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -190,6 +191,19 @@ def build_extractor(config: ExtractorConfig, weights: str | None, device: torch.
     network = network.to(device).to(memory_format=torch.channels_last)
     grid = CellGrid(stride, origin, config.input_size)
     return Extractor(config, network, layer, channels, grid, device, identity, report)
+
+
+def on_meta(config: ExtractorConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The forward pass of images (B, 3, H, W) on the meta device, where operations are seen and none is computed."""
+    if config.arch == "filters":
+        return FilterBank(config.filter_bank, config.output_stride).to("meta")
+    network, layer = _network(config)
+    for module in list(network.modules()):
+        for name, child in module.named_children():
+            # What `fold_batch_normalisation` folds costs nothing; it needs values, which there are none of here.
+            if type(child) is nn.BatchNorm2d:
+                setattr(module, name, nn.Identity())
+    return partial(_run_until, network.eval(), config.layer or layer)
 
 
 def _network(config: ExtractorConfig) -> tuple[nn.Module, str]:

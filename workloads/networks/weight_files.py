@@ -10,16 +10,15 @@ import functools
 import hashlib
 import logging
 import re
-import socket
-import urllib.error
 import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workloads.errors import InputError
+from workloads.networks.downloads import downloaded
 from workloads.networks.stand_ins import stand_in, stand_in_file, stand_in_identity
-from workloads.places import cache_folder, expanded
+from workloads.places import expanded
 
 if TYPE_CHECKING:
     from torchvision.models import WeightsEnum
@@ -33,7 +32,6 @@ WEIGHT_FREE = ("filters",)
 SEGMENTATION = ("deeplabv3_resnet50", "segmentor")
 BACKBONES = ("mobilenet_v2", "resnet18", "resnet50", "vgg19")
 
-DOWNLOAD_TIMEOUT_SECONDS = 30.0
 _TORCHVISION_NAME = re.compile(r"(?:(?P<enum>\w+_Weights)\.)?(?P<member>[A-Z][A-Z0-9_]*)")
 
 
@@ -134,12 +132,12 @@ def weights_file(arch: str, weights: str) -> Path:
         file_name = Path(member.url).name
         # torchvision's file names end in the first digits of the file's SHA-256.
         digits = re.search(r"-([0-9a-f]+)\.", file_name)
-        return _downloaded(member.url, file_name, digits[1] if digits else None)
+        return downloaded(member.url, file_name, digits[1] if digits else None)
     parsed = urllib.parse.urlparse(weights)
     if parsed.scheme in ("http", "https"):
         # Two URLs may end in the same file name, so the cached file's name begins with the URL's digest.
         digest = hashlib.sha256(weights.encode()).hexdigest()[:16]
-        return _downloaded(weights, f"{digest}-{Path(parsed.path).name or 'weights'}", None)
+        return downloaded(weights, f"{digest}-{Path(parsed.path).name or 'weights'}", None)
     if parsed.scheme == "file":
         # Read where it lies: a cached copy would go stale when the file changes.
         path = Path(urllib.request.url2pathname(parsed.path))
@@ -163,32 +161,6 @@ def weights_file(arch: str, weights: str) -> Path:
             value=weights,
             allowed=f"allowed are 'random', a torchvision weights name ({torchvision_names(arch)}), a path or a URL",
         )
-    return path
-
-
-def _downloaded(url: str, file_name: str, hash_prefix: str | None) -> Path:
-    import torch
-
-    path = cache_folder() / file_name
-    if path.is_file():
-        return path
-    before = socket.getdefaulttimeout()
-    try:
-        # torch.hub sets no timeout, so an unreachable network would hang instead of saying so.
-        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_SECONDS)
-        torch.hub.download_url_to_file(url, str(path), hash_prefix, progress=False)
-    except (OSError, RuntimeError, ValueError) as error:
-        # An HTTPError says its code itself; any other URLError hides the reason inside.
-        hidden = isinstance(error, urllib.error.URLError) and not isinstance(error, urllib.error.HTTPError)
-        reason = getattr(error, "reason", error) if hidden else error
-        raise InputError(
-            f"{url} could not be downloaded ({reason})",
-            key="weights",
-            value=url,
-            allowed="fetch it on a machine with network access and give its path",
-        ) from None
-    finally:
-        socket.setdefaulttimeout(before)
     return path
 
 

@@ -16,6 +16,7 @@ from torch import nn
 from workloads.errors import InputError
 from workloads.networks.checkpoints import Checkpoint, read_checkpoint
 from workloads.networks.weight_files import RANDOM, SEGMENTATION, given_weights, weights_file
+from workloads.redaction import redacted
 
 logger = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
             allowed="every weight must be finite",
         )
     module.load_state_dict({**own, **counters, **loaded})
-    logger.info("weights %s: %s", given, report)
+    logger.info("weights %s: %s", redacted(given), report)
     return report
 
 

@@ -7,7 +7,6 @@ parts of a set add up, so the images can be split in any way.
 Ground truth is never resized, and ignored pixels count neither as errors nor as class 0.
 """
 
-import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -21,6 +20,7 @@ from workloads.ignored import IGNORE_CLASS
 from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.networks.segmentors import Segmentor
 from workloads.scoring.metrics import network_confusion
+from workloads.scoring.windows import input_size, offsets
 from workloads.training.batches import Sample, Source, check_labels
 
 
@@ -121,16 +121,6 @@ def class_scores(segmentor: Segmentor, images: Tensor, config: EvaluationConfig)
     return total / len(config.scales)
 
 
-def input_size(full: tuple[int, int], config: EvaluationConfig, scale: float) -> tuple[int, int]:
-    """Height and width that an image of size `full` is resized to at a scale."""
-    height, width = config.image_size or full
-    if config.base_size is None:
-        return max(1, round(height * scale)), max(1, round(width * scale))
-    longer = round(scale * config.base_size)
-    shorter = max(1, round(longer / max(height, width) * min(height, width)))
-    return (longer, shorter) if height > width else (shorter, longer)
-
-
 def _in_windows(segmentor: Segmentor, inputs: Tensor, config: EvaluationConfig) -> Tensor:
     """Probabilities at the size of the inputs: the mean over the windows that see a pixel.
 
@@ -142,8 +132,8 @@ def _in_windows(segmentor: Segmentor, inputs: Tensor, config: EvaluationConfig) 
     padded = F.pad(inputs, (left, max(0, window[1] - width) - left, above, max(0, window[0] - height) - above))
     shape = (inputs.shape[0], segmentor.num_classes, *padded.shape[2:])
     total, seen = inputs.new_zeros(shape), inputs.new_zeros((1, 1, *padded.shape[2:]))
-    for top in _offsets(padded.shape[2], window[0], config.window_stride):
-        for start in _offsets(padded.shape[3], window[1], config.window_stride):
+    for top in offsets(padded.shape[2], window[0], config.window_stride):
+        for start in offsets(padded.shape[3], window[1], config.window_stride):
             here = (..., slice(top, top + window[0]), slice(start, start + window[1]))
             total[here] += _probabilities(segmentor, padded[here], config.flip)
             seen[here] += 1
@@ -157,9 +147,3 @@ def _probabilities(segmentor: Segmentor, inputs: Tensor, flip: bool) -> Tensor:
     if not flip:
         return probabilities
     return (probabilities + segmentor(inputs.flip(3)).main.float().softmax(dim=1).flip(3)) / 2
-
-
-def _offsets(extent: int, window: int, stride: float) -> list[int]:
-    """Starts of windows `stride` windows apart that cover the extent; the last one ends with it."""
-    step = max(1, math.ceil(window * stride))
-    return [min(start, extent - window) for start in range(0, extent - window + step, step)]

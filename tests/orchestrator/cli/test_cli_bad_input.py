@@ -189,3 +189,22 @@ def test_an_output_folder_that_cannot_be_written(command: Commands, read_only: P
     assert command("run", "small.yaml").code == 0
     refused(command("export", "labels", "small.yaml", str(read_only / "out")), str(read_only / "out"), "Read-only")
     refused(command("export", "labels", "small.yaml", "small.yaml"), "small.yaml is a file")
+
+
+def test_credentials_in_a_url_of_weights_are_neither_said_nor_written(command: Commands) -> None:
+    place = "https://me:SECRET@127.0.0.1:1/w.pth?token=SECRET"
+    grid = f"grid={{labels.extractor.weights: [random, '{place}']}}"
+    asked = ("small.yaml", *MOBILENET, grid)
+    answers = [command(verb, *asked) for verb in ("check", "plan", "explain")]
+    answers += [
+        command("run", *asked),
+        command("report", "storage"),
+        command("run", "small.yaml", *MOBILENET, f"labels.extractor.weights={place}"),
+    ]
+    assert [answer.code for answer in answers] == [2, 0, 0, 1, 0, 2]
+    assert "***@127.0.0.1:1/w.pth?token=***" in answers[3].err
+    assert "token=***" in str(command.results())
+    for answer in answers:
+        assert "SECRET" not in answer.out + answer.err
+    for path in (command.folder / "storage").rglob("*"):
+        assert "SECRET" not in path.name and (path.is_dir() or b"SECRET" not in path.read_bytes()), path

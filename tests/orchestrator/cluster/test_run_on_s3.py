@@ -10,9 +10,9 @@ from support.s3_server import KINDS, S3Server
 from support.without_ray import run
 
 from orchestrator.ledger.verification import verify
-from orchestrator.storage import retries as retrying
-from orchestrator.storage.retries import RetryPolicy
 from orchestrator.storage.store import Storage
+from workloads import retries as retrying
+from workloads.retries import RetryPolicy
 
 pytestmark = pytest.mark.slow
 

@@ -14,8 +14,10 @@ from zipfile import ZipFile
 import pytest
 
 from orchestrator.cli import parser as cli
+from orchestrator.cluster.secret_files import refuse_secrets
 from orchestrator.cluster.working_directory import WorkingDirectory
 from orchestrator.execution.provenance import Code
+from workloads.errors import InputError
 
 pytestmark = pytest.mark.slow
 
@@ -224,6 +226,34 @@ def test_a_large_folder_is_refused_with_what_is_large(folder: Path, refused: Ref
     assert "huge" not in message
     assert "pack" not in message
     assert "small.py" not in message
+
+
+def test_files_that_hold_secrets_by_their_names_are_refused_unless_told(folder: Path, refused: Refused) -> None:
+    secret = [
+        ".env",
+        ".netrc",
+        ".aws/credentials",
+        ".ssh/config",
+        ".ray/auth_token",
+        "keys/A.PEM",
+        "sub/.env.production",
+    ]
+    for name in [*secret, ".env.example", ".ray/config", "environment.py", "a.pem.md", "ignored/.env"]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    (folder / ".gitignore").write_bytes(b"ignored/\n# \xff\n")
+    message = refused("demo", "--storage", "/storage")
+    named = re.search(r"names: (.*); name them in \.gitignore or \.rayignore", message)
+    assert named is not None and set(named[1].split(", ")) == set(secret)
+    told = [word for name in secret for word in ("--send", name)]
+    assert f"names: {secret[-1]};" in refused("demo", "--storage", "/storage", *told[:-2])
+    assert "no job server" in refused("demo", "--storage", "/storage", *told)
+    assert "--send nothing: no file" in refused("demo", "--storage", "/storage", *told, "--send", "nothing")
+
+
+def test_secrets_are_seen_from_within_their_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="by their names: credentials;"):
+        refuse_secrets(tmp_path / ".aws", [Path("credentials")], ())
 
 
 def test_a_storage_that_would_end_with_the_job_is_refused(folder: Path, refused: Refused) -> None:

@@ -1,14 +1,21 @@
 """Estimates against a calculation by hand, and where their rates come from."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.capacity import Capacity, Machines
-from orchestrator.planning.estimate import Assumptions, Prices, Rate, estimate, read_assumptions
+from orchestrator.planning.estimate import Assumptions, Estimate, Prices, Rate, estimate, read_assumptions
+from orchestrator.planning.imagined import Imagined
 from orchestrator.planning.plan import make_plan
+from orchestrator.planning.speeds import GUESSED, counted, keep_speeds
 from orchestrator.storage.store import Storage
+from workloads.configs.extraction import ExtractorConfig
+from workloads.costs.counting import count
+from workloads.costs.work import NetworkPass
 from workloads.errors import InputError
 
 GIVEN = Assumptions(
@@ -63,10 +70,88 @@ def test_gpu_work_without_a_gpu_has_no_end(tiny: dict[str, Any], storage: Storag
 def test_what_is_assumed_is_said(tiny: dict[str, Any], storage: Storage) -> None:
     some = Assumptions(rates={"score": Rate(seconds=4)})
     costs = estimate(make_plan(tiny, storage, write_listings=False), storage, some)
-    assert (
-        costs.basis == "given rates of score; assumed rates of cluster, label/filters/8, sample/filters/8, superpixels"
+    assert costs.basis.startswith(
+        "score: rates given; cluster, label/filters/8, sample/filters/8, superpixels: no step of the kind was done here"
     )
     assert (costs.money, costs.wall_seconds) == (None, None)
+
+
+def test_seconds_follow_pixels_networks_and_batches(storage: Storage) -> None:
+    """Nothing is there: images and weights are imagined."""
+
+    def costs(arch: str, size: tuple[int, int], images: int = 500, **finetune: Any) -> Estimate:
+        document = {
+            "name": "imagined",
+            "dataset": {"name": "cityscapes", "root": "nowhere"},
+            "labels": {"extractor": {"arch": arch, "weights": None if arch == "filters" else "nowhere.pth"}},
+            "finetune": {"recipe": "small", "evaluation_multi_scale": None, **finetune},
+            "pretrain": {"recipe": "small", "weights": "nowhere.pth", "init": "moco"},
+        }
+        plan = make_plan(document, storage, write_listings=False, imagined=Imagined(images, size))
+        assert plan.cells[0].error is None
+        return estimate(plan, storage)
+
+    small = costs("filters", (360, 480))
+    large, heavy = costs("filters", (720, 960)), costs("vgg19", (360, 480))
+    for kind in ("sample", "superpixels", "label"):
+        assert large.seconds_by_kind[kind] == pytest.approx(4 * small.seconds_by_kind[kind], rel=0.1)
+    assert heavy.seconds_by_kind["sample"] > 2 * small.seconds_by_kind["sample"]
+    assert heavy.seconds_by_kind["superpixels"] == small.seconds_by_kind["superpixels"]
+    # Views have the size of the recipe, whatever the images', which are decoded first and scored afterwards.
+    assert large.seconds_by_kind["pretrain"] < 2 * small.seconds_by_kind["pretrain"]
+    twice = costs("filters", (360, 480), batch_size=16)
+    scored = costs("filters", (360, 480), steps=1).seconds_by_kind["finetune"]
+    trained = small.seconds_by_kind["finetune"] - scored
+    assert twice.seconds_by_kind["finetune"] - scored == pytest.approx(2 * trained, rel=0.1)
+    more = costs("filters", (360, 480), 1000).seconds_by_kind
+    assert more["sample"] == pytest.approx(2 * small.seconds_by_kind["sample"], rel=0.01)
+
+
+def test_steps_that_were_done_correct_what_others_of_their_kind_will_take(
+    tiny: dict[str, Any], storage: Storage
+) -> None:
+    first = make_plan(tiny, storage, write_listings=False)
+    before = estimate(first, storage)
+    [step] = [step for step in first.steps.values() if step.kind == "sample"]
+    seconds = 3 * before.seconds_by_step[step.key]
+    provenance = {"images": {"pool": "train", "requested": None, "available": 24, "used": 24}, "work_seconds": seconds}
+    Ledger(storage).commit(Manifest(step.kind, step.key, step.meaning, {}, [], provenance=provenance))
+    # Other pixels of the same images.
+    tiny["labels"]["sampling"]["pixels_per_image"] = 50
+    after = estimate(make_plan(tiny, storage, write_listings=False), storage)
+    assert after.seconds_by_kind["sample"] == pytest.approx(seconds, rel=0.5), "one image is timed each time"
+    assert after.sources["sample/filters/8"] == "measured"
+    assert after.sources["superpixels"] == "assumed"
+
+
+def test_what_was_calibrated_is_no_guess(
+    tiny: dict[str, Any], storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    plan = make_plan(tiny, storage, write_listings=False)
+    guessed = estimate(plan, storage)
+    assert guessed.uncertainty == "a guess"
+    speeds = GUESSED["cpu"].model_copy(update={"host": "here"})
+    slow = {name: 10 * seconds for name, seconds in speeds.operations.items()}
+    assert keep_speeds("cpu", speeds.model_copy(update={"operations": slow})) is not None
+    calibrated = estimate(plan, storage)
+    assert calibrated.uncertainty == "within a factor of 2"
+    assert set(calibrated.sources.values()) == {"calibrated"}
+    [one, *_] = [step.key for step in plan.steps.values() if step.kind == "cluster"]
+    assert calibrated.seconds_by_step[one] == pytest.approx(10 * guessed.seconds_by_step[one], abs=0.01)
+    next(tmp_path.rglob("speeds-*")).write_text("damaged")
+    assert estimate(plan, storage).uncertainty == "a guess"
+
+
+def test_networks_are_counted_in_a_process_of_their_own_where_torch_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    one = NetworkPass(extractor=ExtractorConfig(arch="filters"), image_size=(64, 96))
+    monkeypatch.delitem(sys.modules, "torch")
+    counts = counted([one])
+    monkeypatch.undo()
+    assert counts == {one: count(one)}
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,7 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
     "nyuv2": {"dataset": {"name": "nyuv2", "root": "nyuv2"}},
     "ade20k": {"dataset": {"name": "ade20k", "root": "ade20k"}},
     "masks": {"dataset": MASKS},
+    "table": {"dataset": {"name": "table", "file": "data.csv", "classes": ["road", "sky"], "ignore": [11]}},
     "folder": {"dataset": {"name": "folder", "root": "folder", "num_classes": 3}},
 }
 
@@ -71,6 +72,7 @@ OTHERS: dict[str, list[dict[str, Any]]] = {
     "dataset.pool": [{"dataset.pool": "val"}, {"dataset.pool": "train"}],
     "dataset.val": [{"dataset.val": "train"}],
     "dataset.pools": [{"dataset.pools": {"train": POOLS["val"], "val": POOLS["val"]}}],
+    "dataset.file": [{"dataset.file": "other.csv"}],
     "dataset.classes": [{"dataset.classes": ["road", "car"]}],
     "dataset.ignore": [{"dataset.ignore": [12]}],
     "labels.extractor.layer": [{"labels.extractor.layer": "layer3"}],
@@ -156,6 +158,10 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for size, name in enumerate([*files, *(f"other/{name}" for name in files)]):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(bytes(size))
+    for name, first in (("data", 0), ("other", 1)):
+        pools = [(pool, number) for pool in ("train", "val") for number in range(first, 6)]
+        rows = (f"camvid/{pool}/{number}.png,camvid/{pool}annot/{number}.png,{pool}" for pool, number in pools)
+        (folder / f"{name}.csv").write_text("\n".join(["image,mask,pool", *rows]))
     (folder / "nyuv2/gt_sets").mkdir()
     for pool in ("train", "val"):
         (folder / f"nyuv2/gt_sets/{pool}.txt").write_text("".join(f"{pool}{number}\n" for number in range(6)))

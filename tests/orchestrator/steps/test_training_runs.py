@@ -156,31 +156,53 @@ def without_classifier(state: dict[str, Any]) -> dict[str, Any]:
     return state | {"objective": kept}
 
 
+@pytest.fixture(scope="module")
+def third_state(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """What is kept of the training when it is killed after its third step."""
+    job = make_job(Storage(str(tmp_path_factory.mktemp("third"))))
+    with pytest.raises(KilledError):
+        run(job, Listener(3))
+    return job.storage.read(state_path(job.key))
+
+
+def loaded(state: bytes) -> dict[str, Any]:
+    members: dict[str, Any] = torch.load(io.BytesIO(state), weights_only=True)
+    return members
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         lambda state: b"",
         lambda state: b"garbage",
-        lambda state: saved(state)[:-1000],
+        lambda state: state[:-1000],
         lambda state: saved([1]),
         lambda state: saved({"format": 3}),
-        lambda state: saved(state | {"step": 10**9}),
-        lambda state: saved(state | {"step": -1}),
-        lambda state: saved(state | {"optimiser": None}),
-        lambda state: saved(without_classifier(state)),
+        lambda state: saved(loaded(state) | {"step": 10**9}),
+        lambda state: saved(loaded(state) | {"step": -1}),
+        lambda state: saved(loaded(state) | {"optimiser": None}),
     ],
 )
 def test_a_damaged_state_is_taken_for_absent_with_a_note(
-    storage: Storage, undisturbed: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture, damage: Any
+    storage: Storage, third_state: bytes, caplog: pytest.LogCaptureFixture, damage: Any
 ) -> None:
     job = make_job(storage)
+    storage.replace(state_path(job.key), damage(third_state))
+    again = Listener(1)
     with pytest.raises(KilledError):
-        run(job, Listener(3))
-    storage.replace(state_path(job.key), damage(kept_state(job)))
+        run(job, again)
+    assert again.steps == [1]
+    assert f"{state_path(job.key)} is damaged" in caplog.text
+
+
+def test_nothing_stays_of_a_state_that_was_half_taken_over_when_it_was_found_damaged(
+    storage: Storage, third_state: bytes, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    job = make_job(storage)
+    storage.replace(state_path(job.key), saved(without_classifier(loaded(third_state))))
     again = Listener()
     assert_equal(run(job, again), undisturbed)
     assert again.steps[0] == 1
-    assert f"{state_path(job.key)} is damaged" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -195,14 +217,14 @@ def test_a_damaged_state_is_taken_for_absent_with_a_note(
     ],
 )
 def test_a_damaged_history_is_taken_for_absent_with_a_note(
-    storage: Storage, undisturbed: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture, history: bytes
+    storage: Storage, third_state: bytes, caplog: pytest.LogCaptureFixture, history: bytes
 ) -> None:
     job = make_job(storage)
-    with pytest.raises(KilledError):
-        run(job, Listener(3))
+    storage.replace(state_path(job.key), third_state)
     storage.replace(history_path(job.key), history)
-    assert_equal(run(job, Listener()), undisturbed)
-    assert [row["step"] for row in read_history(storage, job.key)] == [4, 5]
+    with pytest.raises(KilledError):
+        run(job, Listener(4))
+    assert [row["step"] for row in read_history(storage, job.key)] == [4]
     assert f"{history_path(job.key)} is damaged" in caplog.text
 
 

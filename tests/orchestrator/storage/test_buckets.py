@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 from support.s3_server import S3Server
 
-from orchestrator.storage import retries as retrying
-from orchestrator.storage.buckets import Ranges
-from orchestrator.storage.retries import RetryPolicy, StorageUnavailableError
 from orchestrator.storage.store import Storage
+from workloads import retries as retrying
+from workloads.buckets import Ranges
 from workloads.errors import InputError
+from workloads.retries import RetryPolicy, StorageUnavailableError
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.storage import retries as retrying
 from orchestrator.storage.faults import FOLDER, VARIABLE, kill_point, parse
-from orchestrator.storage.retries import RetryPolicy
 from orchestrator.storage.store import Storage, StorageFullError, faults
+from workloads import retries as retrying
 from workloads.errors import InputError
+from workloads.retries import RetryPolicy
 
 PASSING = """
 import sys

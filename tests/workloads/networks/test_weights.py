@@ -8,6 +8,8 @@ import json
 import logging
 import pickle
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -366,6 +368,17 @@ class TestDownload:
         requests: list[str] = []
 
         class Handler(http.server.SimpleHTTPRequestHandler):
+            def do_GET(self):
+                if "/secret" in self.path and not self.headers.get("Authorization"):
+                    self.send_error(401)
+                elif self.path.startswith("/short"):
+                    self.send_response(200)
+                    self.send_header("Content-Length", "100")
+                    self.end_headers()
+                    self.wfile.write(b"short")
+                else:
+                    super().do_GET()
+
             def log_message(self, format, *args):  # noqa: A002
                 requests.append(self.path)
 
@@ -400,11 +413,35 @@ class TestDownload:
             load_backbone(module, f"{url}/a.pth", "resnet18")
         assert not list((tmp_path / "cache").rglob("*.pth*"))
 
+    def test_a_name_and_a_password_are_sent_and_never_said(self, tmp_path, server, module, published, caplog):
+        url, _ = server
+        (tmp_path / "served" / "secret").mkdir()
+        written(tmp_path / "served" / "secret" / "a.pth", published)
+        written(tmp_path / "served" / "b.pth", {"layer1.weight": torch.zeros(1)})
+        address = url.replace("//", "//me:pass%2Fw@")
+        with caplog.at_level(logging.INFO):
+            load_backbone(module, f"{address}/secret/a.pth?token=abc", "resnet18")
+        assert_backbone_equals(module, published)
+        assert "***@127.0.0.1" in caplog.text and "token=***" in caplog.text
+        texts = [caplog.text, *(path.name for path in (tmp_path / "cache").rglob("*"))]
+        for wrong in (f"{url}/secret/no.pth?token=abc", f"{address}/secret/no.pth", f"{address}/b.pth"):
+            with pytest.raises(InputError) as refused:
+                load_backbone(module, wrong, "resnet18")
+            texts.append(str(refused.value.below("labels.extractor")))
+        for text in texts:
+            assert "abc" not in text and "pass" not in text and "me:" not in text, text
+
+    def test_half_a_file_is_none(self, tmp_path, server, module):
+        url, _ = server
+        with pytest.raises(InputError, match=r"could not be downloaded \(.*ended after 5 of 100 bytes"):
+            load_backbone(module, f"{url}/short.pth", "resnet18")
+        assert not list((tmp_path / "cache").rglob("*.pth*"))
+
     def test_a_network_that_is_not_reachable(self, module, monkeypatch):
         def unreachable(*args, **kwargs):
-            raise torch.hub.URLError("Temporary failure in name resolution")
+            raise urllib.error.URLError("Temporary failure in name resolution")
 
-        monkeypatch.setattr(torch.hub, "urlopen", unreachable)
+        monkeypatch.setattr(urllib.request, "urlopen", unreachable)
         with pytest.raises(InputError, match=r"resnet18-\w+\.pth could not be downloaded \(Temporary failure.*path"):
             load_backbone(module, "IMAGENET1K_V1", "resnet18")
 

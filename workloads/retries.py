@@ -1,4 +1,4 @@
-"""Retrying what a storage refuses: being slow, failing or away for a minute costs time and nothing else.
+"""Retrying what a storage of files refuses: being slow, failing or away for a minute costs time and nothing else.
 
 The model: a call that may be repeated is repeated with growing, jittered pauses until it succeeds, fails for a reason
 that waiting does not cure, or the time is up. What is waited for is said aloud. The failures this guards against: a run
@@ -47,7 +47,8 @@ POLICY = RetryPolicy()
 def retry(call: Callable[[], Answer], what: str, policy: RetryPolicy | None = None) -> Answer:
     """The answer of a call that may be repeated. `what` names the call and its URI.
 
-    Raises:
+    Raises
+    ------
         StorageUnavailableError: it failed for `policy.seconds`.
         OSError: it failed for a reason that waiting does not cure.
     """
