@@ -43,7 +43,7 @@ def run_experiment(document: dict[str, Any], options: Namespace) -> int:
         select_best(made, options.select_best)
     with Progress() as progress:
         progress.say(f"{made.name}: {size_of_plan(made)}, {len(made.pending)} to run")
-        for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made)):
+        for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made), *made.doubts):
             progress.note(line)
         if made.pending:
             # Ray is imported only where something is run: an all-cached run answers at once.
@@ -73,6 +73,7 @@ def run_experiment(document: dict[str, Any], options: Namespace) -> int:
             lines.append(("kept", f"{other}, the results of another experiment named {made.name}"))
         lines += [("watch", f"tensorboard --logdir {trials}")] if trials is not None else []
         lines += [("best", line) for line in best_lines(cells)]
+        lines += [("mind", line) for line in results.doubts]
         lines += [("ranking", str(results.agreement))] if results.agreement is not None else []
         for title, text in (*lines, ("took", duration(time.time() - started))):
             print(f"{title:<8} {text}")

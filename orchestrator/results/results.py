@@ -15,6 +15,7 @@ from orchestrator.planning.cells import PlannedCell
 from orchestrator.planning.plan import Plan
 from orchestrator.results.cells import CellResult, ImageCount, Machine, Metrics, Results, Run, Status
 from orchestrator.results.collecting import collect_metrics, seconds_of, substitutes
+from orchestrator.results.doubts import doubts
 from orchestrator.results.statistics import RankCorrelation
 from orchestrator.storage.store import Storage
 
@@ -57,12 +58,13 @@ def write_results(
 
     `former` is what stands there: where this run has computed nothing of it, the run that did stays on record.
     """
-    found = agreement(cells)
+    found, minded = agreement(cells), doubts(plan, cells, storage)
     results = Results(
         experiment=plan.document,
         cells=cells,
         provenance=former.provenance if former is not None and _nothing_new(cells, former) else run,
         **({"agreement": found} if found is not None else {}),
+        **({"doubts": minded} if minded else {}),
     )
     storage.replace(results_path(plan.name), results.to_bytes())
     return results
