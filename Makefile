@@ -15,6 +15,7 @@ test: $(READY)
 # Real clusters: jobs, three hosts from `ray up` to `ray down`, an autoscaled one, the demo on S3. Root and half an hour.
 cluster-test: $(READY)
 	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_jobs.py || [ $$? = 77 ]
+	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_aws.py || [ $$? = 77 ]
 	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_hosts.py || [ $$? = 77 ]
 	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_autoscaling.py || [ $$? = 77 ]
 	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_s3.py || [ $$? = 77 ]
@@ -34,10 +35,14 @@ format: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Written anew when pyproject.toml changes; names no registry, so it works with any mirror.
+# Written anew when pyproject.toml changes; names no registry, so it works with any mirror. The second is what a machine
+# of a cluster runs: the same versions, without what only develops.
 lock: $(READY)
 	$(BIN)/python -m uv pip compile pyproject.toml --extra dev --extra offline --extra onnx --universal --python-version 3.11 --no-header \
 		--generate-hashes --no-emit-index-url --no-emit-find-links --quiet --output-file requirements.lock
+	$(BIN)/python -m uv pip compile pyproject.toml --extra gpu --extra aws --extra gcp --constraint requirements.lock \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --no-header --generate-hashes --no-emit-index-url \
+		--no-emit-find-links --no-annotate --quiet --output-file clusters/requirements.lock
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed, this is " + sys.version.split()[0])'

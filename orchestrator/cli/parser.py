@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from orchestrator import __version__
 from orchestrator.cli.streams import lenient_streams
 from orchestrator.execution.errors import OwnMachineLostError
+from orchestrator.planning.budget import BudgetSpentError
 from workloads.errors import InputError
 
 _DESCRIPTION = """\
@@ -57,6 +58,9 @@ def _answer(options: argparse.Namespace) -> int:
         for line in str(error).splitlines():
             print(f"lookbeyond: {line}", file=sys.stderr)
         return 2
+    except BudgetSpentError as error:
+        print(f"lookbeyond: {error}", file=sys.stderr)
+        return 1
     except OwnMachineLostError:
         print("lookbeyond: Ray has ended on this machine; the same command goes on from here", file=sys.stderr)
         return 1

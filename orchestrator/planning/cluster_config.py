@@ -36,6 +36,26 @@ def cluster_capacity(path: str | Path) -> Capacity:
     return Capacity(now=(), most=tuple(present), limit=limit + works, scales=True)
 
 
+def node_labels(path: str | Path) -> dict[str, dict[str, str]]:
+    """The labels of every kind of machine in the file of a cluster, the head among them, by name.
+
+    Raises:
+        InputError: no such file, or not a cluster file.
+    """
+    document = _load(path)
+    try:
+        if document.get("kind") in ("RayJob", "RayCluster"):
+            cluster = document["spec"].get("rayClusterSpec", document["spec"])
+            groups = {group["groupName"]: group for group in cluster.get("workerGroupSpecs", [])}
+            kinds = {"head": cluster["headGroupSpec"]} | groups
+        else:
+            kinds = document["available_node_types"]
+        return {str(name): dict(kind.get("labels") or {}) for name, kind in kinds.items()}
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        what = f"key {error} is missing" if isinstance(error, KeyError) else f"{error}"
+        raise InputError(f"{path}: not a cluster that Ray could start ({what})", key="compute.cluster_config") from None
+
+
 def _load(path: str | Path) -> dict[str, Any]:
     try:
         document = load_yaml(Path(path).read_text(encoding="utf-8"))

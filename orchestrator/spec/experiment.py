@@ -147,6 +147,9 @@ class Compute(RuntimeConfig):
         None, description="give up fine-tunings that do worse than others of their column; null: never, {}: defaults"
     )
     cluster_config: str | None = Field(None, description="file of `ray up`: what the cluster can grow to")
+    max_cost: float | None = Field(
+        None, gt=0, description="stop when the cluster's machines have cost this since the run began; null: no limit"
+    )
     lease_seconds: float = Field(
         60.0, gt=0, le=86400, description="silence after which another run's lease is taken over"
     )

@@ -21,8 +21,11 @@ from ray.autoscaler._private.fake_multi_node.node_provider import FAKE_HEAD_NODE
 from ray.cluster_utils import AutoscalingCluster
 from ray.util.state import list_actors
 
+from orchestrator.cluster.gpu_check import VARIABLE
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 IDLE_SECONDS = 6
+# One type of each pool.
 MOST = {"cpu": 2, "gpu": 1}
 # What Ray's own test cluster reads and its wheel does not hold.
 FAKE_DEFAULTS = {
@@ -94,7 +97,7 @@ def fake_workers() -> dict[str, Any]:
             "node_config": {},
         }
         for name, kind in types.items()
-        if name != "head"
+        if name in MOST
     }
 
 
@@ -146,6 +149,8 @@ def cluster() -> Iterator[Path]:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     # Without a token at home there is none; the machines are processes of one user that nobody else reaches.
     os.environ["RAY_AUTH_MODE"] = "disabled"
+    # The fake GPUs are none that torch could use.
+    os.environ[VARIABLE] = "cpu"
     autoscaling = AutoscalingCluster(
         head_resources={"CPU": 0},
         worker_node_types=fake_workers(),

@@ -53,16 +53,61 @@ def test_the_head_runs_no_work_and_workers_come_from_zero_on_spot(name: str) -> 
     types = dict(document["available_node_types"])
     head = types.pop(document["head_node_type"])
     assert head["resources"] == {"CPU": 0}
-    assert head["labels"] == {"lookbeyond.role": "head"}
+    assert head["labels"]["lookbeyond.role"] == "head"
     assert "--num-cpus=0" in document["head_start_ray_commands"][1]
     assert "spot" not in str(head).lower()
-    assert set(types) == {"cpu", "gpu"}
     for node_type in types.values():
         assert node_type["min_workers"] == 0
         assert "spot" in str(node_type["node_config"]).lower()
-    assert types["gpu"]["idle_timeout_s"] < types["cpu"]["idle_timeout_s"]
+    # A pool of spot machines that is empty leaves another, on which a training fits as well.
+    pools = [[own for own in types.values() if bool(own["resources"].get("GPU")) is gpu] for gpu in (False, True)]
+    for pool in pools:
+        assert len({str(own["node_config"]) for own in pool}) == len(pool) > 1
+        assert all(own["resources"] == pool[0]["resources"] for own in pool)
+    assert pools[1][0]["idle_timeout_s"] < pools[0][0]["idle_timeout_s"]
     # Ray adds ssh and the cluster itself; any further rule would open a port.
     assert "IpPermissions" not in document["provider"].get("security_group", {})
+
+
+LEAST_DRIVER = 580
+
+
+@pytest.mark.parametrize(("name", "place"), [("cluster.yaml", "ImageId"), ("clusters/gcp.yaml", "sourceImage")])
+def test_machines_come_with_a_driver_for_the_torch_of_their_image(name: str, place: str) -> None:
+    """torch is built for CUDA 13, of which no driver before 580 knows."""
+    lock = (REPOSITORY / "clusters/requirements.lock").read_text()
+    assert "nvidia-cudnn-cu13==" in lock and f"torch=={locked('torch')}" in lock
+    configs = [kind["node_config"] for kind in load(name)["available_node_types"].values()]
+    if place == "ImageId":
+        # Looked up by EC2 in each region; its driver was 580 in December 2025 and 595 from April 2026 on.
+        family = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
+        assert {config[place] for config in configs} == {f"resolve:ssm:{family}"}
+    else:
+        disks = [disk["initializeParams"] for config in configs for disk in config["disks"]]
+        drivers = {int(disk[place].rpartition("-nvidia-")[2]) for disk in disks}
+        assert min(drivers) >= LEAST_DRIVER
+        assert all(disk["diskType"].endswith("/pd-balanced") for disk in disks), "G2 machines take no pd-standard"
+
+
+def test_the_image_holds_what_runs_by_hash_and_nothing_that_develops() -> None:
+    lines = (REPOSITORY / "clusters/requirements.lock").read_text().splitlines()
+    pins = dict(line.rstrip(" \\").split("==") for line in lines if "==" in line and not line.startswith(" "))
+    assert {"ray", "torch", "boto3", "google-api-python-client", "nvidia-ml-py"} <= pins.keys()
+    assert not {"pytest", "mypy", "ruff", "moto", "hypothesis", "uv", "pip-audit"} & pins.keys()
+    for name in ("ray", "torch", "torchvision", "numpy", "pyarrow"):
+        assert pins[name] == locked(name), "a laptop and its cluster compute the same"
+    installs = [line for line in (REPOSITORY / "clusters/Dockerfile").read_text().splitlines() if "pip install" in line]
+    assert installs and all("--require-hashes" in line for line in installs)
+
+
+def test_pods_may_run_on_spot_and_gpu_nodes_and_have_an_account() -> None:
+    cluster = load("clusters/kuberay-job.yaml")["spec"]["rayClusterSpec"]
+    pods = [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+    assert {pod["serviceAccountName"] for pod in pods} == {"lookbeyond"}
+    tolerated = [{one["key"] for one in pod.get("tolerations", [])} for pod in pods]
+    assert not tolerated[0], "the head is not on spot"
+    assert tolerated[2] - tolerated[1] == {"nvidia.com/gpu"}
+    assert "cloud.google.com/gke-spot" in tolerated[1]
 
 
 def test_the_kubernetes_job_is_of_one_piece() -> None:
@@ -87,12 +132,12 @@ def most(path: Path) -> tuple[float, float, float, float]:
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "clusters/gcp.yaml", "clusters/kuberay-job.yaml"])
 def test_what_it_can_ever_offer(name: str) -> None:
-    # 8 machines of 16 cores, 4 of 8 cores and a GPU; 12 workers in all, so all of them.
-    assert most(REPOSITORY / name) == (160, 4, 16, 1)
+    # On Kubernetes 8 machines of 16 cores and 4 of 8 cores and a GPU; elsewhere as many of two types each, 12 in all.
+    assert most(REPOSITORY / name) == ((160, 4, 16, 1) if "kuberay" in name else (12 * 16, 8, 16, 1))
 
 
 def test_the_limit_of_all_workers_holds_for_each_resource(tmp_path: Path) -> None:
-    document = load("cluster.yaml") | {"max_workers": 5}
+    document = one_type_each() | {"max_workers": 5}
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(document))
     assert most(path) == (5 * 16, 4, 16, 1)
@@ -113,8 +158,14 @@ def test_a_head_that_works_and_shares_of_cores_count(tmp_path: Path) -> None:
     assert most(path) == (4 + 8 * 0.5 + 4 * 8, 4, 8, 1)
 
 
+def one_type_each() -> dict[str, Any]:
+    document = copy.deepcopy(load("cluster.yaml"))
+    types = document["available_node_types"]
+    return document | {"available_node_types": {name: types[name] for name in ("head", "cpu", "gpu")}}
+
+
 def test_a_kind_without_machines_is_not_the_largest(tmp_path: Path) -> None:
-    document = load("cluster.yaml")
+    document = one_type_each()
     document["available_node_types"]["cpu"]["max_workers"] = 0
     path = tmp_path / "cluster.yaml"
     path.write_text(yaml.safe_dump(document))

@@ -82,6 +82,7 @@ OTHERS: dict[str, list[dict[str, Any]]] = {
     "labels.clustering": [{"labels.clustering": {"k": 9}}],
     "labels.clustering.method": [{"labels.clustering": {"method": method}} for method in ("kmeans", "dbscan")],
     "finetune.pool": [{"finetune.pool": "val"}],
+    "compute.max_cost": [{"compute.max_cost": 7.5}],
     "compute.cluster_config": [{"compute.cluster_config": "cluster.yaml"}],
     # The positives are those of the labels' source, and an extractor may see the labels of its own cell only.
     "pretrain.contrast.positives": [{"labels.source": "pixel", "pretrain.contrast": {"positives": "pixel"}}],
