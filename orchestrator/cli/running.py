@@ -1,6 +1,7 @@
 """`lookbeyond run`: run what is not done, write and draw what came out, and say it."""
 
 import sys
+import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Iterator
@@ -10,21 +11,23 @@ from typing import Any
 
 from orchestrator.execution.progress import Progress, plain_console
 from orchestrator.ledger.layout import results_path
+from orchestrator.planning.budget import require_prices
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.selection import select_best
 from orchestrator.results.best import best_lines
-from orchestrator.results.cells import Status
+from orchestrator.results.cells import CellResult, Results, Run, Status
 from orchestrator.results.cluster_sheets import write_cluster_sheets
 from orchestrator.results.console_tables import print_cells
 from orchestrator.results.figures import write_predictions, write_sheets
 from orchestrator.results.gallery import write_gallery
 from orchestrator.results.keeping import former_results, keep_other
-from orchestrator.results.results import collect, record_run, write_results
+from orchestrator.results.results import collect, make_results, record_run, write_results
 from orchestrator.results.stability import with_stability
 from orchestrator.results.tensorboard import show_sheets
 from orchestrator.spec.merging import set_key
 from orchestrator.spec.naming import describe
-from orchestrator.storage.store import Storage
+from orchestrator.storage.room import full_disks
+from orchestrator.storage.store import Storage, StorageFullError
 from workloads.datasets import open_dataset
 from workloads.errors import InputError
 from workloads.formats import counted, duration
@@ -38,29 +41,21 @@ def run_experiment(document: dict[str, Any], options: Namespace) -> int:
     storage = Storage(options.storage)
     storage.check_writable()
     made = make_plan(document, storage, write_listings=True, until=options.until)
+    if made.compute.max_cost is not None:
+        require_prices(made.compute.cluster_config)
     cached = set(made.done)
     if options.select_best:
         select_best(made, options.select_best)
     with Progress() as progress:
         progress.say(f"{made.name}: {size_of_plan(made)}, {len(made.pending)} to run")
-        for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made), *made.doubts):
+        for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made)):
             progress.note(line)
-        if made.pending:
-            # Ray is imported only where something is run: an all-cached run answers at once.
-            from orchestrator.cluster.rounds import run_plan
-
-            select = partial(select_best, made, options.select_best) if options.select_best else None
-            report = run_plan(
-                made, storage, progress, address=options.address, dashboard=options.dashboard, between=select
-            )
-            failed, input_errors, machines, trials = report.failed, report.input_errors, report.machines, report.trials
-        else:
-            failed, input_errors, machines, trials = {}, set(), [], None
+        failed, input_errors, machines, trials = _run_pending(made, storage, progress, options)
     cells = with_stability(made, collect(made, cached, failed), storage)
     former = former_results(storage, made.name)
     kept = keep_other(former, made, cells, storage)
     run = record_run(made, started, machines)
-    results = write_results(made, cells, storage, run=run, former=None if kept else former)
+    results = _written(made, cells, storage, run, None if kept else former)
     sheets = _draw(made, storage, trials)
     if options.json:
         print(results.to_bytes().decode())
@@ -73,7 +68,6 @@ def run_experiment(document: dict[str, Any], options: Namespace) -> int:
             lines.append(("kept", f"{other}, the results of another experiment named {made.name}"))
         lines += [("watch", f"tensorboard --logdir {trials}")] if trials is not None else []
         lines += [("best", line) for line in best_lines(cells)]
-        lines += [("mind", line) for line in results.doubts]
         lines += [("ranking", str(results.agreement))] if results.agreement is not None else []
         for title, text in (*lines, ("took", duration(time.time() - started))):
             print(f"{title:<8} {text}")
@@ -81,6 +75,60 @@ def run_experiment(document: dict[str, Any], options: Namespace) -> int:
     for cell in bad:
         print(f"lookbeyond: failed {describe(cell, cells)}: {cell.error}", file=sys.stderr)
     return _exit_code(made, bool(bad), failed, input_errors)
+
+
+def _run_pending(
+    made: Plan, storage: Storage, progress: Progress, options: Namespace
+) -> tuple[dict[str, str], set[str], list[dict[str, Any]], str | None]:
+    """Run what is not done: errors by step, those that are the user's to mend, machines, folder of the trials."""
+    if not made.pending:
+        return {}, set(), [], None
+    # Ray is imported only where something is run: an all-cached run answers at once.
+    from orchestrator.cluster.budget import within_budget
+    from orchestrator.cluster.rounds import run_plan
+
+    select = partial(select_best, made, options.select_best) if options.select_best else None
+    try:
+        with within_budget(made.compute.max_cost):
+            report = run_plan(
+                made, storage, progress, address=options.address, dashboard=options.dashboard, between=select
+            )
+    except Exception as error:
+        # What is done is kept, and shown, whatever it was that found no room.
+        reason = _no_room(error, storage)
+        if reason is None:
+            raise
+        unfinished = {step.key: reason for step in made.pending}
+        return unfinished, set(unfinished), [], None
+    return report.failed, report.input_errors, report.machines, report.trials
+
+
+def _no_room(error: Exception, storage: Storage) -> str | None:
+    """What to say of an error that came of a full disk; None for others."""
+    if isinstance(error, StorageFullError):
+        return str(error)
+    if isinstance(error, InputError):
+        return None
+    own = [storage.uri] if storage.is_local else []
+    full = full_disks([*own, tempfile.gettempdir()])
+    if not full:
+        return None
+    named = ", ".join(
+        f"{'the storage is full: ' if place in own else ''}{place} has {left / 1e6:.1f} MB left"
+        for place, left in full.items()
+    )
+    return (
+        f"{named} ({type(error).__name__} where something was to be written); make room and run the same command again"
+    )
+
+
+def _written(made: Plan, cells: list[CellResult], storage: Storage, run: Run, former: Results | None) -> Results:
+    """The results, on the storage if they find room there."""
+    try:
+        return write_results(made, cells, storage, run=run, former=former)
+    except StorageFullError as error:
+        print(f"lookbeyond: the results could not be written: {error}", file=sys.stderr)
+        return make_results(made, cells, run, former)
 
 
 def _draw(made: Plan, storage: Storage, trials: str | None) -> list[str]:

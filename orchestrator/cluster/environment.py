@@ -13,9 +13,10 @@ import sys
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from orchestrator.storage.room import full_disks
 from workloads.errors import InputError
 
 # A socket's path has at most 107 bytes, of which Ray's own folders and names take up to 68.
@@ -25,6 +26,11 @@ _SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
 _OPEN_FILES = 65536
 _LEAST_OPEN_FILES = 512
 _LEAST_ADDRESS_SPACE = 8_000_000_000
+# Ray's own processes have about 300 threads, and each of its workers 60 when it starts.
+_LEAST_THREADS = 300
+_WORKER_THREADS = 60
+# Logs and sockets of a run; what it computes lies on the storage.
+_LEAST_ROOM = 20_000_000
 _PROBE_SECONDS = 5.0
 _MODES = ("token", "disabled", "k8s")
 
@@ -100,6 +106,27 @@ def _check_limits(object_store_bytes: int) -> None:
         allowed = resource.getrlimit(limit)[0]
         if allowed != resource.RLIM_INFINITY and allowed < least:
             raise InputError(f"ulimit {flag} allows {allowed:,} {what}; Ray needs {least:,} on this machine")
+    allowed = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    # The kernel holds root to no such limit.
+    if allowed != resource.RLIM_INFINITY and os.getuid():
+        taken = _threads_of_this_user()
+        least = _LEAST_THREADS + _WORKER_THREADS * (len(os.sched_getaffinity(0)) + 1)
+        if allowed - taken < least:
+            raise InputError(
+                f"ulimit -u allows this user {allowed:,} processes and threads, of which {taken:,} are there; Ray "
+                f"needs {least:,} more on this machine"
+            )
+
+
+def _threads_of_this_user() -> int:
+    """Threads of all processes of this user that can be seen."""
+    found = 0
+    for process in Path("/proc").glob("[0-9]*"):
+        # Others come and go meanwhile.
+        with suppress(OSError):
+            if process.stat().st_uid == os.getuid():
+                found += sum(1 for _ in (process / "task").iterdir())
+    return found
 
 
 def _see_to_a_token() -> None:
@@ -124,22 +151,28 @@ def _default_folder() -> str:
 
 
 def _holds_sockets(folder: str) -> bool:
-    """Whether Ray's sockets can lie below a folder: short, plain, there, and writable."""
+    """Whether Ray's sockets can lie below a folder: short, plain, there, writable, and not full."""
     place, taken = Path(folder), Path(folder, "ray")
     return (
         len(os.fsencode(folder)) <= _LONGEST
         and _PLAIN.fullmatch(folder) is not None
         and place.is_dir()
         and os.access(taken if taken.exists() else place, os.W_OK | os.X_OK)
+        and not full_disks([folder], _LEAST_ROOM)
     )
 
 
 def _own_folder() -> str:
+    full = full_disks([_default_folder(), *_SHORT_FOLDERS], _LEAST_ROOM)
     for base in _SHORT_FOLDERS:
         try:
-            return tempfile.mkdtemp(prefix="lb", dir=base)
+            if base not in full:
+                return tempfile.mkdtemp(prefix="lb", dir=base)
         except OSError:
             continue
+    if full:
+        named = ", ".join(f"{folder} has {left / 1e6:.1f} MB left" for folder, left in full.items())
+        raise InputError(f"no room for Ray's logs and sockets: {named}; Ray needs {_LEAST_ROOM / 1e6:.0f} MB in TMPDIR")
     name = next((name for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)), "TMPDIR")
     raise InputError(
         f"{name}={os.environ.get(name, '')}: Ray's sockets need a folder that can be written, with a path of at most "

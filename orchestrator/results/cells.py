@@ -140,13 +140,12 @@ class Run(_Record):
 
 
 class Results(_Record):
-    """The results of an experiment; `agreement` says how well PmIoU orders what was trained, `doubts` what to mind."""
+    """The results of an experiment; `agreement` says how well PmIoU orders what was trained."""
 
     experiment: dict[str, Any]
     cells: list[CellResult]
     provenance: Run
     agreement: RankCorrelation | None = None
-    doubts: list[str] = []
 
     def to_bytes(self) -> bytes:
         """The results as JSON text, without credentials of URLs."""

@@ -2,6 +2,7 @@
 done, and nothing is left half done.
 """
 
+import contextlib
 import os
 import pickle
 import subprocess
@@ -14,7 +15,11 @@ import pytest
 import torch
 import torchvision
 from PIL import Image
-from support.command_line import HEIGHT, MOBILENET, WIDTH, Commands, mounted, refused
+from support.command_line import HEIGHT, MOBILENET, WIDTH, Commands, mounted, refused, run_here
+
+from orchestrator.cluster.rounds import RunReport
+from orchestrator.planning.plan import Plan
+from orchestrator.storage.store import Storage
 
 pytestmark = pytest.mark.slow
 
@@ -214,6 +219,37 @@ def small_disk(folder: Path) -> Iterator[Path]:
     unmount = mounted(place, "size=72k")
     yield place
     unmount()
+
+
+@pytest.mark.parametrize("left", [0, 200_000])
+def test_a_full_disk_is_named_whatever_found_no_room_and_what_is_done_is_kept(
+    command: Commands, small_disk: Path, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """As when the disk is full while a training is about to begin: Ray reads half of what it has just written."""
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+
+    def labels_and_no_more(plan: Plan, storage: Storage, *_: Any, **__: Any) -> RunReport:
+        run_here(plan, storage)
+        del plan.done[plan.cells[0].roles["score"].key]
+        free = os.statvfs(small_disk)
+        with contextlib.suppress(OSError):
+            (small_disk / "filling").write_bytes(bytes(free.f_bavail * free.f_frsize - left))
+        raise EOFError("Ran out of input")
+
+    monkeypatch.setattr("orchestrator.cluster.rounds.run_plan", labels_and_no_more)
+    answer = command("run", "small.yaml", "--storage", str(small_disk))
+    assert answer.code == 2
+    assert any(f"the storage is full: {small_disk} has 0." in message for message in answer.messages), answer.err
+    assert any("(EOFError where something was to be written); make room" in message for message in answer.messages)
+    assert "failed" in answer.out, "the table is shown"
+    if left:
+        assert command.results(storage="small-disk")["cells"][0]["status"] == "failed"
+    else:
+        assert any("the results could not be written: storage" in message for message in answer.messages)
+    (small_disk / "filling").unlink()
+    monkeypatch.setattr("orchestrator.cluster.rounds.run_plan", run_here)
+    assert command("run", "small.yaml", "--storage", str(small_disk)).code == 0
+    assert command.results(storage="small-disk")["cells"][0]["status"] == "cached"
 
 
 def test_a_full_storage_stops_the_run_and_the_same_command_goes_on(

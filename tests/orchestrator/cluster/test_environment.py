@@ -2,6 +2,7 @@
 
 import os
 import re
+import resource
 import socket
 import subprocess
 import sys
@@ -72,6 +73,38 @@ def test_a_limit_that_is_too_low_is_named(limit: str, said: str) -> None:
         check=False,
     )
     assert said in ended.stderr
+
+
+def test_too_few_processes_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root is held to no limit by the kernel, and so not by this."""
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (500, 500) if kind == resource.RLIMIT_NPROC else (-1, -1))
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    with fit_for_ray(1):
+        pass
+    monkeypatch.setattr(os, "getuid", lambda: 54321)
+    with (
+        pytest.raises(InputError, match=r"ulimit -u allows this user 500 processes and threads, of which 0 are there;"),
+        monkeypatch.context() as patch,
+    ):
+        patch.setattr(os, "sched_getaffinity", lambda _: range(8))
+        with fit_for_ray(1):
+            pass
+
+
+def test_a_full_temporary_folder_is_replaced_and_named_where_all_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "t")
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setenv("TMPDIR", "/tmp")
+    room = {"/tmp": 0, "/var/tmp": 10**9, "/dev/shm": 10**9}
+    monkeypatch.setattr("orchestrator.storage.room.free_bytes", lambda folder: room[os.fspath(folder)])
+    with fit_for_ray(1) as own:
+        assert own is not None and own.startswith("/var/tmp/lb")
+    room |= {"/var/tmp": 1_500_000, "/dev/shm": 0}
+    with (
+        pytest.raises(InputError, match=r"/tmp has 0\.0 MB left, /var/tmp has 1\.5 MB left, .*needs 20 MB in TMPDIR"),
+        fit_for_ray(1),
+    ):
+        pass
 
 
 def test_an_unknown_way_to_authenticate_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
