@@ -48,7 +48,7 @@ def run_experiment(document: dict[str, Any], options: Namespace) -> int:
         select_best(made, options.select_best)
     with Progress() as progress:
         progress.say(f"{made.name}: {size_of_plan(made)}, {len(made.pending)} to run")
-        for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made)):
+        for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made), *made.doubts):
             progress.note(line)
         failed, input_errors, machines, trials = _run_pending(made, storage, progress, options)
     cells = with_stability(made, collect(made, cached, failed), storage)
@@ -68,6 +68,7 @@ def run_experiment(document: dict[str, Any], options: Namespace) -> int:
             lines.append(("kept", f"{other}, the results of another experiment named {made.name}"))
         lines += [("watch", f"tensorboard --logdir {trials}")] if trials is not None else []
         lines += [("best", line) for line in best_lines(cells)]
+        lines += [("mind", line) for line in results.doubts]
         lines += [("ranking", str(results.agreement))] if results.agreement is not None else []
         for title, text in (*lines, ("took", duration(time.time() - started))):
             print(f"{title:<8} {text}")
@@ -128,7 +129,7 @@ def _written(made: Plan, cells: list[CellResult], storage: Storage, run: Run, fo
         return write_results(made, cells, storage, run=run, former=former)
     except StorageFullError as error:
         print(f"lookbeyond: the results could not be written: {error}", file=sys.stderr)
-        return make_results(made, cells, run, former)
+        return make_results(made, cells, storage, run=run, former=former)
 
 
 def _draw(made: Plan, storage: Storage, trials: str | None) -> list[str]:

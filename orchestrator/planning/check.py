@@ -81,10 +81,12 @@ def check_experiment(document: dict[str, Any], storage: Storage, images: int) ->
     if report.problems:
         return report
     try:
-        planned = make_plan(document, storage, write_listings=False).cells
+        made = make_plan(document, storage, write_listings=False)
     except InputError as error:
         report.problems.extend(map(str, error.each))
         return report
+    planned = made.cells
+    report.warnings.extend(made.doubts)
     report.problems.extend(dict.fromkeys(str(cell.error) for cell in planned if cell.error))
     _try_extractors(planned, datasets, report)
     return report

@@ -52,6 +52,11 @@ class Plan:
         """Steps that have no manifest yet and are not skipped."""
         return [step for step in self.steps.values() if step.key not in self.done and step.key not in self.skipped]
 
+    @property
+    def doubts(self) -> list[str]:
+        """What is likely to be a mistake in the steps that are to be run, each once."""
+        return list(dict.fromkeys(line for step in self.pending for line in step.doubts))
+
     def users(self, key: str) -> list[PlannedCell]:
         """The cells that need a step."""
         return [cell for cell in self.cells if any(step.key == key for step in cell.roles.values())]

@@ -89,6 +89,8 @@ def render_markdown(report: Report) -> bytes:
     for status, cells in report.shortfalls.items():
         lines = [f"- {_text(cell.name)}: {_text(cell.why)}" for cell in cells]
         parts += [f"Cells {_text(status)}:", "\n".join(lines)]
+    if experiment.doubts:
+        parts.append("\n".join(f"- {_text(doubt)}" for doubt in experiment.doubts))
     if experiment.problems:
         parts.append("\n".join(f"- {_text(problem)}" for problem in experiment.problems))
     tables = (report.table, report.plain, *report.classes, report.costs)

@@ -6,7 +6,7 @@ the report says so. The failure this guards against: a report that can only be m
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from orchestrator.ledger.layout import STEPS, stem
@@ -21,7 +21,8 @@ from workloads.formats import counted
 class Experiment:
     """All that a storage knows of one experiment.
 
-    `manifests` and `histories` are by step key; `problems` are sentences about what could not be read.
+    `manifests` and `histories` are by step key; `problems` are sentences about what could not be read, `doubts` about
+    what makes figures doubtful.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Experiment:
     manifests: dict[str, Manifest]
     histories: dict[str, list[dict[str, float]]]
     problems: list[str]
+    doubts: list[str] = field(default_factory=list)
 
     @property
     def title(self) -> str:
@@ -79,6 +81,7 @@ def read_experiment(storage: Storage, name: str) -> Experiment:
         manifests=manifests,
         histories=histories,
         problems=problems,
+        doubts=results.doubts,
     )
 
 

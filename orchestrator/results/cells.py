@@ -140,12 +140,13 @@ class Run(_Record):
 
 
 class Results(_Record):
-    """The results of an experiment; `agreement` says how well PmIoU orders what was trained."""
+    """The results of an experiment; `agreement` says how well PmIoU orders what was trained, `doubts` what to mind."""
 
     experiment: dict[str, Any]
     cells: list[CellResult]
     provenance: Run
     agreement: RankCorrelation | None = None
+    doubts: list[str] = []
 
     def to_bytes(self) -> bytes:
         """The results as JSON text, without credentials of URLs."""

@@ -15,6 +15,7 @@ from orchestrator.planning.cells import PlannedCell
 from orchestrator.planning.plan import Plan
 from orchestrator.results.cells import CellResult, ImageCount, Machine, Metrics, Results, Run, Status
 from orchestrator.results.collecting import collect_metrics, seconds_of, substitutes
+from orchestrator.results.doubts import doubts
 from orchestrator.results.statistics import RankCorrelation
 from orchestrator.storage.store import Storage
 
@@ -54,22 +55,23 @@ def write_results(
     plan: Plan, cells: list[CellResult], storage: Storage, *, run: Run, former: Results | None = None
 ) -> Results:
     """Write ``results/NAME.json`` and return what it holds."""
-    results = make_results(plan, cells, run, former)
+    results = make_results(plan, cells, storage, run=run, former=former)
     storage.replace(results_path(plan.name), results.to_bytes())
     return results
 
 
-def make_results(plan: Plan, cells: list[CellResult], run: Run, former: Results | None) -> Results:
+def make_results(plan: Plan, cells: list[CellResult], storage: Storage, *, run: Run, former: Results | None) -> Results:
     """What the results file of a run holds.
 
     `former` is what stands there: where this run has computed nothing of it, the run that did stays on record.
     """
-    found = agreement(cells)
+    found, minded = agreement(cells), doubts(plan, cells, storage)
     return Results(
         experiment=plan.document,
         cells=cells,
         provenance=former.provenance if former is not None and _nothing_new(cells, former) else run,
         **({"agreement": found} if found is not None else {}),
+        **({"doubts": minded} if minded else {}),
     )
 
 

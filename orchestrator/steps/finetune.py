@@ -20,7 +20,7 @@ from orchestrator.steps.step import CellSteps, Step
 from orchestrator.steps.training import DistributedContext, TrainingJob, TrainingStep, first_weights_identity
 from orchestrator.storage.store import Storage
 from workloads.configs.networks import Initialisation
-from workloads.configs.training import EvaluationConfig, FinetuneConfig
+from workloads.configs.training import EvaluationConfig, FinetuneConfig, OptimiserConfig
 from workloads.costs.work import NetworkPass, Work, augmentation, crop_size, evaluation, total
 from workloads.datasets.fractions import LabelledList, labelled_list, parse_labelled_list
 from workloads.datasets.order import seeded_order
@@ -137,6 +137,11 @@ class FinetuneStep(TrainingStep):
     def total_steps(self) -> int:
         """Steps of the optimiser."""
         return self.config.total_steps(len(self.labelled.ids))
+
+    @property
+    def optimiser(self) -> OptimiserConfig:
+        """The optimiser."""
+        return self.config.optimiser
 
     @property
     def image_passes(self) -> int:

@@ -19,7 +19,7 @@ from orchestrator.steps.training import DistributedContext, TrainingJob, Trainin
 from orchestrator.storage.store import Storage
 from workloads.configs.clustering import KMeansConfig
 from workloads.configs.extraction import ExtractorConfig
-from workloads.configs.training import PretrainConfig
+from workloads.configs.training import OptimiserConfig, PretrainConfig
 from workloads.costs.work import NetworkPass, Work, augmentation, crop_size
 
 if TYPE_CHECKING:
@@ -90,9 +90,19 @@ class PretrainStep(TrainingStep):
         }
 
     @property
+    def total_steps(self) -> int:
+        """Steps of the optimiser."""
+        return self.config.total_steps(self.images.count)
+
+    @property
+    def optimiser(self) -> OptimiserConfig:
+        """The optimiser."""
+        return self.config.optimiser
+
+    @property
     def image_passes(self) -> int:
         """Images of all batches."""
-        return self.config.total_steps(self.images.count) * self.config.batch_size
+        return self.total_steps * self.config.batch_size
 
     @classmethod
     def work_of(cls, meaning: Mapping[str, Any], extent: Extent) -> Work | None:

@@ -241,6 +241,11 @@ class Step(ABC):
         return 0
 
     @property
+    def doubts(self) -> tuple[str, ...]:
+        """What is likely to be a mistake in what it is asked for."""
+        return ()
+
+    @property
     def weights(self) -> str | None:
         """Where the weights come from that it loads, as the experiment names them."""
         return None

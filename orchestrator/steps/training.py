@@ -12,7 +12,9 @@ from orchestrator.steps.jobs import Source, WorkerCache
 from orchestrator.steps.step import CellSteps, Pool, Step
 from orchestrator.storage.store import Storage
 from workloads.configs.networks import IMAGENET_WEIGHTS, Initialisation
+from workloads.configs.training import OptimiserConfig
 from workloads.errors import InputError
+from workloads.formats import counted
 
 if TYPE_CHECKING:
     from workloads.training.collectives import Workers
@@ -93,6 +95,27 @@ class TrainingStep(Step):
     source: Source
     weights_identity: str
     first_weights: str | None
+
+    @property
+    @abstractmethod
+    def total_steps(self) -> int:
+        """Steps of the optimiser."""
+
+    @property
+    @abstractmethod
+    def optimiser(self) -> OptimiserConfig:
+        """The optimiser."""
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """A warm-up that leaves little of the training: what works on thousands of images is long for sixty."""
+        warmup, steps = self.optimiser.warmup_steps, self.total_steps
+        if 2 * warmup < steps:
+            return ()
+        return (
+            f"{self.kind}.optimiser.warmup_steps: the learning rate still rises in {min(warmup, steps)} of the "
+            f"{counted(steps, 'step')} of the training; fewer, or a longer training, lets it learn",
+        )
 
     @classmethod
     def rate_name(cls, meaning: Mapping[str, Any]) -> str:

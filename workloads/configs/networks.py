@@ -22,12 +22,14 @@ PUBLISHED_FORMAT: dict[str, str] = {"moco": "MoCo v2", "pixpro": "PixPro"}
 class SegmentorConfig(HashedConfig, tag="SegmentorConfig"):
     """The architecture of a segmentation network; the number of classes is given apart, by the data set."""
 
-    head: Literal["deeplabv3", "pspnet"] = Field("deeplabv3", description="segmentation head")
+    head: Literal["deeplabv3", "pspnet", "fcn"] = Field(
+        "deeplabv3", description="segmentation head; fcn: one 3x3 convolution before the last 1x1"
+    )
     backbone: Backbone = Field("resnet50", description="torchvision backbone")
     output_stride: Literal[8, 16, 32] = Field(8, description="pixels of the input per cell of the features")
     auxiliary_head: bool = Field(True, description="a second, plain head on the stage before last while training")
     head_channels: int | None = Field(
-        None, ge=8, description="channels of the head; null: 256 for deeplabv3, 512 for pspnet, as published"
+        None, ge=8, description="channels of the head; null: 256 for deeplabv3, 512 for pspnet and fcn, as published"
     )
     atrous_rates: tuple[int, int, int] | None = Field(
         None,
@@ -37,7 +39,7 @@ class SegmentorConfig(HashedConfig, tag="SegmentorConfig"):
         None,
         ge=0.0,
         lt=1.0,
-        description="dropout of both heads; null: 0.5 deeplabv3, 0.1 pspnet and auxiliary",
+        description="dropout of both heads; null: 0.5 deeplabv3, 0.1 pspnet, fcn and auxiliary",
     )
 
     @property

@@ -231,10 +231,10 @@ def _network(config: ExtractorConfig) -> tuple[nn.Module, str]:
                 network.classifier = nn.Identity()
             case "deeplabv3_resnet50":
                 whole = SegmentorConfig(head="deeplabv3", backbone="resnet50", output_stride=8)
-                return _segmentor(whole, config.output_stride), "classifier.3"
+                return _segmentor(whole, config.output_stride), _last_activation(whole)
             case "segmentor":
                 assert config.network is not None
-                return _segmentor(config.network, config.output_stride), "classifier.3"
+                return _segmentor(config.network, config.output_stride), _last_activation(config.network)
             case _:
                 raise AssertionError(config.arch)
         return dilate(network, config.output_stride), layer
@@ -254,6 +254,11 @@ def _segmentor(trained: SegmentorConfig, output_stride: Literal[8, 16, 32]) -> S
     network = Segmentor(trained.model_copy(update=changed), num_classes=1)
     network.classifier[-1] = nn.Identity()
     return network
+
+
+def _last_activation(trained: SegmentorConfig) -> str:
+    """The layer of a segmentation network's head that gives what its last convolution sees, but for dropout."""
+    return "classifier.2" if trained.head == "fcn" else "classifier.3"
 
 
 class _LayerReachedError(Exception):

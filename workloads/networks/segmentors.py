@@ -1,4 +1,4 @@
-"""Segmentation networks: DeepLabV3 and PSPNet on torchvision backbones, and the head used for contrastive training.
+"""Segmentation networks: DeepLabV3, PSPNet and FCN on torchvision backbones, and the head of contrastive training.
 
 A `Segmentor` is a backbone with torchvision's own parameter names, a `classifier` (a head whose last layer is the 1x1
 convolution that makes logits) and an optional `aux_classifier` on the stage before last, so a state dict of
@@ -10,8 +10,9 @@ load an ImageNet backbone unless told otherwise; here nothing is ever downloaded
 enter only through `initialise`.
 
 DeepLabV3 [1]_ is in torchvision's form (1x1, three atrous 3x3, image pooling, 256 channels, dropout 0.5). PSPNet [2]_:
-bins 1, 2, 3, 6, each 1x1 to a quarter of the channels, concatenation, 3x3 to 512, dropout 0.1; auxiliary head: 3x3 to a
-quarter of the channels, dropout 0.1, on layer3. The stem is torchvision's 7x7 in every row.
+bins 1, 2, 3, 6, each 1x1 to a quarter of the channels, concatenation, 3x3 to 512, dropout 0.1; FCN: PSPNet's last two
+layers alone; auxiliary head: 3x3 to a quarter of the channels, dropout 0.1, on layer3. The stem is torchvision's 7x7 in
+every row.
 
 References
 ----------
@@ -139,14 +140,20 @@ def _head(config: SegmentorConfig, in_channels: int, num_classes: int) -> nn.Seq
             )
         case "pspnet":
             pyramid = PyramidPooling(in_channels)
-            return nn.Sequential(
-                pyramid,
-                nn.Conv2d(pyramid.out_channels, width, 3, padding=1, bias=False),
-                nn.BatchNorm2d(width),
-                nn.ReLU(),
-                nn.Dropout(0.1),
-                nn.Conv2d(width, num_classes, 1),
-            )
+            return nn.Sequential(pyramid, *_convolutional(pyramid.out_channels, width, num_classes))
+        case "fcn":
+            return nn.Sequential(*_convolutional(in_channels, width, num_classes))
+
+
+def _convolutional(in_channels: int, width: int, num_classes: int) -> list[nn.Module]:
+    """The layers of torchvision's FCNHead, with the width as an option."""
+    return [
+        nn.Conv2d(in_channels, width, 3, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.Dropout(0.1),
+        nn.Conv2d(width, num_classes, 1),
+    ]
 
 
 def upsampled(cells: Tensor, stride: int, size: Sequence[int]) -> Tensor:

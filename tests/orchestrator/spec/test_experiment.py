@@ -36,7 +36,7 @@ def test_a_minimal_experiment_has_defaults() -> None:
     assert isinstance(made.labels.clustering, KMeansConfig)
     assert made.labels.clustering.k_per_class == 1.5
     assert made.labels.superpixels is not None
-    assert made.labels.superpixels.n_segments == 2000
+    assert made.labels.superpixels.n_segments == 500
     assert made.labels.sampling.pixels_per_image == 200
     assert made.labels.outliers == 0.05
 

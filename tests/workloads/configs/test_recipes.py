@@ -49,6 +49,22 @@ def test_cityscapes_steps_are_those_of_the_literature():
     assert finetuning_recipe("cityscapes").total_steps(2975) == 37188
 
 
+def test_small_is_a_plain_scripts_recipe():
+    recipe = finetuning_recipe("small")
+    network, optimiser, views = recipe.segmentor, recipe.optimiser, recipe.augmentation
+    assert (network.head, network.head_channels, network.output_stride, network.auxiliary_head) == (
+        "fcn",
+        128,
+        8,
+        False,
+    )
+    assert (optimiser.kind, optimiser.learning_rate, optimiser.weight_decay) == ("adamw", 5e-4, 1e-4)
+    assert optimiser.learning_rate * optimiser.head_factor == 2e-3
+    assert (optimiser.schedule, optimiser.power, recipe.batch_size) == ("poly", 0.9, 8)
+    assert (views.scale, views.flip, views.crop) == ((0.75, 2.0), 0.5, views.image_size)
+    assert all((side - 1) % network.output_stride == 0 for side in views.crop)
+
+
 def test_small_is_the_scale_of_two_cores():
-    assert finetuning_recipe("small").total_steps(37) == 200
-    assert pretraining_recipe("small").total_steps(367) == 367
+    assert finetuning_recipe("small").total_steps(37) == 600
+    assert pretraining_recipe("small").total_steps(367) == 551

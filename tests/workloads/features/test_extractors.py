@@ -131,7 +131,7 @@ def test_deeplabs_atrous_rates_span_the_same_pixels_at_every_stride():
         assert network.get_submodule("classifier.0.convs.1.0").dilation == (rate, rate)
 
 
-@pytest.mark.parametrize("head", ["deeplabv3", "pspnet"])
+@pytest.mark.parametrize("head", ["deeplabv3", "pspnet", "fcn"])
 def test_a_network_that_this_project_fine_tuned(tmp_path, head):
     trained = SegmentorConfig(head=head, backbone="resnet18", output_stride=16, head_channels=32)
     network = build_segmentor(trained, num_classes=5, seed=3)

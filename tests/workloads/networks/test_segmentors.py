@@ -6,6 +6,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 from torchvision.models.segmentation import deeplabv3_resnet50
+from torchvision.models.segmentation.fcn import FCNHead
 
 from workloads.configs.networks import SegmentorConfig
 from workloads.errors import InputError
@@ -54,8 +55,16 @@ def test_pspnet50_has_the_published_layout():
     assert [part.p for part in network.modules() if isinstance(part, nn.Dropout)] == [0.1, 0.1]
 
 
+def test_fcn_is_torchvisions_head_with_the_width_as_an_option():
+    ours = build_segmentor(SegmentorConfig(head="fcn", backbone="mobilenet_v2", head_channels=80), 5).classifier
+    theirs = FCNHead(320, 5)
+    theirs.load_state_dict(ours.state_dict())
+    cells = torch.randn(2, 320, 5, 7)
+    torch.testing.assert_close(ours.eval()(cells), theirs.eval()(cells))
+
+
 @pytest.mark.parametrize("backbone", BACKBONES)
-@pytest.mark.parametrize("head", ["deeplabv3", "pspnet"])
+@pytest.mark.parametrize("head", ["deeplabv3", "pspnet", "fcn"])
 @pytest.mark.parametrize("stride", [8, 16])
 def test_shapes_of_every_combination(backbone, head, stride):
     config = SegmentorConfig(head=head, backbone=backbone, output_stride=stride, head_channels=32)

@@ -3,14 +3,18 @@ import io
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import workloads.training.loop
 from workloads.configs.networks import SegmentorConfig
 from workloads.configs.objectives import ContrastConfig
+from workloads.configs.recipes import pretraining_recipe
+from workloads.configs.superpixels import SuperpixelConfig
 from workloads.configs.training import OptimiserConfig, PretrainConfig
 from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
+from workloads.labels.superpixels import superpixels
 from workloads.networks.segmentors import build_segmentor, load_pretrained, pretrained_state
 from workloads.training.batches import Sample, Slot
 from workloads.training.pretraining import (
@@ -257,3 +261,21 @@ def test_a_training_that_learns_from_nothing_ends_and_one_that_learns_from_littl
     assert len(warnings) == 1
     assert "% of the 1000 anchor slots of an image (positives 'superpixel', cells of 8 pixels)" in warnings[0]
     assert all(0 <= report.shown["images_without_positive"] < 1 for report in reports)
+
+
+def test_superpixels_of_the_default_are_large_enough_to_be_positives_of_small_images():
+    recipe = pretraining_recipe("small")
+    changes = {
+        "contrast": recipe.contrast.model_copy(update={"positives": "superpixel"}),
+        "segmentor": recipe.segmentor.model_copy(update={"output_stride": 16}),
+    }
+    recipe = recipe.model_copy(update=changes)
+    objective = PixelContrast(pretraining_network(recipe), recipe)
+    noise = np.random.default_rng(0).integers(0, 256, (12, 16, 3)).astype(np.uint8)
+    image = np.asarray(Image.fromarray(noise).resize((480, 360), Image.Resampling.BICUBIC))
+
+    def filled(segments):
+        sample = Sample(image, superpixels(image, segments))
+        return float((objective.inputs(sample, Slot("image", 0, recipe.views.crop))["labels"] >= 0).float().mean())
+
+    assert filled(SuperpixelConfig()) > 2 * filled(SuperpixelConfig(n_segments=2000, compactness=3))
