@@ -29,7 +29,7 @@ from orchestrator.planning.speeds import keep_speeds
 from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
 from orchestrator.results.console_tables import print_table
-from orchestrator.results.label_export import export_label_maps
+from orchestrator.results.label_export import LabelMaps, export_label_maps
 from orchestrator.spec.grid import expand
 from orchestrator.spec.key_reference import experiment_keys
 from orchestrator.spec.loading import load_experiment, name_after
@@ -83,6 +83,8 @@ def init(options: Namespace) -> int:
     output.write_text(as_experiment(found, name, options.folder), encoding="utf-8")
     pools = ", ".join(f"{pool} {count}" for pool, count in found.counts.items())
     what = "images and masks" if found.masks else "images, no masks"
+    for pattern in found.like_masks:
+        print(f"lookbeyond: {pattern} look like masks, but no pictures go with them by name", file=sys.stderr)
     print(f"{what}: {pools}\nwritten  {output}\nnext     lookbeyond check {output}")
     return 0
 
@@ -218,12 +220,13 @@ def explain(options: Namespace) -> int:
 
 
 def export_labels(options: Namespace) -> int:
-    """Write the label maps of one cell as indexed PNGs."""
+    """Write the label maps of one cell in a format of other tools."""
     storage = Storage(options.storage)
     made = make_plan(_document(options), storage, write_listings=False)
     cell = chosen_cell(made, "label" if options.pool == "train" else "label_val", row=options.row, cell=options.cell)
     with Progress() as progress:
-        count = export_label_maps(made, cell, options.pool, storage, Path(options.output), progress)
+        maps = LabelMaps(made, cell, options.pool, storage)
+        count = export_label_maps(maps, Path(options.output), progress, options.format)
     print(f"{count} label maps, legend.json and legend.png in {options.output}")
     return 0
 

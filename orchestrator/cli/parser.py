@@ -257,7 +257,7 @@ def _add_export(commands: "argparse._SubParsersAction") -> None:
     export = _command(commands, "export", "take results away in common formats")
     what = export.add_subparsers(required=True, metavar="WHAT")
     labels = _command(
-        what, "labels", "label maps as indexed PNGs with a palette, and a legend", handler="export_labels"
+        what, "labels", "label maps as PNGs or in the format of another tool, and a legend", handler="export_labels"
     )
     labels.add_argument("experiment", help="experiment file (YAML), or demo")
     labels.add_argument("output", help="folder to write to; made if it does not exist")
@@ -266,6 +266,12 @@ def _add_export(commands: "argparse._SubParsersAction") -> None:
     _add_cell(labels)
     labels.add_argument(
         "--pool", choices=["train", "val"], default="train", help="labels of which images (default train)"
+    )
+    labels.add_argument(
+        "--format",
+        choices=["png", "coco", "cvat", "mmseg"],
+        default="png",
+        help="indexed PNGs, COCO with RLE, CVAT's segmentation mask 1.1, or mmsegmentation's layout (default png)",
     )
 
     backbone = _command(

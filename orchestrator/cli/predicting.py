@@ -8,7 +8,7 @@ from orchestrator.execution.progress import Progress
 from orchestrator.planning.choice import chosen_cell
 from orchestrator.planning.plan import Plan
 from orchestrator.planning.prediction import ROLES, prediction_plan
-from orchestrator.results.label_export import export_label_maps
+from orchestrator.results.label_export import LabelMaps, export_label_maps
 from orchestrator.results.prediction_export import Wanted, export_predictions
 from orchestrator.spec.naming import describe
 from orchestrator.steps.step import ShardedStep
@@ -42,7 +42,7 @@ def predict_images(made: Plan, storage: Storage, options: Namespace) -> int:
                 return 1
         manifest = plan.done[step.key]
         if options.what == "labels":
-            count = export_label_maps(plan, cell, "train", storage, output, progress)
+            count = export_label_maps(LabelMaps(plan, cell, "train", storage), output, progress)
         else:
             dataset = open_dataset(entry.config, entry.root)
             results = made.done[planned.roles["finetune"].key].results

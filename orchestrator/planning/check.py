@@ -115,6 +115,7 @@ def _survey_pools(
         report.problems.extend(f"{pool}: {message}" for _, message in found.label_errors[:10])
         report.warnings.extend(f"{pool}: {line}" for line in dataset.passed_over(pool))
         report.warnings.extend(f"{pool}: {count} label files {doubt}" for doubt, count in found.label_doubts.items())
+        report.warnings.extend(f"{pool}: {line}" for line in _like_masks(found))
         if found.counted_from_one:
             first, last = dataset.classes[0], dataset.classes[-1]
             report.warnings.append(
@@ -131,6 +132,18 @@ def _survey_pools(
             report.facts.append(f"{pool}: {dataset.num_classes} classes, {found.ignored_share:.1%} of pixels ignored")
             if found.absent_classes:
                 report.warnings.append(f"{pool}: no pixel of {', '.join(found.absent_classes)} in what was read")
+
+
+def _like_masks(found: Survey) -> Iterator[str]:
+    """What makes pictures look like masks that were taken for pictures."""
+    if len(found.like_masks) > 1:
+        yield (
+            f"{len(found.like_masks)} of {found.examined} pictures have so few colours that they look like masks, as "
+            f"{found.like_masks[0]}; `lookbeyond init FOLDER` finds which masks are of which pictures"
+        )
+    if found.same_stem:
+        one, other = found.same_stem[0]
+        yield f"{len(found.same_stem)} names occur twice, as {one} and {other}: are some of them masks?"
 
 
 def _try_extractors(cells: list[PlannedCell], datasets: dict[Any, Dataset], report: CheckReport) -> None:

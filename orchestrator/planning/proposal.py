@@ -5,6 +5,7 @@ that all end alike (``0001_mask.png`` beside ``0001.jpg``). Which of two is the 
 values or colours.
 """
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,7 +13,15 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from workloads.datasets.decode import IMAGE_SUFFIXES, decode_image, decode_labels, image_mode, picture_size
+from workloads.datasets.decode import (
+    IMAGE_SUFFIXES,
+    MASK_COLOURS,
+    decode_image,
+    decode_labels,
+    image_mode,
+    needs_scaling,
+    picture_size,
+)
 from workloads.datasets.files import scan_tree
 from workloads.errors import BrokenImageError, InputError
 
@@ -23,8 +32,8 @@ _POOLS = {
     "test": ("test", "testing"),
 }
 _SAMPLED = 20
-_FEW = 64
 _ENDS = 12
+_NUMBER = re.compile(r"[a-zA-Z]?[0-9]+[a-zA-Z]?")
 _BRIGHT = 255
 _HELD_OUT = 0.8
 
@@ -49,7 +58,11 @@ class MaskValues:
 
 @dataclass
 class Proposal:
-    """What was found in a folder: images by pool, the masks' templates by pool, and what is in the masks."""
+    """What was found in a folder: images by pool, the masks' templates by pool, and what is in the masks.
+
+    `like_masks` are folders without pairs whose pictures look like masks; `deep` is whether images have more than 8
+    bits.
+    """
 
     root: Path
     images: dict[str, str]
@@ -59,6 +72,8 @@ class Proposal:
     suffixes: Counter[str]
     sizes: Counter[tuple[int, int]]
     shares: dict[str, tuple[float, float]] = field(default_factory=dict)
+    like_masks: list[str] = field(default_factory=list)
+    deep: bool = False
 
 
 def propose(root: Path) -> Proposal:
@@ -75,7 +90,8 @@ def propose(root: Path) -> Proposal:
     files = [path for path, _ in scan_tree(root, IMAGE_SUFFIXES)]
     if not files:
         raise InputError(f"{root} holds no image; names of images end in {', '.join(IMAGE_SUFFIXES)}", key="FOLDER")
-    pairs = _pairs(root, _groups(files))
+    groups = _groups(files)
+    pairs = _pairs(root, groups)
     images: dict[str, str] = {}
     masks: dict[str, str] = {}
     counts: dict[str, int] = {}
@@ -87,8 +103,11 @@ def propose(root: Path) -> Proposal:
     values = _values(root, [path for _, mask in pairs for path in mask.files]) if pairs else None
     if not pairs:
         images, counts = _pools_without_masks(files)
+    pictures = [path for picture, _ in pairs for path in picture.files] or files
     found = Proposal(
         root=root,
+        like_masks=[] if pairs else _like_masks(root, groups),
+        deep=any(needs_scaling((root / path).read_bytes()) for path in _sample(pictures)),
         images=images,
         masks=masks,
         counts=counts,
@@ -118,10 +137,16 @@ def _groups(files: Iterable[PurePosixPath]) -> list[_Group]:
 
 
 def _end(name: str) -> str:
-    """What of a name comes after its last ``_`` or ``-``, that included; the suffix where there is none."""
+    """What of a name comes after its last ``_`` or ``-``, that included; the suffix where there is none.
+
+    A number, with a letter at most (``_006690``, ``_f00030``), tells images apart and is no end that they share: a
+    folder of so many ends would be compared with itself, each with each.
+    """
     stem, dot, suffix = name.rpartition(".")
     cut = max(stem.rfind("_"), stem.rfind("-"))
-    return f"{stem[cut:]}{dot}{suffix}" if cut > 0 and len(stem) - cut <= _ENDS else f"{dot}{suffix}"
+    if cut <= 0 or len(stem) - cut > _ENDS or _NUMBER.fullmatch(stem[cut + 1 :]):
+        return f"{dot}{suffix}"
+    return f"{stem[cut:]}{dot}{suffix}"
 
 
 def _pairs(root: Path, groups: Sequence[_Group]) -> list[tuple[_Group, _Group]]:
@@ -197,8 +222,14 @@ def _looks_like_masks(root: Path, group: _Group) -> bool:
             _count(root / path, counted)
         except (InputError, BrokenImageError, OSError):
             continue
-        few += 1 <= len(counted.pixels) <= _FEW
+        few += 1 <= len(counted.pixels) <= MASK_COLOURS
     return 2 * few > len(sample)
+
+
+def _like_masks(root: Path, groups: Iterable[_Group]) -> list[str]:
+    """Folders, with how names end there, of what looks like masks of which no pictures were found."""
+    found = (group for group in groups if len(group.files) > 1 and _looks_like_masks(root, group))
+    return [f"{group.folder}/*{group.end}".removeprefix("./") for group in found]
 
 
 def _values(root: Path, masks: Sequence[PurePosixPath]) -> MaskValues:
@@ -243,7 +274,11 @@ def as_experiment(found: Proposal, name: str, where: str) -> str:
     if found.masks:
         lines += [*_described(found, where), *_LABELS_WITH_CLASSES, *_TRAINING]
     else:
-        lines += [f"dataset: {{name: folder, root: {_quoted(where)}}}", *_LABELS]
+        lines += [
+            f"# {pattern} look like masks, but no pictures go with them by name: describe them, or move them away."
+            for pattern in found.like_masks
+        ]
+        lines += ["dataset:", "  name: folder", f"  root: {_quoted(where)}", *(_DEEP if found.deep else ()), *_LABELS]
     return "\n".join(lines) + "\n"
 
 
@@ -259,7 +294,9 @@ def _described(found: Proposal, where: str) -> list[str]:
     pixels = found.values.pixels
     ignored = [] if found.values.coloured else [value for value in (255, 65535) if value in pixels]
     what = f"{len(pixels) - len(ignored)} {'colours' if found.values.coloured else 'values'}"
-    lines.append(f"  # Decide: what the {what} are called; equal names are one class. Shares are of the pixels seen.")
+    lines.append(
+        f"  # Decide: what the {what} are called; equal names are one class, null is ignored. Shares are of pixels."
+    )
     lines.append("  classes:")
     everything = sum(pixels.values())
     number = 0
@@ -274,9 +311,13 @@ def _described(found: Proposal, where: str) -> list[str]:
             lines.append(f"    {value}: class {value}   # {share}")
         number += 1
     lines.append(f"  ignore: {ignored}   # values or colours that are no class")
-    return lines
+    return [*lines, *(_DEEP if found.deep else ())]
 
 
+_DEEP = (
+    "  # Decide: how 16-bit images become 8 bits: full, percentile (of each image), or a range [low, high].",
+    "  sixteen_bit: percentile",
+)
 _LABELS_WITH_CLASSES = (
     "labels:",
     "  # Features without weights; a trained network gives better labels: arch and weights, see the README.",

@@ -126,6 +126,16 @@ class Dataset(ABC):
         del pool, image_id
         return ()
 
+    def place(self, pool: str) -> str:
+        """Where the pool's images lie, for people; empty where images are no files."""
+        del pool
+        return ""
+
+    def suffix(self, pool: str, image_id: str) -> str:
+        """How the name of an image's file ends; ``.png`` where images are no files."""
+        del pool, image_id
+        return ".png"
+
     def label_entry(self, pool: str, image_id: str) -> ImageEntry:
         """Size and time of one image's label file, so that a changed file can be told; 0 where labels are no files."""
         del pool

@@ -1,8 +1,8 @@
 """Classes of masks as a user describes them: names, the values or colours that stand for them, and what is ignored.
 
 A description is a list of names (whose values count from 0), a mapping of values to names or to a class, a list of
-classes, or a file of one of these: YAML, JSON, or text with a class a line (``NAME``, ``VALUE NAME``, ``R G B NAME``,
-``NAME R G B``, or CVAT's ``NAME:R,G,B::``).
+classes (a name of null is ignored), or a file of one of these: YAML, JSON, or text with a class a line (``NAME``,
+``VALUE NAME``, ``R G B NAME``, ``NAME R G B``, or CVAT's ``NAME:R,G,B::``).
 """
 
 import json
@@ -40,12 +40,13 @@ Value = Annotated[int, Field(ge=0, le=65535)]
 class ClassConfig(HashedConfig, tag="ClassConfig"):
     """A class: its name, and the values or the colour that stand for it in masks."""
 
-    name: str = Field(min_length=1, description="what it is called")
+    name: str | None = Field(min_length=1, description="what it is called; null: its pixels count for nothing")
     values: tuple[Value, ...] = Field((), description="values of indexed masks; null: its place, or its key")
     colour: Colour | None = Field(None, description="colour of RGB masks, and of pictures: [r, g, b] or '#rrggbb'")
 
 
-Classes = tuple[str | ClassConfig, ...] | dict[Value, str | ClassConfig] | str
+Named = str | ClassConfig | None
+Classes = tuple[Named, ...] | dict[Value, Named] | str
 Ignored = tuple[Value | Colour, ...]
 
 
@@ -75,6 +76,11 @@ class ClassTable:
         InputError
             A value, a colour or a name stands for two things, or there are too many classes.
         """
+        nameless = [one for one in classes if one.name is None]
+        more: Ignored = tuple(value for one in nameless for value in one.values)
+        more += tuple(one.colour for one in nameless if one.colour is not None)
+        ignored = tuple(dict.fromkeys((*ignored, *more)))
+        classes = [one for one in classes if one.name is not None]
         if len(classes) > MAX_CLASSES:
             raise InputError(
                 f"{len(classes)} classes", key="dataset.classes", allowed=f"allowed: at most {MAX_CLASSES}"
@@ -86,7 +92,7 @@ class ClassTable:
             for sign, table, key in [(f"value {value}", values, value) for value in one.values] + (
                 [(f"colour {list(one.colour)}", colours, _packed(one.colour))] if one.colour else []
             ):
-                _own(owners, sign, one.name)
+                _own(owners, sign, str(one.name))
                 table[key] = index
             _own(owners, f"name {one.name!r}", f"class {index}")
         for item in ignored:
@@ -99,7 +105,7 @@ class ClassTable:
         given = palette_of(one.colour or (0, 0, 0) for one in classes)
         has = np.array([one.colour is not None for one in classes], dtype=bool).reshape(-1, 1)
         palette = np.where(has, given, distinct_palette(len(classes)))
-        return ClassTable(tuple(one.name for one in classes), palette, value_table(values), colours)
+        return ClassTable(tuple(str(one.name) for one in classes), palette, value_table(values), colours)
 
     @property
     def by_colour_alone(self) -> bool:
@@ -161,7 +167,7 @@ def read_classes(described: Classes, root: AnyPath) -> list[ClassConfig]:
 
 def _grouped(described: Iterable[tuple[int, ClassConfig]]) -> list[ClassConfig]:
     """One class a name, with all values that it was given for."""
-    found: dict[str, ClassConfig] = {}
+    found: dict[str | None, ClassConfig] = {}
     for value, one in described:
         before = found.get(one.name, one)
         values = dict.fromkeys((*before.values, *(one.values or (value,))))
@@ -169,11 +175,11 @@ def _grouped(described: Iterable[tuple[int, ClassConfig]]) -> list[ClassConfig]:
     return list(found.values())
 
 
-def _named(one: str | ClassConfig) -> ClassConfig:
-    return ClassConfig(name=one) if isinstance(one, str) else one
+def _named(one: Named) -> ClassConfig:
+    return one if isinstance(one, ClassConfig) else ClassConfig(name=one)
 
 
-def _from_file(name: str, root: AnyPath) -> tuple[str | ClassConfig, ...] | dict[int, str | ClassConfig]:
+def _from_file(name: str, root: AnyPath) -> tuple[Named, ...] | dict[int, Named]:
     places = [root / name, any_path(name, "dataset.classes")]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
@@ -190,9 +196,9 @@ def _from_file(name: str, root: AnyPath) -> tuple[str | ClassConfig, ...] | dict
         return _from_lines(text, path)
     if isinstance(document, dict) and set(document) == {"classes"}:
         document = document["classes"]
-    adapter: TypeAdapter[Any] = TypeAdapter(tuple[str | ClassConfig, ...] | dict[Value, str | ClassConfig])
+    adapter: TypeAdapter[Any] = TypeAdapter(tuple[Named, ...] | dict[Value, Named])
     try:
-        classes: tuple[str | ClassConfig, ...] | dict[int, str | ClassConfig] = adapter.validate_python(document)
+        classes: tuple[Named, ...] | dict[int, Named] = adapter.validate_python(document)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         raise InputError(
@@ -203,9 +209,9 @@ def _from_file(name: str, root: AnyPath) -> tuple[str | ClassConfig, ...] | dict
     return classes
 
 
-def _from_lines(text: str, path: AnyPath) -> tuple[str | ClassConfig, ...] | dict[int, str | ClassConfig]:
-    listed: list[str | ClassConfig] = []
-    by_value: dict[int, str | ClassConfig] = {}
+def _from_lines(text: str, path: AnyPath) -> tuple[Named, ...] | dict[int, Named]:
+    listed: list[Named] = []
+    by_value: dict[int, Named] = {}
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split("#", 1)[0].replace(":", " ").replace(",", " ").split()
         if not words:

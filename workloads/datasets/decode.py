@@ -22,11 +22,14 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from workloads.bucket_paths import AnyPath
 from workloads.datasets.base import Picture, UInt8Array
-from workloads.datasets.depth import DepthError, SixteenBit, deep_samples, to_eight_bits
+from workloads.datasets.depth import DepthError, SixteenBit, deep_samples, is_widened, to_eight_bits
 from workloads.errors import BrokenImageError, InputError
 
 MAX_PIXELS = 80_000_000
 """Larger pictures are refused before they are decoded: a small file can hold gigabytes of zeros."""
+
+MASK_COLOURS = 64
+"""A picture of no more colours is likely a mask: photographs have thousands."""
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".bmp", ".webp"),
@@ -87,6 +90,22 @@ def decode_picture(data: bytes, image_id: str, sixteen_bit: SixteenBit = None) -
         return Picture(np.array(image.convert("RGB"), dtype=np.uint8), notes)
     except (_UnusableError, DepthError) as error:
         raise BrokenImageError(image_id, str(error)) from None
+
+
+def needs_scaling(data: bytes) -> bool:
+    """Whether a picture has more than 8 bits, so that it must be said how they become 8; no where it is none."""
+    try:
+        deep = deep_samples(_load(data), data)
+    except (_UnusableError, DepthError):
+        return False
+    return deep is not None and not is_widened(deep[0])
+
+
+def looks_like_mask(pixels: UInt8Array) -> bool:
+    """Whether a picture uint8 (H, W, 3) has so few colours that it is likely a mask; 100 000 pixels are looked at."""
+    flat = pixels.reshape(-1, 3)
+    seen = flat[:: max(1, len(flat) // 100_000)].astype(np.int32)
+    return len(np.unique(seen[:, 0] << 16 | seen[:, 1] << 8 | seen[:, 2])) <= MASK_COLOURS
 
 
 def decode_labels(data: bytes, where: str) -> npt.NDArray[np.uint16]:

@@ -75,6 +75,11 @@ def deep_samples(image: Image.Image, data: bytes) -> tuple[Samples, int | None] 
     return None
 
 
+def is_widened(samples: Samples) -> bool:
+    """Whether they are 8 bits that were widened to 16: those lose nothing, whatever the way."""
+    return samples.dtype == np.uint16 and not (samples % _WIDENED).any()
+
+
 def to_eight_bits(samples: Samples, largest: int | None, sixteen_bit: SixteenBit) -> UInt8Array:
     """Scale samples linearly to 0 to 255, what lies outside of the range to its ends.
 
@@ -90,8 +95,7 @@ def to_eight_bits(samples: Samples, largest: int | None, sixteen_bit: SixteenBit
     uint8 (H, W) or (H, W, 3).
     """
     match sixteen_bit:
-        case None if samples.dtype == np.uint16 and not (samples % _WIDENED).any():
-            # 8 bits that were widened to 16 lose nothing, whatever the way.
+        case None if is_widened(samples):
             return (samples // _WIDENED).astype(np.uint8)
         case None:
             raise DepthError(f"has samples of more than 8 bits; {_SHOWN}")

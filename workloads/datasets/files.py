@@ -158,6 +158,14 @@ class FileDataset(Dataset):
                 raise
             raise InputError(f"{image_id}: label file {path} cannot be read: {error.strerror}") from None
 
+    def place(self, pool: str) -> str:
+        """See :meth:`Dataset.place`."""
+        return str(self.image_folder(pool))
+
+    def suffix(self, pool: str, image_id: str) -> str:
+        """See :meth:`Dataset.suffix`."""
+        return self.image_path(pool, image_id).suffix
+
     def label_entry(self, pool: str, image_id: str) -> ImageEntry:
         """See :meth:`Dataset.label_entry`; size -1 where there is no such file, which reading it reports."""
         try:

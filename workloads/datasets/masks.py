@@ -60,7 +60,9 @@ class MasksConfig(HashedConfig, tag="MasksConfig"):
     name: Literal["masks"] = Field("masks", description="any folders of images and masks, by description")
     pools: dict[str, PoolConfig] = Field(min_length=1, description="pools by the names that they are given here")
     classes: Classes | None = Field(
-        None, description="names in the order of their values, {value: name}, {name, values, colour}, or a file of them"
+        None,
+        description="names in the order of their values, {value: name}, {name, values, colour}, or a file of them; a "
+        "name of null is ignored",
     )
     ignore: Ignored = Field((), description="values, or colours, of pixels that count for nothing")
     pool: str = Field("train", description="pool whose images are labelled")

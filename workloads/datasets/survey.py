@@ -7,10 +7,12 @@ as a class or one truncated file.
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 
 import numpy as np
 
 from workloads.datasets.base import Dataset, Json
+from workloads.datasets.decode import IMAGE_SUFFIXES, looks_like_mask
 from workloads.datasets.order import seeded_order
 from workloads.errors import BrokenImageError, InputError
 from workloads.ignored import IGNORE_CLASS
@@ -33,6 +35,8 @@ class Survey:
         label_errors: (image id, message) of every ground truth that cannot be used.
         label_doubts: what makes ground truth look wrong -> number of images.
         counted_from_one: images whose ground truth looks as if its values were one too high.
+        like_masks: images without ground truth that look as if they were somebody's masks.
+        same_stem: pairs of images without ground truth whose names differ in their suffix alone.
     """
 
     pool: str
@@ -47,6 +51,8 @@ class Survey:
     label_errors: list[tuple[str, str]] = field(default_factory=list)
     label_doubts: Counter[str] = field(default_factory=Counter)
     counted_from_one: int = 0
+    like_masks: list[str] = field(default_factory=list)
+    same_stem: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def ignored_share(self) -> float:
@@ -75,6 +81,8 @@ class Survey:
             "label_errors": [{"image": image_id, "message": message} for image_id, message in self.label_errors],
             "label_doubts": dict(self.label_doubts.most_common()),
             "counted_from_one": self.counted_from_one,
+            "like_masks": list(self.like_masks),
+            "same_stem": [list(pair) for pair in self.same_stem],
         }
 
 
@@ -99,6 +107,8 @@ def survey(dataset: Dataset, pool: str, limit: int | None = None) -> Survey:
             picture = dataset.read_picture(pool, entry.id)
             found.sizes[picture.pixels.shape[0], picture.pixels.shape[1]] += 1
             found.conversions.update(picture.notes)
+            if not found.labelled and looks_like_mask(picture.pixels):
+                found.like_masks.append(entry.id)
         except BrokenImageError as error:
             found.broken.append((entry.id, error.reason))
         except OSError as error:
@@ -111,10 +121,24 @@ def survey(dataset: Dataset, pool: str, limit: int | None = None) -> Survey:
                 found.label_doubts.update(dataset.ground_truth_doubts(pool, entry.id))
             except (InputError, OSError) as error:
                 found.label_errors.append((entry.id, str(error)))
+    if not found.labelled:
+        found.same_stem = _same_stem([entry.id for entry in entries])
     if found.labelled:
         found.class_pixels = {name: int(counts[label]) for label, name in enumerate(dataset.classes)}
         found.ignored_pixels = int(counts[IGNORE_CLASS])
     return found
+
+
+def _same_stem(image_ids: list[str]) -> list[tuple[str, str]]:
+    """Ids that differ in the suffix of a picture alone, as ``a.jpg`` and ``a.png``."""
+    first: dict[str, str] = {}
+    pairs = []
+    for image_id in image_ids:
+        path = PurePosixPath(image_id)
+        stem = str(path.with_suffix("")) if path.suffix.lower() in IMAGE_SUFFIXES else image_id
+        if first.setdefault(stem, image_id) != image_id:
+            pairs.append((first[stem], image_id))
+    return pairs
 
 
 def _counted_from_one(pixels: np.ndarray, num_classes: int) -> bool:

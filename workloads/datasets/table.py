@@ -42,7 +42,9 @@ class TableConfig(HashedConfig, tag="TableConfig"):
         min_length=1, description="the table, below the root, or s3:// or gs://; places in it are relative to it"
     )
     classes: Classes | None = Field(
-        None, description="names in the order of their values, {value: name}, {name, values, colour}, or a file of them"
+        None,
+        description="names in the order of their values, {value: name}, {name, values, colour}, or a file of them; a "
+        "name of null is ignored",
     )
     ignore: Ignored = Field((), description="values, or colours, of pixels that count for nothing")
     pool: str = Field("train", description="pool whose images are labelled")

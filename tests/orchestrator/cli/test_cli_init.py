@@ -89,6 +89,38 @@ def test_an_unlabelled_folder_gets_an_experiment_too(command: "Commands", folder
     assert command("run", "labels.yaml", "labels.clustering.k=3", "labels.superpixels.n_segments=40").code == 0
 
 
+def test_masks_that_are_taken_for_pictures_are_noticed(command: "Commands", folder: Path) -> None:
+    for path in (folder / "camvid" / "train").iterdir():
+        save(Image.open(path), folder / "mine" / f"{path.stem}.jpg")
+        save(Image.open(folder / "camvid" / "trainannot" / path.name), folder / "mine" / "truth" / f"x{path.name}")
+    answer = command("init", "mine")
+    assert answer.code == 0
+    assert "truth/*.png look like masks, but no pictures go with them by name" in answer.err
+    assert "# truth/*.png look like masks" in (folder / "experiment.yaml").read_text()
+    checked = command("check", "experiment.yaml")
+    assert "train: 4 of 8 pictures have so few colours that they look like masks, as truth/x" in checked.out
+    assert "names occur twice" not in checked.out
+    for path in (folder / "mine" / "truth").iterdir():
+        path.rename(folder / "mine" / path.name.removeprefix("x"))
+    checked = command("check", "experiment.yaml")
+    assert "train: 4 names occur twice, as 0.jpg and 0.png: are some of them masks?" in checked.out
+    pictures = command("check", "small.yaml", "dataset={name: folder, root: camvid/train}")
+    assert "look like masks" not in pictures.out
+
+
+def test_images_of_sixteen_bits_get_a_scaling(command: "Commands", folder: Path) -> None:
+    for path in (folder / "camvid" / "train").iterdir():
+        grey = np.asarray(Image.open(path).convert("L")).astype(np.uint16)
+        save(Image.fromarray(grey * 16), folder / "mine" / path.name)
+    assert command("init", "mine").code == 0
+    dataset = yaml.safe_load((folder / "experiment.yaml").read_text())["dataset"]
+    assert dataset == {"name": "folder", "root": "mine", "sixteen_bit": "percentile"}
+    assert command("check", "experiment.yaml").code == 0
+    refused = command("check", "experiment.yaml", "dataset.sixteen_bit=null")
+    assert refused.code == 2
+    assert "give the data set's sixteen_bit: full, percentile or [LOW, HIGH]" in refused.out
+
+
 @pytest.mark.parametrize(("name", "said"), [("nowhere", "does not exist"), ("empty", "holds no image")])
 def test_a_folder_without_images_is_refused(name: str, said: str, command: "Commands", folder: Path) -> None:
     (folder / "empty").mkdir()

@@ -19,7 +19,7 @@ from orchestrator.ledger.shards import read_maps, read_samples
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.results.backbone_export import export_backbone
 from orchestrator.results.figures import write_predictions
-from orchestrator.results.label_export import export_label_maps
+from orchestrator.results.label_export import LabelMaps, export_label_maps
 from orchestrator.steps.finetune import FinetuneStep
 from orchestrator.steps.step import Step
 from orchestrator.storage.store import Storage
@@ -171,7 +171,9 @@ def test_a_backbone_of_a_cell_without_training_is_refused(storage: Storage, tmp_
 def test_labels_of_such_a_cell_are_exported_like_any_others(ended: tuple[Ended, Storage], tmp_path: Path) -> None:
     done, storage = ended
     with Progress() as progress:
-        count = export_label_maps(done.plan, done.plan.cells[0], "train", storage, tmp_path / "out", progress)
+        count = export_label_maps(
+            LabelMaps(done.plan, done.plan.cells[0], "train", storage), tmp_path / "out", progress
+        )
     assert count == 12
     first = np.asarray(Image.open(next((tmp_path / "out").rglob("*.png"))))
     assert first.shape == (64, 96)

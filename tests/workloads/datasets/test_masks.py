@@ -76,12 +76,14 @@ WRITTEN: dict[str, tuple[Callable[[np.ndarray], Image.Image], dict[str, Any]]] =
             "ignore": ["#000000"],
         },
     ),
-    "palette": (palette, {"classes": NAMES, "ignore": [11]}),
+    "palette": (palette, {"classes": dict(enumerate([*NAMES, None]))}),
     "colours of a palette": (
         palette,
         {
-            "classes": [{"name": name, "colour": colour} for name, colour in zip(NAMES, COLOURS, strict=True)],
-            "ignore": [IGNORED],
+            "classes": [
+                {"name": name, "colour": colour}
+                for name, colour in zip([None, *NAMES], [IGNORED, *COLOURS], strict=True)
+            ],
         },
     ),
 }
