@@ -173,9 +173,11 @@ def _print_costs(costs: Estimate, console: Console, *, fixed: bool) -> None:
     sure = f" ({costs.uncertainty})" if costs.uncertainty else ""
     console.print(f"to run: {duration(costs.core_seconds)} of one core{gpus}{sure}", soft_wrap=True)
     if not costs.gpu_seconds and not fixed and cores_here() > 1:
-        console.print(f"on this machine's {cores_here()} cores: {duration(costs.core_seconds / cores_here())} at least")
+        least = duration(costs.core_seconds / cores_here())
+        console.print(f"on this machine's {cores_here()} cores: {least} at least", soft_wrap=True)
     console.print(
-        f"to write: {size(costs.bytes)}; memory of the largest sample matrix: {size(costs.sample_matrix_bytes)}"
+        f"to write: {size(costs.bytes)}; memory of the largest sample matrix: {size(costs.sample_matrix_bytes)}",
+        soft_wrap=True,
     )
     console.print(f"estimated from: {costs.basis}", soft_wrap=True)
 

@@ -4,6 +4,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from orchestrator.cli.foretelling import foretell
 from orchestrator.execution.progress import Progress
 from orchestrator.planning.choice import chosen_cell
 from orchestrator.planning.plan import Plan
@@ -31,6 +32,7 @@ def predict_images(made: Plan, storage: Storage, options: Namespace) -> int:
         progress.say(f"{plan.name}, {name}: {step.images.count} images, {len(plan.pending)} steps to run")
         if plan.pending:
             # Ray is imported only where something is run.
+            foretell(plan, storage, progress, options.address)
             from orchestrator.cluster.rounds import run_plan
 
             report = run_plan(plan, storage, progress, address=options.address, dashboard=options.dashboard)

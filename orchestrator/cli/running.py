@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+from orchestrator.cli.foretelling import foretell
 from orchestrator.execution.progress import Progress, plain_console
 from orchestrator.ledger.layout import results_path
 from orchestrator.planning.budget import require_prices
@@ -84,6 +85,7 @@ def _run_pending(
     """Run what is not done: errors by step, those that are the user's to mend, machines, folder of the trials."""
     if not made.pending:
         return {}, set(), [], None
+    foretell(made, storage, progress, options.address)
     # Ray is imported only where something is run: an all-cached run answers at once.
     from orchestrator.cluster.budget import within_budget
     from orchestrator.cluster.rounds import run_plan

@@ -7,6 +7,7 @@ counts, once for every network and size, and what it found lies there, too. A ca
 costs time.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -120,16 +121,22 @@ def _count(passes: list[NetworkPass]) -> list[PassCost | None]:
     root = str(Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH", ""))))
     try:
-        done = subprocess.run(
+        counting = subprocess.Popen(
             command,
-            input=given,
-            capture_output=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
             text=True,
-            check=True,
-            timeout=_COUNTING_SECONDS,
             env=os.environ | {"PYTHONPATH": paths},
         )
-        return TypeAdapter(list[PassCost | None]).validate_json(done.stdout)
+        # A run that ends meanwhile leaves no process behind.
+        atexit.register(counting.kill)
+        try:
+            found, _ = counting.communicate(given, timeout=_COUNTING_SECONDS)
+        finally:
+            counting.kill()
+            atexit.unregister(counting.kill)
+        return TypeAdapter(list[PassCost | None]).validate_json(found)
     except (OSError, subprocess.SubprocessError, ValidationError):
         return [None] * len(passes)
 

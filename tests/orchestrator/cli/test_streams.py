@@ -117,4 +117,5 @@ def test_narrow_terminals_show_every_value(command: Commands, monkeypatch: pytes
     monkeypatch.setenv("COLUMNS", str(columns))
     answer = command("plan", "small.yaml")
     assert answer.code == 0
-    assert "step: superpixels\nnamed by cells: 2\ndistinct: 2\ncached: 0\nto run: 2\n" in answer.out
+    assert "in all rows: cached 0" in answer.out
+    assert "step: superpixels\nnamed by cells: 2\ndistinct: 2\nto run: 2\n" in answer.out

@@ -65,3 +65,14 @@ def test_mean_and_deviation_stand_below_the_cells() -> None:
 
 def test_cells_without_repeats_have_no_second_table() -> None:
     assert not any("standard deviation" in field for line in printed([cell({"seed": 1}, 1.0)]) for field in line)
+
+
+def test_a_narrow_terminal_is_spared_what_is_the_same_in_all_rows() -> None:
+    file = io.StringIO()
+    cells = [cell({"labels.outliers": share}, pmiou, "one of the rows") for share, pmiou in ((0.1, 1.0), (0.2, 2.0))]
+    print_cells("a table", cells, Console(file=file, width=34, force_terminal=True, color_system=None))
+    table, said = file.getvalue().rstrip().rsplit("\n", 1)
+    assert said == "in all rows: row one of the rows, clusters 15, status done"
+    headings = [field.strip() for field in table.splitlines()[2].strip("┃").split("┃")]
+    assert headings == ["#", "outliers", "PmIoU"]
+    assert all(len(line) <= 34 for line in table.splitlines())
