@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 
 from benchmarks.measuring import WEIGHTS, Aim, add_data_option, put, table, verdict
-from orchestrator.steps.finetune import TrueLabels
 from orchestrator.steps.jobs import Source
+from orchestrator.steps.true_labels import TrueLabels
 from workloads.configs.recipes import RECIPES, finetuning_recipe
 from workloads.configs.training import FinetuneConfig
 from workloads.datasets import Dataset

@@ -26,7 +26,7 @@ def canonical(value: Any) -> Any:
     """
     match value:
         case HashedConfig():
-            return {"type": value.tag} | canonical(value.model_dump(mode="python"))
+            return {"type": value.tag} | canonical(value.hashed())
         case None | bool() | str() | int():
             return value
         case float():

@@ -21,6 +21,12 @@ from orchestrator.storage.store import Storage
 # In a history: the mIoU on the validation subset, in percent.
 VAL_MIOU_SUBSET = "val_miou_subset"
 
+
+def miou_at(share: float) -> str:
+    """In a history and in results: the mIoU on all validation images after a share of the steps, in percent."""
+    return f"miou_at_{share:g}"
+
+
 _LOG = logging.getLogger("lookbeyond.trainings")
 
 

@@ -131,8 +131,10 @@ class _Roles:
 
     @cached_property
     def makes_labels(self) -> bool:
-        """Whether labels are made for their own sake, or a contrastive pre-training reads them."""
+        """Whether labels are made for their own sake, or a contrast reads them."""
         if self.until == "labels":
+            return True
+        if self.entry.joint is not None:
             return True
         if self.entry.pretrain is not None:
             return self.entry.pretrain.config.objective == "contrast"
@@ -146,8 +148,9 @@ class _Roles:
     @cached_property
     def labelled_images(self) -> ImageSet:
         """The images that labels are made for: those that pre-training sees, or those that are clustered."""
-        pretrain = self.entry.pretrain
-        return self.image_set(self.train, self.entry.labels.images if pretrain is None else pretrain.images)
+        if self.entry.pretrain is not None:
+            return self.image_set(self.train, self.entry.pretrain.images)
+        return self.image_set(self.train, None if self.entry.joint else self.entry.labels.images)
 
     def step(self, role: str) -> Step | None:
         """The step of a role; None where the cell has none."""

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from orchestrator.results.cells import CellResult
 from orchestrator.results.metrics import (
+    ANCHORS_FILLED,
     CLUSTERS,
     COVERAGE,
     MIOU,
@@ -21,12 +22,14 @@ from orchestrator.results.metrics import (
     SILHOUETTE,
     STABILITY,
     Metric,
+    on_the_way,
 )
 from orchestrator.results.statistics import Spread
 from orchestrator.spec.naming import is_seed, repeats, short_keys, shown, varying
 from workloads.formats import figure
 
-_METRICS = (CLUSTERS, PMIOU, COVERAGE, MIOU, MIOU_MULTI_SCALE)
+_METRICS = (CLUSTERS, PMIOU, COVERAGE, ANCHORS_FILLED)
+_SCORES = (MIOU, MIOU_MULTI_SCALE)
 # What can be said of labels where nothing is labelled.
 _UNLABELLED = (CLUSTERS, SILHOUETTE, STABILITY)
 
@@ -40,7 +43,8 @@ def print_cells(name: str, cells: Sequence[CellResult], console: Console) -> Non
         # A log is as wide as its longest line; 80 columns would fold every row.
         console.width = max(shutil.get_terminal_size().columns, 160)
     scored = any(cell.metrics.pmiou is not None or cell.metrics.miou is not None for cell in cells)
-    shown = _METRICS if scored else _UNLABELLED
+    early = on_the_way(name for cell in cells for name in cell.metrics.numbers)
+    shown = (*_METRICS, *early, *_SCORES) if scored else _UNLABELLED
     metrics = [metric for metric in shown if any(cell.metrics.number(metric.name) is not None for cell in cells)]
     print_table(_cells_table(name, cells, metrics), console)
     groups = [group for group in repeats(cells) if len(group) > 1]

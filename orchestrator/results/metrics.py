@@ -1,5 +1,6 @@
 """The figures of merit that tables show: what each is called, how it is measured, and with how many decimals."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 
@@ -26,3 +27,11 @@ PMIOU = Metric("pmiou", "PmIoU", paper="pmiou")
 COVERAGE = Metric("coverage", "coverage", digits=3)
 MIOU = Metric("miou", "mIoU", paper="miou")
 MIOU_MULTI_SCALE = Metric("miou_multi_scale", "mIoU", "multi-scale + flip", paper="miou")
+ANCHORS_FILLED = Metric("anchors_filled", "anchors filled", digits=3)
+_ON_THE_WAY = "miou_at_"
+
+
+def on_the_way(names: Iterable[str]) -> list[Metric]:
+    """mIoU after shares of the steps, in their order, of the names of figures that there are."""
+    shares = sorted({float(name.removeprefix(_ON_THE_WAY)) for name in names if name.startswith(_ON_THE_WAY)})
+    return [Metric(f"{_ON_THE_WAY}{share:g}", "mIoU", f"after {100 * share:g} % of the steps") for share in shares]

@@ -19,6 +19,7 @@ from workloads.configs.clustering import DbscanConfig, KMeansConfig
 from workloads.configs.extraction import ExtractorConfig
 from workloads.configs.networks import SegmentorConfig
 from workloads.configs.superpixels import SuperpixelConfig
+from workloads.configs.training import JointConfig
 from workloads.datasets import DATASETS, DatasetConfig
 from workloads.errors import InputError
 
@@ -171,20 +172,31 @@ class ExperimentEntry(Entry):
     labels: LabelsEntry = Field(default_factory=LabelsEntry)
     pretrain: PretrainEntry | None = Field(None, description="contrastive pre-training; null for none")
     finetune: FinetuneEntry | None = Field(None, description="fine-tuning and mIoU; null for none")
+    joint: JointConfig | None = Field(
+        None, description="the contrast beside the cross-entropy in every step of fine-tuning; null for none"
+    )
     compute: Compute = Compute()
 
     @model_validator(mode="before")
     @classmethod
     def _positives_follow_labels(cls, data: Any) -> Any:
-        match data:
-            case {"pretrain": {"contrast": {"positives": given}}}:
-                labels = data.get("labels")
-                source = labels.get("source", "auxiliary") if isinstance(labels, dict) else "auxiliary"
-                if given != source:
-                    message = f"{given!r} differs from labels.source {source!r}"
-                    allowed = "it follows labels.source, so leave it out"
-                    raise InputError(message, key="pretrain.contrast.positives", value=given, allowed=allowed)
+        labels = data.get("labels") if isinstance(data, dict) else None
+        source = labels.get("source", "auxiliary") if isinstance(labels, dict) else "auxiliary"
+        for section in ("pretrain", "joint"):
+            options = data.get(section) if isinstance(data, dict) else None
+            contrast = options.get("contrast") if isinstance(options, dict) else None
+            given = contrast.get("positives", source) if isinstance(contrast, dict) else source
+            if given != source:
+                message = f"{given!r} differs from labels.source {source!r}"
+                allowed = "it follows labels.source, so leave it out"
+                raise InputError(message, key=f"{section}.contrast.positives", value=given, allowed=allowed)
         return data
+
+    @model_validator(mode="after")
+    def _joint_with_finetune(self) -> Self:
+        if self.joint is not None and self.finetune is None:
+            raise InputError("{key} is given, but nothing is fine-tuned", key="joint", allowed="give finetune, too")
+        return self
 
     @model_validator(mode="before")
     @classmethod

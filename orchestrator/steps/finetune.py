@@ -1,6 +1,6 @@
 """Fine-tuning of a segmentation network on labelled images, and its mIoU."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -10,14 +10,16 @@ from orchestrator.ledger.image_sets import read_listing
 from orchestrator.ledger.layout import labelled_list_path, model_path
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.ledger.outcomes import Outcome
-from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch
-from orchestrator.ledger.training_states import VAL_MIOU_SUBSET
+from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch, origin_of
+from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, miou_at, read_history
 from orchestrator.spec.training import FinetuneEntry
 from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place
+from orchestrator.steps.joint import Joint, JointJob
 from orchestrator.steps.pretrain import PretrainStep
 from orchestrator.steps.rates import Extent, Rate, config_of
 from orchestrator.steps.step import CellSteps, Step
 from orchestrator.steps.training import DistributedContext, TrainingJob, TrainingStep, first_weights_identity
+from orchestrator.steps.true_labels import TrueLabels
 from orchestrator.storage.store import Storage
 from workloads.configs.networks import Initialisation
 from workloads.configs.training import EvaluationConfig, FinetuneConfig, OptimiserConfig
@@ -27,7 +29,6 @@ from workloads.datasets.order import seeded_order
 from workloads.errors import InputError
 
 if TYPE_CHECKING:
-    from workloads.training.batches import Sample
     from workloads.training.loop import Loop
 
 _SUBSET_IMAGES = 16
@@ -58,6 +59,7 @@ class FinetuneStep(TrainingStep):
     config: FinetuneConfig
     init: Initialisation
     pretrained: PretrainStep | None
+    joint: Joint | None
 
     @classmethod
     def plan(cls, role: str, cell: CellSteps) -> Self | None:
@@ -68,17 +70,19 @@ class FinetuneStep(TrainingStep):
             if finetune is None or not cell.makes_labels or entry.labels.source != "auxiliary":
                 return None
             try:
-                return cls._plan(finetune, cell, None)
+                return cls._plan(finetune, cell, None, None)
             except InputError as error:
                 raise error.below("labels.extractor") from None
         if entry.finetune is None or cell.until != "finetune":
             return None
         pretrained = cell.step("pretrain")
         assert isinstance(pretrained, PretrainStep | None)
-        return cls._plan(entry.finetune, cell, pretrained)
+        return cls._plan(entry.finetune, cell, pretrained, Joint.plan(cell))
 
     @classmethod
-    def _plan(cls, finetune: FinetuneEntry, cell: CellSteps, pretrained: PretrainStep | None) -> Self:
+    def _plan(
+        cls, finetune: FinetuneEntry, cell: CellSteps, pretrained: PretrainStep | None, joint: Joint | None
+    ) -> Self:
         dataset = cell.dataset
         train = replace(cell.train, pool=finetune.pool or cell.train.pool)
         for source in (train, cell.val):
@@ -113,12 +117,15 @@ class FinetuneStep(TrainingStep):
             weights_identity=identity,
             first_weights=finetune.weights,
             pretrained=pretrained,
+            joint=joint,
         )
 
     @property
     def inputs(self) -> dict[str, Step]:
-        """The pre-training, where there is one."""
-        return {"pretrain": self.pretrained} if self.pretrained else {}
+        """The pre-training and the labels of the contrast beside it, where there are any."""
+        labels = self.joint.labels if self.joint else None
+        inputs: dict[str, Step | None] = {"pretrain": self.pretrained, "labels": labels}
+        return {role: step for role, step in inputs.items() if step is not None}
 
     def own_meaning(self) -> Mapping[str, Any]:
         """The labelled images, the ground truth, the network, its first weights, the recipe."""
@@ -131,7 +138,7 @@ class FinetuneStep(TrainingStep):
             "num_classes": self.num_classes,
             "config": self.config,
             "init": None if self.pretrained else [self.init, self.weights_identity],
-        }
+        } | ({"joint": self.joint.meaning()} if self.joint else {})
 
     @property
     def total_steps(self) -> int:
@@ -190,6 +197,9 @@ class FinetuneStep(TrainingStep):
         if self.pretrained is not None:
             network = Ledger(storage).finished(self.pretrained.kind, self.pretrained.key).file("network")
             pretrained, origin = network.path, network.sha256
+        joint = self.joint.job() if self.joint else None
+        if self.joint is not None:
+            origin = origin_of(origin, self.joint.origin(storage))
         return FinetuneJob(
             storage,
             self.key,
@@ -202,6 +212,7 @@ class FinetuneStep(TrainingStep):
             pretrained,
             self.init,
             absolute_place(self.first_weights),
+            joint,
             origin=origin,
         )
 
@@ -230,6 +241,21 @@ class FinetuneJob(TrainingJob):
     pretrained: str | None
     init: Initialisation
     weights: str | None
+    joint: JointJob | None = None
+
+    @property
+    def scores_at(self) -> Sequence[float]:
+        """Shares of the steps after which all validation images are scored."""
+        return self.config.scores_at
+
+    def score_at(self, loop: "Loop", share: float) -> dict[str, float]:
+        """The mIoU, single scale, after a share of the steps."""
+        from workloads.scoring.evaluation import class_counts
+        from workloads.scoring.metrics import mean_iou
+
+        images = self._judged(self.judged_images.stop)
+        counts = class_counts(loop.objective.segmentor, images, self.config.evaluation, loop.machine.device)
+        return {miou_at(share): mean_iou(counts).miou}
 
     @property
     def name(self) -> str:
@@ -249,7 +275,9 @@ class FinetuneJob(TrainingJob):
         from orchestrator.steps.tensors import read_tensors
         from workloads.networks.segmentors import build_segmentor, initialise, load_pretrained
         from workloads.seeding import stable_hash
-        from workloads.training.finetuning import class_pixels, finetuning_loop, log_inverse_weights
+        from workloads.training.finetuning import Finetuning, class_pixels, log_inverse_weights
+        from workloads.training.joint import JointTraining
+        from workloads.training.loop import Loop
 
         seed = stable_hash(self.config.seed, "network") % 2**63
         network = build_segmentor(self.config.segmentor, self.num_classes, seed=seed)
@@ -265,16 +293,15 @@ class FinetuneJob(TrainingJob):
             # Every worker reads its share.
             ours = class_pixels(images.ground_truth(context.workers.rank, context.workers.size), self.num_classes)
             class_weights = log_inverse_weights(context.workers.sum(ours.to(context.machine.device)).cpu())
-        return finetuning_loop(
-            network,
-            images,
-            self.config,
-            machine=context.machine,
-            workers=context.workers,
-            wrap=context.wrap,
-            class_weights=class_weights,
-            loaded=frozenset(loaded),
-        )
+        workers, loaded_names = context.workers, frozenset(loaded)
+        if self.joint is None:
+            objective = Finetuning(network, self.config, workers, class_weights, loaded_names)
+        else:
+            unlabelled = self.joint.unlabelled(self.storage)
+            objective = JointTraining(
+                network, self.config, unlabelled, workers, class_weights=class_weights, loaded=loaded_names
+            )
+        return Loop(objective, images, self.config, machine=context.machine, workers=workers, wrap=context.wrap)
 
     def evaluate_subset(self, loop: "Loop") -> dict[str, float]:
         """The mIoU, single scale, on the validation subset: the first few images."""
@@ -294,6 +321,9 @@ class FinetuneJob(TrainingJob):
         record = write_tensors(self.storage, model_path(self.key, "pt"), loop.objective.segmentor.state_dict())
         images = self._judged(self.judged_images.stop)
         results: dict[str, Any] = {"finetune_loss": last_loss}
+        names = [miou_at(share) for share in self.config.scores_at]
+        for row in read_history(self.storage, self.key):
+            results |= {name: row[name] for name in names if name in row}
         results |= _score(loop, images, self.config.evaluation, "miou")
         if self.config.evaluation_multi_scale is not None:
             results |= _score(loop, images, self.config.evaluation_multi_scale, "miou_multi_scale")
@@ -315,27 +345,6 @@ class FinetuneJob(TrainingJob):
             writer.add(map_batch(name, classes.astype(np.uint16)))
         # The network's record has the seconds of the whole training.
         return writer.write(self.storage, model_path(self.key, "predictions.arrow"), seconds=0.0)
-
-
-@dataclass(frozen=True)
-class TrueLabels:
-    """Images with their ground truth."""
-
-    source: Source
-    ids: Sequence[str]
-
-    def load(self, image_id: str) -> "Sample":
-        """Decode one image and its ground truth."""
-        from workloads.training.batches import Sample
-
-        dataset = self.source.open()
-        pool = self.source.pool
-        return Sample(dataset.read_image(pool, image_id), dataset.read_ground_truth(pool, image_id))
-
-    def ground_truth(self, start: int, step: int) -> Iterator[np.ndarray]:
-        """The ground truth of every `step`-th image from `start` on, uint8 (H, W), 255 ignored."""
-        dataset = self.source.open()
-        return (dataset.read_ground_truth(self.source.pool, image_id) for image_id in self.ids[start::step])
 
 
 def _score(loop: "Loop", images: TrueLabels, config: EvaluationConfig, name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from orchestrator.steps.training import DistributedContext, TrainingJob, Trainin
 from orchestrator.storage.store import Storage
 from workloads.configs.clustering import KMeansConfig
 from workloads.configs.extraction import ExtractorConfig
+from workloads.configs.objectives import ContrastConfig
 from workloads.configs.training import OptimiserConfig, PretrainConfig
 from workloads.costs.work import NetworkPass, Work, augmentation, crop_size
 
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
     from workloads.training.batches import Sample
     from workloads.training.loop import Loop
 
+# Shares of the images in which no cell had a positive, and of the anchor slots that were filled; the means over the
+# history are in the results.
+_SHARES = ("images_without_positive", "anchors_filled")
 # What the positives of the contrast come from; pixel ids need no labels, nor do the baselines' objectives.
-# Share of the images in which no cell had a positive; the mean over the history is in the results.
-_WITHOUT = "images_without_positive"
 _LABELS = {"auxiliary": "label", "superpixel": "superpixels"}
 
 
@@ -55,13 +57,8 @@ class PretrainStep(TrainingStep):
         config = entry.pretrain.config.model_copy(update={"seed": entry.pretrain.config.seed + entry.seed})
         labels, num_clusters = None, None
         if config.objective == "contrast":
-            source = entry.labels.source
-            contrast = config.contrast.model_copy(update={"positives": source})
+            contrast, labels, num_clusters = contrast_of(cell, config.contrast)
             config = config.model_copy(update={"contrast": contrast})
-            labels = cell.step(_LABELS[source]) if source in _LABELS else None
-            cluster = cell.step("cluster")
-            if isinstance(cluster, ClusterStep) and isinstance(cluster.config, KMeansConfig):
-                num_clusters = cluster.num_clusters
         weights = entry.pretrain.weights
         identity = first_weights_identity(cell, "pretrain", config.segmentor.backbone, config.init, weights)
         return cls(
@@ -141,6 +138,17 @@ class PretrainStep(TrainingStep):
         )
 
 
+def contrast_of(cell: CellSteps, contrast: ContrastConfig) -> tuple[ContrastConfig, Step | None, int | None]:
+    """A cell's contrast with the positives of its labels, the step that makes these, and their number of clusters."""
+    source = cell.entry.labels.source
+    labels = cell.step(_LABELS[source]) if source in _LABELS else None
+    cluster = cell.step("cluster")
+    num_clusters = None
+    if isinstance(cluster, ClusterStep) and isinstance(cluster.config, KMeansConfig):
+        num_clusters = cluster.num_clusters
+    return contrast.model_copy(update={"positives": source}), labels, num_clusters
+
+
 @dataclass(frozen=True)
 class PretrainJob(TrainingJob):
     """Pre-train a network; `labels` is the step (kind, key) whose maps say what is positive."""
@@ -173,7 +181,7 @@ class PretrainJob(TrainingJob):
         initialise(network, self.config.init, self.weights)
         return pretraining_loop(
             network,
-            TrainingImages.of_job(self),
+            TrainingImages.of(self.storage, self.source, self.images, self.labels),
             self.config,
             num_clusters=self.num_clusters,
             machine=context.machine,
@@ -190,10 +198,12 @@ class PretrainJob(TrainingJob):
         state = pretrained_state(loop.objective.segmentor, pretrained_scope(self.config))
         record = write_tensors(self.storage, model_path(self.key, "pt"), state)
         results = {"pretrain_loss": last_loss}
+        history = read_history(self.storage, self.key)
         # MoCo's positives are whole views: no image is without one.
-        without = [row[_WITHOUT] for row in read_history(self.storage, self.key) if _WITHOUT in row]
-        if without:
-            results[_WITHOUT] = sum(without) / len(without)
+        for name in _SHARES:
+            values = [row[name] for row in history if name in row]
+            if values:
+                results[name] = sum(values) / len(values)
         return Outcome(files={"network": record}, results={self.key: results})
 
 
@@ -207,16 +217,15 @@ class TrainingImages:
     places: dict[str, tuple[str, int]] = field(repr=False)
 
     @staticmethod
-    def of_job(job: PretrainJob) -> "TrainingImages":
-        """The images of a pre-training: those that have a map, or all where none is needed."""
-        if job.labels is None:
-            names = read_listing(job.storage, job.images.listing, job.images.start, job.images.stop)
-            return TrainingImages(job.storage, job.source, names, {})
+    def of(storage: Storage, source: Source, images: ImageSlice, labels: tuple[str, str] | None) -> "TrainingImages":
+        """The images of a contrast: those that have a map by the step `labels`, or all where none is needed."""
+        if labels is None:
+            return TrainingImages(storage, source, read_listing(storage, images.listing, images.start, images.stop), {})
         places: dict[str, tuple[str, int]] = {}
-        for record in Ledger(job.storage).finished(*job.labels).shards:
-            shard = _shard(job.storage, record.path)
+        for record in Ledger(storage).finished(*labels).shards:
+            shard = _shard(storage, record.path)
             places |= {shard.map(index).image: (record.path, index) for index in range(len(shard))}
-        return TrainingImages(job.storage, job.source, list(places), places)
+        return TrainingImages(storage, source, list(places), places)
 
     def load(self, image_id: str) -> "Sample":
         """Decode one image and its map."""

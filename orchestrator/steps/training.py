@@ -1,7 +1,7 @@
 """What pre-training and fine-tuning share as steps and as jobs."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -69,6 +69,16 @@ class TrainingJob(ABC):
     @abstractmethod
     def build(self, context: DistributedContext) -> "Loop":
         """The training loop of one worker, at step 0."""
+
+    @property
+    def scores_at(self) -> Sequence[float]:
+        """Shares of the steps after which `score_at` is asked."""
+        return ()
+
+    def score_at(self, loop: "Loop", share: float) -> dict[str, float]:
+        """What is scored on the way, after a share of the steps."""
+        del loop, share
+        return {}
 
     def evaluate_subset(self, loop: "Loop") -> dict[str, float]:
         """What an evaluation on the way shows."""

@@ -52,6 +52,7 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
     storage, key = job.storage, job.key
     history = [row for row in read_history(storage, key) if row["step"] <= loop.step]
     written = time.monotonic()
+    before = loop.step
     evaluations = loop.step * _SUBSET_EVALUATIONS // loop.total_steps
     for told in loop.run(report_every=max(1, loop.total_steps // 100)):
         kill_point("training.kill", f"{job.title} step {told.step}")
@@ -60,12 +61,16 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
             if told.step * _SUBSET_EVALUATIONS // loop.total_steps > evaluations:
                 evaluations = told.step * _SUBSET_EVALUATIONS // loop.total_steps
                 report = replace(told, shown=told.shown | job.evaluate_subset(loop))
+            for share in job.scores_at:
+                if before < share * loop.total_steps <= told.step:
+                    report = replace(report, shown=report.shown | job.score_at(loop, share))
             history.append(history_row(report))
             job.require_lease()
             write_history(storage, key, history)
             if time.monotonic() - written >= checkpoint_seconds:
                 _keep_state(job, loop)
                 written = time.monotonic()
+        before = told.step
         if not tell(report):
             if context.workers.rank == 0:
                 _keep_state(job, loop)

@@ -12,6 +12,9 @@ from pydantic import BaseModel, ConfigDict, model_validator
 
 from workloads.errors import InputError
 
+LATER = "a field that came after keys were given"
+"""Marks a field whose default does what was done before there was the field: keys stay, and work is found again."""
+
 _OWNERS: dict[str, str] = {}
 """The class of each tag."""
 
@@ -43,6 +46,17 @@ class HashedConfig(Config):
     """
 
     tag: ClassVar[str]
+
+    def hashed(self) -> dict[str, Any]:
+        """What takes part in keys, as plain values: all but the fields that came `LATER` and are at their default."""
+        values = self.model_dump(mode="python")
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if LATER in field.metadata and value == field.get_default():
+                del values[name]
+            elif isinstance(value, HashedConfig):
+                values[name] = value.hashed()
+        return values
 
     def __init_subclass__(cls, *, tag: str, **options: Any) -> None:
         super().__init_subclass__(**options)

@@ -1,10 +1,10 @@
 """Options of pre-training, fine-tuning and evaluation."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from workloads.configs.base import HashedConfig
+from workloads.configs.base import LATER, HashedConfig
 from workloads.configs.networks import Initialisation, SegmentorConfig
 from workloads.configs.objectives import ContrastConfig, MocoConfig, PixproConfig
 from workloads.configs.views import ViewsConfig
@@ -141,3 +141,26 @@ class FinetuneConfig(TrainingConfig, tag="FinetuneConfig"):
     optimiser: OptimiserConfig = Field(OptimiserConfig(head_factor=10.0), description="optimiser and schedule")
     evaluation: EvaluationConfig = Field(EvaluationConfig(), description="single-scale evaluation")
     evaluation_multi_scale: EvaluationConfig | None = Field(None, description="second evaluation; null: none")
+    scores_at: Annotated[tuple[float, ...], LATER] = Field(
+        (),
+        description="shares of the steps after which all validation images are scored, at single scale, too: mIoU at "
+        "0.2 is `miou_at_0.2` in the results",
+    )
+
+    @model_validator(mode="after")
+    def _shares(self) -> Self:
+        if not all(0 < share < 1 for share in self.scores_at):
+            allowed = "give shares above 0 and below 1"
+            raise InputError(key="scores_at", value=list(self.scores_at), allowed=allowed)
+        return self
+
+
+class JointConfig(HashedConfig, tag="JointConfig"):
+    """The contrast of unlabelled images beside the cross-entropy of labelled ones, in every step of a fine-tuning."""
+
+    weight: float = Field(0.1, gt=0, description="factor of the contrastive loss beside the cross-entropy")
+    scope: Literal["segmentor", "backbone"] = Field(
+        "segmentor", description="the contrast is of all below the last 1x1 convolution, or of the backbone alone"
+    )
+    views: ViewsConfig | None = Field(None, description="augmentation of the views; null: finetune.augmentation")
+    contrast: ContrastConfig = Field(ContrastConfig(), description="options of the contrast")

@@ -55,11 +55,12 @@ class Source(Protocol):
 
 
 class Slot(NamedTuple):
-    """One place in a batch: which image, in which epoch, and the crop of the batch."""
+    """One place in a batch: which image, in which epoch, the crop of the batch, and the place in the run's stream."""
 
     image_id: str
     epoch: int
     crop: tuple[int, int]
+    place: int = 0
 
 
 class Order:

@@ -47,11 +47,16 @@ class Finetuning(Objective):
         loaded: Collection[str] = (),
     ) -> None:
         super().__init__()
+        self.workers = workers or SingleProcess()
+        if config.batch_size == self.workers.size:
+            raise InputError(
+                f"batch_size is {config.batch_size} with {self.workers.size} workers; allowed: 2 or more images per "
+                "worker, since one pooled cell cannot be normalised"
+            )
         self.loaded = loaded
         self.segmentor = segmentor
         self.config = config
         self.views = config.augmentation
-        self.workers = workers or SingleProcess()
         self.shown = {}
         # Not part of the state: it follows from the labelled images.
         self.register_buffer("class_weights", class_weights, persistent=False)
@@ -131,10 +136,5 @@ def finetuning_loop(
         A batch of one image per worker, over which the network could not normalise.
     """
     shared = workers or SingleProcess()
-    if config.batch_size == shared.size:
-        raise InputError(
-            f"batch_size is {config.batch_size} with {shared.size} workers; allowed: 2 or more images per worker, "
-            "since one pooled cell cannot be normalised"
-        )
     objective = Finetuning(segmentor, config, shared, class_weights, loaded)
     return Loop(objective, source, config, machine=machine, workers=shared, wrap=wrap)

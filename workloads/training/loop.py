@@ -201,7 +201,8 @@ class Loop:
         share = self.config.batch_size // self.workers.size
         first = self.workers.rank * share
         crop = crop_of_batch(self.objective.views, generator(self.config.seed, "crop", step))
-        slots = [Slot(image_id, epoch, crop) for image_id, epoch in self.order.batch(step)[first : first + share]]
+        chosen = enumerate(self.order.batch(step)[first : first + share], step * self.config.batch_size + first)
+        slots = [Slot(image_id, epoch, crop, place) for place, (image_id, epoch) in chosen]
         made = list(pool.map(lambda slot: self.objective.inputs(self.source.load(slot.image_id), slot), slots))
         batch = {name: torch.stack([one[name] for one in made]) for name in made[0]}
         return {name: tensor.pin_memory() for name, tensor in batch.items()} if self._on_gpu else batch

@@ -139,6 +139,7 @@ class PixelContrast(Objective):
         self._seen = Keys(*(part.detach() for part in seen))
         self.shown = {
             "anchors": everywhere,
+            "anchors_filled": self.filled,
             "images_without_positive": 1 - images_with / num_images,
             "positive_cosine": loss.positive_cosine,
             "negative_cosine": loss.negative_cosine,

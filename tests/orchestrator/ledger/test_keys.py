@@ -5,7 +5,7 @@ import math
 import random
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from PIL import Image
 from orchestrator.ledger.keys import canonical, canonical_json, digest
 from orchestrator.planning.plan import make_plan
 from orchestrator.storage.store import Storage
-from workloads.configs.base import HashedConfig
+from workloads.configs.base import LATER, HashedConfig
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 VALUES = st.recursive(
@@ -32,6 +32,18 @@ class Kernel(HashedConfig, tag="Kernel"):
 class Stencil(HashedConfig, tag="Stencil"):
     size: float = 3
     names: tuple[str, ...] = ()
+
+
+class Later(HashedConfig, tag="Kernel of before"):
+    size: float = 3
+    names: tuple[str, ...] = ()
+    padding: Annotated[int, LATER] = 0
+
+
+def test_a_field_that_came_later_is_part_of_a_key_only_where_it_is_used() -> None:
+    before = {"type": "Kernel of before", "size": 3, "names": []}
+    assert canonical(Later()) == canonical(Later(padding=0)) == before
+    assert canonical(Later(padding=2)) == before | {"padding": 2}
 
 
 def shuffled(value: Any, order: random.Random) -> Any:

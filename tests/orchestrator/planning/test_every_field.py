@@ -56,6 +56,11 @@ EXPERIMENTS: dict[str, dict[str, Any]] = {
         "dataset": SCENES,
         "finetune": {"recipe": "small", "init": "file", "weights": "first.pth", "number": 4},
     },
+    "joint": {
+        "dataset": SCENES,
+        "finetune": FINETUNE,
+        "joint": {"views": {}, "contrast": {"memory_per_label": 40}},
+    },
     "camvid": {"dataset": CAMVID, "finetune": FINETUNE},
     "cityscapes": {"dataset": {"name": "cityscapes", "root": "cityscapes"}},
     "nyuv2": {"dataset": {"name": "nyuv2", "root": "nyuv2"}},
@@ -85,7 +90,11 @@ OTHERS: dict[str, list[dict[str, Any]]] = {
     "compute.max_cost": [{"compute.max_cost": 7.5}],
     "compute.cluster_config": [{"compute.cluster_config": "cluster.yaml"}],
     # The positives are those of the labels' source, and an extractor may see the labels of its own cell only.
-    "pretrain.contrast.positives": [{"labels.source": "pixel", "pretrain.contrast": {"positives": "pixel"}}],
+    **{
+        f"{part}.contrast.positives": [{"labels.source": "pixel", f"{part}.contrast": {"positives": "pixel"}}]
+        for part in ("pretrain", "joint")
+    },
+    **{f"{part}.scores_at": [{f"{part}.scores_at": [0.5]}] for part in ("finetune", "labels.extractor.finetune")},
     **{
         f"labels.extractor.finetune.{name}": [{f"finetune.{name}": value, f"labels.extractor.finetune.{name}": value}]
         for name, value in (("pool", "val"), ("fraction", 0.25), ("among", 4))

@@ -76,3 +76,12 @@ def test_a_narrow_terminal_is_spared_what_is_the_same_in_all_rows() -> None:
     headings = [field.strip() for field in table.splitlines()[2].strip("┃").split("┃")]
     assert headings == ["#", "outliers", "PmIoU"]
     assert all(len(line) <= 34 for line in table.splitlines())
+
+
+def test_what_was_scored_on_the_way_stands_before_the_end_and_the_filled_anchors_beside_it() -> None:
+    figures = {"miou": 50.0, "miou_at_0.5": 44.0, "miou_at_0.2": 35.0, "anchors_filled": 0.9876}
+    one = CellResult(values={"seed": 0}, metrics=Metrics(**figures), status=Status.DONE)
+    lines = printed([one])
+    early = ["mIoU, after 20 % of the steps", "mIoU, after 50 % of the steps"]
+    assert ["#", "seed", "anchors filled", *early, "mIoU", "status"] in lines
+    assert ["0", "0", "0.988", "35.00", "44.00", "50.00", "done"] in lines

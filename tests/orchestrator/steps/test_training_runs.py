@@ -290,3 +290,18 @@ def test_a_training_that_another_run_has_taken_over_ends_and_writes_nothing_more
     finally:
         zombie.close()
         taker.close()
+
+
+def test_scoring_on_the_way_is_in_the_results_and_changes_no_weight(
+    storage: Storage, undisturbed: dict[str, torch.Tensor]
+) -> None:
+    job = make_job(storage, scores_at=[0.4])
+    assert job.key != make_job(storage).key
+    assert_equal(run(job, Listener()), undisturbed)
+    scored = {row["step"]: row["miou_at_0.4"] for row in read_history(storage, job.key) if "miou_at_0.4" in row}
+    outcome = read_outcome(storage, job.key)
+    assert outcome is not None
+    assert scored == {2: outcome.results[job.key]["miou_at_0.4"]}
+    early = job.build(DistributedContext(Machine(), SingleProcess(), None))
+    list(early.run(until=2))
+    assert job.score_at(early, 0.4) == {"miou_at_0.4": scored[2]}
