@@ -13,6 +13,7 @@ from orchestrator.cli.foretelling import foretell
 from orchestrator.execution.progress import Progress, plain_console
 from orchestrator.ledger.layout import results_path
 from orchestrator.planning.budget import require_prices
+from orchestrator.planning.first_weights import refuse_unfit_weights
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.planning.selection import select_best
 from orchestrator.results.best import best_lines
@@ -42,6 +43,7 @@ def run_experiment(document: dict[str, Any], options: Namespace) -> int:
     storage = Storage(options.storage)
     storage.check_writable()
     made = make_plan(document, storage, write_listings=True, until=options.until)
+    refuse_unfit_weights(made)
     if made.compute.max_cost is not None:
         require_prices(made.compute.cluster_config)
     cached = set(made.done)

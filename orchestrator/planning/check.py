@@ -4,19 +4,23 @@ The model: a check reads a sample of every pool that the experiment uses, loads 
 image, and collects everything that is wrong instead of stopping at the first. Nothing is computed or written for good.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console
 
+from orchestrator.planning.budget import require_prices
 from orchestrator.planning.cells import PlannedCell, of_pool
+from orchestrator.planning.first_weights import unfit_weights
 from orchestrator.planning.plan import make_plan
 from orchestrator.planning.quarantine import too_many_broken
-from orchestrator.spec.experiment import ExtractorEntry
-from orchestrator.spec.grid import expand
+from orchestrator.spec.experiment import DatasetEntry, ExtractorEntry
+from orchestrator.spec.grid import Cell, expand
+from orchestrator.steps.cluster import ClusterStep
 from orchestrator.steps.extraction import ExtractorSource
 from orchestrator.storage.store import Storage
+from workloads.configs.clustering import KMeansConfig
 from workloads.datasets import Dataset, Survey, open_dataset, survey
 from workloads.errors import BrokenImageError, InputError
 
@@ -65,39 +69,65 @@ def check_experiment(document: dict[str, Any], storage: Storage, images: int) ->
         report.facts.append(f"storage {storage.uri} is writable")
     except InputError as error:
         report.problems.append(str(error))
-    datasets: dict[Any, Dataset] = {}
+    compute = cells[0].entry.compute
+    if compute.max_cost is not None:
+        _collect(report, lambda: require_prices(compute.cluster_config))
+    datasets: dict[Any, Dataset | None] = {}
     for cell in cells:
         entry = cell.entry.dataset
         if (entry.config, entry.root) in datasets:
             continue
+        datasets[entry.config, entry.root] = None
         try:
-            datasets[entry.config, entry.root] = open_dataset(entry.config, entry.root)
-            limit = cell.entry.compute.quarantine_limit
-            _survey_pools(
-                datasets[entry.config, entry.root], (entry.config.pool, entry.config.val), images, limit, report
-            )
+            dataset = open_dataset(entry.config, entry.root)
+            datasets[entry.config, entry.root] = dataset
+            pools = _pools(entry, cells)
+            _survey_pools(dataset, pools, images, cell.entry.compute.quarantine_limit, report)
         except InputError as error:
             report.problems.append(str(error))
-    if report.problems:
+    if None in datasets.values():
         return report
+    # What is wrong with images hides nothing that is wrong with the rest.
     try:
         made = make_plan(document, storage, write_listings=False)
     except InputError as error:
         report.problems.extend(map(str, error.each))
-        return report
+        return _without_repeats(report)
     planned = made.cells
     report.warnings.extend(made.doubts)
-    report.problems.extend(dict.fromkeys(str(cell.error) for cell in planned if cell.error))
+    report.problems.extend(str(cell.error) for cell in planned if cell.error)
+    report.problems.extend(map(str, unfit_weights(planned).values()))
     _try_extractors(planned, datasets, report)
+    return _without_repeats(report)
+
+
+def _without_repeats(report: CheckReport) -> CheckReport:
+    """Several cells, or the data set and the plan of it, may have one thing wrong."""
+    report.problems[:] = dict.fromkeys(report.problems)
     return report
 
 
+def _collect(report: CheckReport, call: Callable[[], object]) -> None:
+    try:
+        call()
+    except InputError as error:
+        report.problems.append(str(error))
+
+
+def _pools(entry: DatasetEntry, cells: list[Cell]) -> tuple[str, ...]:
+    """The pools of a data set that its cells use: that of the labels, that of the scores, those of fine-tunings."""
+    trained = [cell.entry.finetune for cell in cells if cell.entry.dataset == entry]
+    return (entry.config.pool, entry.config.val, *(one.pool for one in trained if one is not None and one.pool))
+
+
 def _survey_pools(
-    dataset: Dataset, pools: tuple[str, str], images: int, quarantine_limit: float, report: CheckReport
+    dataset: Dataset, pools: tuple[str, ...], images: int, quarantine_limit: float, report: CheckReport
 ) -> None:
     for index, pool in enumerate(dict.fromkeys(pools)):
         if index and (pool not in dataset.pools or not dataset.labelled(pool)):
-            report.warnings.append(f"{dataset.name} has no labelled pool {pool!r}: labels are made, PmIoU is not")
+            # Of a fine-tuning's pool the plan says it.
+            if index == 1:
+                report.warnings.append(f"{dataset.name} has no labelled pool {pool!r}: labels are made, PmIoU is not")
             continue
         try:
             found = survey(dataset, pool, limit=images)
@@ -126,7 +156,7 @@ def _survey_pools(
             none = (
                 f"{pool}: no pixel of any class in the {found.examined} of {found.available} label files that were read"
             )
-            certain = index > 0 and found.examined == found.available
+            certain = index == 1 and found.examined == found.available
             (report.problems if certain else report.warnings).append(none)
         if found.labelled:
             report.facts.append(f"{pool}: {dataset.num_classes} classes, {found.ignored_share:.1%} of pixels ignored")
@@ -146,7 +176,7 @@ def _like_masks(found: Survey) -> Iterator[str]:
         yield f"{len(found.same_stem)} names occur twice, as {one} and {other}: are some of them masks?"
 
 
-def _try_extractors(cells: list[PlannedCell], datasets: dict[Any, Dataset], report: CheckReport) -> None:
+def _try_extractors(cells: list[PlannedCell], datasets: dict[Any, Dataset | None], report: CheckReport) -> None:
     from orchestrator.steps.feature_shards import load_extractor
 
     tried: set[ExtractorEntry] = set()
@@ -159,7 +189,9 @@ def _try_extractors(cells: list[PlannedCell], datasets: dict[Any, Dataset], repo
         entry = planned.cell.entry.dataset
         try:
             loaded = load_extractor(ExtractorSource(extractor.config, extractor.weights, "cpu"))
-            picture = _first_image(datasets[entry.config, entry.root], entry.config.pool, loaded.minimum_size)
+            dataset = datasets[entry.config, entry.root]
+            assert dataset is not None, "nothing is planned on a data set that cannot be opened"
+            picture = _first_image(dataset, entry.config.pool, loaded.minimum_size)
             shape = loaded.features([picture]).shape
             report.facts.append(
                 f"{extractor.config.arch}, {loaded.identity[:24]}: image {picture.shape[0]}x{picture.shape[1]} gives "
@@ -168,8 +200,29 @@ def _try_extractors(cells: list[PlannedCell], datasets: dict[Any, Dataset], repo
             if loaded.report is not None:
                 report.facts.append(f"  {loaded.report}")
             report.warnings.extend(_too_small(report.surveys, loaded.minimum_size, extractor.config.arch))
+            report.problems.extend(_too_few_samples(cells, extractor, shape[2] * shape[3], report.surveys))
         except InputError as error:
             report.problems.append(str(error))
+
+
+def _too_few_samples(
+    cells: list[PlannedCell], extractor: ExtractorEntry, places: int, surveys: list[Survey]
+) -> Iterator[str]:
+    """One line for every number of clusters that is larger than the sample can be, where all images have one size."""
+    for planned in cells:
+        cluster = planned.roles.get("cluster")
+        if not isinstance(cluster, ClusterStep) or cluster.sample.extractor != extractor:
+            continue
+        sizes = [found.sizes for found in surveys if found.pool == cluster.images.pool]
+        if any(len(found) != 1 for found in sizes) or not isinstance(cluster.config, KMeansConfig):
+            continue
+        most = cluster.images.count * min(cluster.sample.sampling.pixels_per_image, places)
+        if cluster.num_clusters > most:
+            images = f"{cluster.images.count} images with {places} feature places each"
+            yield (
+                f"labels.clustering: K = {cluster.num_clusters} is larger than the sample can be: {images}; "
+                f"allowed: 1 to {most}"
+            )
 
 
 def _too_small(surveys: list[Survey], minimum: int, arch: str) -> Iterator[str]:

@@ -25,7 +25,7 @@ from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
 from workloads.errors import InputError
 from workloads.figures import distinct_colours, sheet
-from workloads.own_output import mark, read_mark
+from workloads.own_output import is_unused, mark, read_mark
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def _require_own_folder(output: Path, held: str, key: str) -> None:
         return
     if not output.is_dir():
         raise InputError(f"{output} is a file; give a folder")
-    if not any(output.iterdir()) or read_mark(output) == held:
+    if is_unused(output) or read_mark(output) == held:
         return
     try:
         exported = json.loads((output / "legend.json").read_text(encoding="utf-8"))["step"]

@@ -20,7 +20,7 @@ from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 from workloads.figures import colourise, overlay
 from workloads.ignored import IGNORE_CLASS
-from workloads.own_output import mark, read_mark
+from workloads.own_output import is_unused, mark, read_mark
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def export_predictions(
         The folder holds other files.
     """
     held = f"predictions of step {step.key}"
-    if output.exists() and (not output.is_dir() or (any(output.iterdir()) and read_mark(output) != held)):
+    if output.exists() and (not output.is_dir() or (not is_unused(output) and read_mark(output) != held)):
         raise InputError(f"{output} holds other files; give an empty or a new folder")
     # Marked before anything else: an export that was killed is repeated by the same command.
     mark(output, held)

@@ -18,7 +18,13 @@ from orchestrator.steps.joint import Joint, JointJob
 from orchestrator.steps.pretrain import PretrainStep
 from orchestrator.steps.rates import Extent, Rate, config_of
 from orchestrator.steps.step import CellSteps, Step
-from orchestrator.steps.training import DistributedContext, TrainingJob, TrainingStep, first_weights_identity
+from orchestrator.steps.training import (
+    DistributedContext,
+    TrainingJob,
+    TrainingStep,
+    first_weights_identity,
+    require_batch,
+)
 from orchestrator.steps.true_labels import TrueLabels
 from orchestrator.storage.store import Storage
 from workloads.configs.networks import Initialisation
@@ -94,6 +100,7 @@ class FinetuneStep(TrainingStep):
         if cell.storage is not None:
             cell.storage.create(labelled_list_path(listed.sha256), listed.to_text().encode())
         config = finetune.config_over(len(ids)).model_copy(update={"seed": finetune.config.seed + cell.entry.seed})
+        require_batch(cell, "finetune", config.batch_size, least=2)
         identity = ""
         if pretrained is None:
             backbone = config.segmentor.backbone

@@ -15,7 +15,13 @@ from orchestrator.steps.cluster import ClusterStep
 from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place
 from orchestrator.steps.rates import Extent, Rate, config_of
 from orchestrator.steps.step import CellSteps, Step
-from orchestrator.steps.training import DistributedContext, TrainingJob, TrainingStep, first_weights_identity
+from orchestrator.steps.training import (
+    DistributedContext,
+    TrainingJob,
+    TrainingStep,
+    first_weights_identity,
+    require_batch,
+)
 from orchestrator.storage.store import Storage
 from workloads.configs.clustering import KMeansConfig
 from workloads.configs.extraction import ExtractorConfig
@@ -55,6 +61,7 @@ class PretrainStep(TrainingStep):
         if entry.pretrain is None or cell.until == "labels":
             return None
         config = entry.pretrain.config.model_copy(update={"seed": entry.pretrain.config.seed + entry.seed})
+        require_batch(cell, "pretrain", config.batch_size)
         labels, num_clusters = None, None
         if config.objective == "contrast":
             contrast, labels, num_clusters = contrast_of(cell, config.contrast)

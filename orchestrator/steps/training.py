@@ -145,6 +145,25 @@ class TrainingStep(Step):
         """The training as it travels."""
 
 
+def require_batch(cell: CellSteps, place: str, batch_size: int, least: int = 1) -> None:
+    """Refuse batches that cannot be split among the workers of a training, each with `least` images or more.
+
+    Raises
+    ------
+    InputError
+        With the numbers.
+    """
+    workers = cell.entry.compute.train_workers
+    if batch_size % workers or batch_size < least * workers:
+        share = "one pooled cell cannot be normalised, so " if least > 1 else ""
+        raise InputError(
+            f"{{key}} {batch_size} cannot be split among {workers} workers (compute.train_workers)",
+            key=f"{place}.batch_size",
+            value=batch_size,
+            allowed=f"{share}allowed is a multiple of {workers}, at least {least * workers}",
+        )
+
+
 def first_weights_identity(
     cell: CellSteps, place: str, backbone: str, init: Initialisation, weights: str | None
 ) -> str:

@@ -24,7 +24,7 @@ from orchestrator.storage.buckets import Bucket
 from orchestrator.storage.files import Change, Content, FileFacts, Files
 from orchestrator.storage.folders import Folder
 from workloads.errors import InputError
-from workloads.own_output import mark
+from workloads.own_output import is_unused, mark
 from workloads.places import expanded
 from workloads.retries import StorageUnavailableError, retry
 
@@ -93,7 +93,7 @@ class Storage:
         try:
             self.write_nondurable(probe, b"probe")
             self.delete(probe)
-            if self.is_local and not any(Path(self.uri).iterdir()):
+            if self.is_local and is_unused(Path(self.uri)):
                 mark(Path(self.uri), "a storage")
         except OSError as error:
             raise InputError(
