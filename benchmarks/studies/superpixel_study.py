@@ -177,7 +177,7 @@ def study_clusters(
     dataset: Dataset, judged: Judged, extractor: Extractor, options: argparse.Namespace
 ) -> Iterator[tuple[str, dict[str, float]]]:
     """K-means labels before and after the vote: a table, and the mean gain of each setting."""
-    stride = extractor.config.output_stride
+    stride = extractor.stride
     scorers = [scorer(model) for model in fit(dataset, extractor, options)]
     # Scores are small (K x h x w), so the network runs once for everything that follows.
     scores = [[each.maps(features) for each in scorers] for features in forward(extractor, judged.pictures)]
@@ -185,7 +185,7 @@ def study_clusters(
         found: dict[str | None, list[tuple[float, float, np.ndarray, Changes]]] = defaultdict(list)
         for seed in range(len(scorers)):
             labels = [
-                upsample(maps[seed], truth.shape, upsampling, extractor.grid)
+                upsample(maps[seed], truth.shape, upsampling, extractor.grid(truth.shape))
                 for maps, truth in zip(scores, judged.truths, strict=True)
             ]
             confusion = count(labels, judged.truths)

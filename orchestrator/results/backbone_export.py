@@ -1,6 +1,7 @@
-"""A trained backbone as a file that other projects load: torchvision's names, and a card that says how it was made.
+"""A trained backbone as a file that other projects load: its publisher's names, and a card that says how it was made.
 
-The model: the file is a plain state dict, which ``torchvision.models.resnet50().load_state_dict`` takes strictly; the
+The model: the file is a plain state dict, which ``torchvision.models.resnet50().load_state_dict`` (or that of timm's
+network of the name) takes strictly; the
 card is JSON beside it. The failure this guards against: weights whose origin nobody knows any more, and a
 classifier of random numbers that is taken for a trained one.
 """
@@ -21,7 +22,15 @@ from orchestrator.steps.pretrain import PretrainStep
 from orchestrator.steps.tensors import read_tensors
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
-from workloads.networks.segmentors import Segmentor, build_segmentor, load_pretrained, torchvision_backbone
+from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from workloads.networks.segmentors import (
+    Segmentor,
+    build_segmentor,
+    load_pretrained,
+    loads_into,
+    publishers_backbone,
+)
+from workloads.networks.timm_backbones import TimmBackbone
 from workloads.redaction import redacted
 from workloads.training.pretraining import pretraining_network
 
@@ -58,7 +67,7 @@ def export_backbone(plan: Plan, planned: PlannedCell, stage: str, storage: Stora
         raise InputError(f"{place}, where the card would be, is a file of somebody else; give another name")
     assert isinstance(step, PretrainStep | FinetuneStep)
     network = _network(step, read_tensors(storage, manifest.file("network").path))
-    taken = torchvision_backbone(network)
+    taken = publishers_backbone(network)
     buffer = io.BytesIO()
     torch.save(taken.state, buffer)
     folder = Storage(str(output.parent))
@@ -90,10 +99,12 @@ def _network(step: PretrainStep | FinetuneStep, state: dict[str, torch.Tensor]) 
 def _card(
     plan: Plan, planned: PlannedCell, manifest: Manifest, network: Segmentor, untrained: list[str]
 ) -> dict[str, Any]:
+    own = isinstance(network.backbone, TimmBackbone)
+    mean, std = (network.backbone.mean, network.backbone.std) if own else (IMAGENET_MEAN, IMAGENET_STD)
     return {
         "architecture": network.config.backbone,
-        "loads_into": f"torchvision.models.{network.config.backbone}()",
-        "input": "RGB, mean (0.485, 0.456, 0.406), standard deviation (0.229, 0.224, 0.225)",
+        "loads_into": loads_into(network.config.backbone),
+        "input": f"RGB, mean {mean}, standard deviation {std}",
         "untrained": untrained,
         "experiment": plan.name,
         "cell": planned.cell.values,

@@ -6,12 +6,12 @@ from typing import Any
 
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.spec.experiment import ExtractorEntry
-from orchestrator.steps.jobs import absolute_place
 from orchestrator.steps.rates import Extent, config_of
 from orchestrator.steps.step import Step
 from orchestrator.storage.store import Storage
 from workloads.configs.extraction import ExtractorConfig
 from workloads.costs.work import Work, extraction
+from workloads.networks.weight_files import travelling_name
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ExtractorSource:
     def of(storage: Storage, entry: ExtractorEntry, network: Step | None, device: str) -> "ExtractorSource":
         """The extractor that an experiment names, or the one that a step of it trains."""
         if network is None:
-            return ExtractorSource(entry.config, absolute_place(entry.weights), device)
+            return ExtractorSource(entry.config, travelling_name(entry.config.arch, entry.weights), device)
         record = Ledger(storage).finished(network.kind, network.key).file("network")
         return ExtractorSource(entry.config, None, device, (storage, record.path), record.sha256)
 

@@ -117,18 +117,18 @@ def label_shard(
         for paths in {one.superpixel_paths for one in labellings}
     }
     for image_id, picture, features in _features(storage, images, source, extractor, *writers):
-        size = picture.shape[:2]
+        size = (picture.shape[0], picture.shape[1])
         for model_path in dict.fromkeys(one.model_path for one in labellings):
             clusters = _scorer(storage, model_path, str(features.device))
             scores = clusters.maps(features)
-            labels, _ = assign(scores, size, extractor.grid)
+            labels, _ = assign(scores, size, extractor.grid(size))
             taken_out: dict[float, np.ndarray] = {}
             for one, writer in zip(labellings, writers, strict=True):
                 if one.model_path != model_path:
                     continue
                 if one.outliers not in taken_out:
                     thresholds = _thresholds(storage, model_path, one.outliers)
-                    taken_out[one.outliers] = outliers(scores, thresholds, size, extractor.grid)
+                    taken_out[one.outliers] = outliers(scores, thresholds, size, extractor.grid(size))
                 result, former = np.where(taken_out[one.outliers], np.uint16(IGNORE_LABEL), labels), labels
                 if one.superpixel_paths:
                     segment = segments[one.superpixel_paths][image_id]

@@ -13,7 +13,7 @@ from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_COMPRESSION, MAP_SCHEMA, ShardRecord, ShardWriter, map_batch, origin_of
 from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, miou_at, read_history
 from orchestrator.spec.training import FinetuneEntry
-from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place
+from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache
 from orchestrator.steps.joint import Joint, JointJob
 from orchestrator.steps.pretrain import PretrainStep
 from orchestrator.steps.rates import Extent, Rate, config_of
@@ -218,7 +218,7 @@ class FinetuneStep(TrainingStep):
             self.config,
             pretrained,
             self.init,
-            absolute_place(self.first_weights),
+            self.travelling_weights(self.config.segmentor.backbone, self.init),
             joint,
             origin=origin,
         )

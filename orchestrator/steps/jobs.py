@@ -16,7 +16,6 @@ from orchestrator.ledger.inputs import leave_contents
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.storage.store import Storage
 from workloads.datasets import Dataset, DatasetConfig, open_dataset
-from workloads.places import expanded
 
 Kept = TypeVar("Kept")
 
@@ -87,13 +86,6 @@ class Job(Protocol):
 
     def run(self, cache: WorkerCache) -> Outcome:
         """Do the work and commit it, or find it committed."""
-
-
-def absolute_place(weights: str | None) -> str | None:
-    """A file's place for a worker, which may run in another working directory than the driver."""
-    if weights is not None and (path := expanded(weights, "weights")).is_file():
-        return str(path.absolute())
-    return weights
 
 
 @lru_cache(maxsize=4)

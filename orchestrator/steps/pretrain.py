@@ -12,7 +12,7 @@ from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.shards import MAP_SCHEMA, Shard
 from orchestrator.ledger.training_states import read_history
 from orchestrator.steps.cluster import ClusterStep
-from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache, absolute_place
+from orchestrator.steps.jobs import ImageSlice, Source, WorkerCache
 from orchestrator.steps.rates import Extent, Rate, config_of
 from orchestrator.steps.step import CellSteps, Step
 from orchestrator.steps.training import (
@@ -137,7 +137,7 @@ class PretrainStep(TrainingStep):
     def training_job(self, storage: Storage) -> "PretrainJob":
         """The training as it travels."""
         labels = (self.labels.kind, self.labels.key) if self.labels else None
-        weights = absolute_place(self.first_weights)
+        weights = self.travelling_weights(self.config.segmentor.backbone, self.config.init)
         images = ImageSlice.of(self.images)
         origin = Ledger(storage).finished(*labels).content if labels else ""
         return PretrainJob(

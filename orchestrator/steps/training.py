@@ -11,10 +11,11 @@ from orchestrator.ledger.outcomes import Outcome
 from orchestrator.steps.jobs import Source, WorkerCache
 from orchestrator.steps.step import CellSteps, Pool, Step
 from orchestrator.storage.store import Storage
-from workloads.configs.networks import IMAGENET_WEIGHTS, Initialisation
+from workloads.configs.networks import Initialisation, imagenet_weights
 from workloads.configs.training import OptimiserConfig
 from workloads.errors import InputError
 from workloads.formats import counted
+from workloads.networks.weight_files import travelling_name
 
 if TYPE_CHECKING:
     from workloads.training.collectives import Workers
@@ -140,6 +141,11 @@ class TrainingStep(Step):
         (step,) = steps
         return step.training_job(storage)
 
+    def travelling_weights(self, backbone: str, init: Initialisation) -> str | None:
+        """The first weights by a name that any worker finds."""
+        default = imagenet_weights(backbone) if init == "imagenet" else None
+        return travelling_name(backbone, self.first_weights or default)
+
     @abstractmethod
     def training_job(self, storage: Storage) -> TrainingJob:
         """The training as it travels."""
@@ -176,6 +182,6 @@ def first_weights_identity(
     if weights is None and init != "imagenet":
         raise InputError(f"{{key}} is missing: init {init!r} needs a file or URL", key=f"{place}.weights")
     try:
-        return f"{init}:{cell.weights_identity(backbone, weights or IMAGENET_WEIGHTS[backbone])}"
+        return f"{init}:{cell.weights_identity(backbone, weights or imagenet_weights(backbone))}"
     except InputError as error:
         raise error.below(place) from None

@@ -1,14 +1,23 @@
 """Options of feature extractors."""
 
-from typing import Literal, Self
+import re
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from workloads.configs.base import HashedConfig
-from workloads.configs.networks import SegmentorConfig
+from workloads.configs.networks import TIMM, TIMM_NAME, SegmentorConfig
 from workloads.errors import InputError
 
 Arch = Literal["filters", "mobilenet_v2", "resnet18", "resnet50", "vgg19", "deeplabv3_resnet50", "segmentor"]
+
+
+def _known(arch: str) -> str:
+    if arch not in get_args(Arch) and re.fullmatch(TIMM_NAME, arch) is None:
+        allowed = f"allowed: {', '.join(get_args(Arch))}, or {TIMM}NAME for any network of timm's"
+        raise InputError(value=arch, allowed=allowed)
+    return arch
+
 
 MINIMUM_SIZE = 32
 """Smallest side, in pixels after resizing, that an extractor takes: one place at the largest output
@@ -31,18 +40,21 @@ class FilterBankConfig(HashedConfig, tag="FilterBankConfig"):
 class ExtractorConfig(HashedConfig, tag="ExtractorConfig"):
     """Everything that decides features, apart from the weights, whose identity takes part in keys by itself."""
 
-    arch: Arch = Field(
+    arch: Annotated[Arch | str, AfterValidator(_known)] = Field(
         "filters",
-        description="network: filters (weight-free filter bank), a torchvision network, or segmentor (a network this "
-        "project fine-tuned, described by `network`)",
+        description="network: filters (weight-free filter bank), a torchvision network, timm/NAME for any of "
+        "timm's, or segmentor (a network this project fine-tuned, described by `network`)",
     )
     layer: str | None = Field(
-        None, description="name of the module whose output is the feature map; null takes the architecture's default"
+        None,
+        description="name of the module whose output is the feature map (of timm's networks, one of their stages); "
+        "null takes the architecture's default",
     )
-    output_stride: Literal[8, 16, 32] = Field(
+    output_stride: Literal[8, 16, 32] | None = Field(
         16,
         description="pixels per feature; strides beyond it become dilation. A layer before it has its own, smaller. "
-        "Not given: as segmentor and deeplabv3_resnet50 (8) were trained, 16 for the others",
+        "Not given: as segmentor and deeplabv3_resnet50 (8) were trained, 16 for the others; of timm's networks that "
+        "cannot be dilated (transformers) their own",
     )
     normalize: bool = Field(True, description="scale every feature vector to Euclidean length one")
     input_size: tuple[int, int] | None = Field(
@@ -65,6 +77,8 @@ class ExtractorConfig(HashedConfig, tag="ExtractorConfig"):
     def _stride_as_trained(cls, values: object) -> object:
         if not isinstance(values, dict) or values.get("output_stride") is not None:
             return values
+        if str(values.get("arch")).startswith(TIMM):
+            return {**values, "output_stride": None}
         stride = 8 if values.get("arch") == "deeplabv3_resnet50" else 16
         match values.get("network"):
             case SegmentorConfig() as network:

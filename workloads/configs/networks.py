@@ -1,12 +1,26 @@
 """Options of segmentation networks, and the names of what their backbones begin from."""
 
-from typing import Literal
+import re
+from typing import Annotated, Literal, get_args
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from workloads.configs.base import HashedConfig
+from workloads.errors import InputError
 
 Backbone = Literal["resnet50", "resnet18", "mobilenet_v2"]
+TIMM = "timm/"
+"""What the names of timm's networks begin with."""
+TIMM_NAME = r"timm/[A-Za-z0-9_]+(\.[A-Za-z0-9_.-]+)?"
+
+
+def _known(backbone: str) -> str:
+    if backbone not in get_args(Backbone) and re.fullmatch(TIMM_NAME, backbone) is None:
+        allowed = f"allowed: {', '.join(get_args(Backbone))}, or {TIMM}NAME for a network of timm's that has stages"
+        raise InputError(value=backbone, allowed=allowed)
+    return backbone
+
+
 Initialisation = Literal["random", "imagenet", "moco", "pixpro", "file"]
 
 # The first version of torchvision's ImageNet weights (resnet50: 76.1 %), the one of the literature compared against.
@@ -15,6 +29,13 @@ IMAGENET_WEIGHTS: dict[str, str] = {
     "resnet18": "ResNet18_Weights.IMAGENET1K_V1",
     "mobilenet_v2": "MobileNet_V2_Weights.IMAGENET1K_V1",
 }
+
+
+def imagenet_weights(backbone: str) -> str:
+    """The name of a backbone's ImageNet weights; of one of timm's, what timm publishes under its name."""
+    return "pretrained" if backbone.startswith(TIMM) else IMAGENET_WEIGHTS[backbone]
+
+
 # What a file must be for a row to be called by that name.
 PUBLISHED_FORMAT: dict[str, str] = {"moco": "MoCo v2", "pixpro": "PixPro"}
 
@@ -25,7 +46,9 @@ class SegmentorConfig(HashedConfig, tag="SegmentorConfig"):
     head: Literal["deeplabv3", "pspnet", "fcn"] = Field(
         "deeplabv3", description="segmentation head; fcn: one 3x3 convolution before the last 1x1"
     )
-    backbone: Backbone = Field("resnet50", description="torchvision backbone")
+    backbone: Annotated[Backbone | str, AfterValidator(_known)] = Field(
+        "resnet50", description="torchvision backbone, or timm/NAME for any network of timm's that has stages"
+    )
     output_stride: Literal[8, 16, 32] = Field(8, description="pixels of the input per cell of the features")
     auxiliary_head: bool = Field(True, description="a second, plain head on the stage before last while training")
     head_channels: int | None = Field(

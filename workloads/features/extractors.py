@@ -29,15 +29,16 @@ import torchvision
 from torch import nn
 
 from workloads.configs.extraction import MINIMUM_SIZE, ExtractorConfig
-from workloads.configs.networks import SegmentorConfig
+from workloads.configs.networks import TIMM, SegmentorConfig
 from workloads.errors import InputError
 from workloads.features.filters import FilterBank
-from workloads.grid import CellGrid
+from workloads.grid import CellGrid, Centres
 from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.networks.dilation import centre_shift, dilate, run_probe, stride_of
 from workloads.networks.folding import fold_batch_normalisation
 from workloads.networks.random_weights import draw_weights
 from workloads.networks.segmentors import Segmentor
+from workloads.networks.timm_networks import Sides, TimmFeatures, build_timm, measure_centres, measure_sides
 from workloads.networks.weight_files import RANDOM, weights_identity
 from workloads.networks.weights import WeightsReport, load_backbone
 
@@ -56,10 +57,14 @@ class Extractor:
     stride : int
         Pixels of the (resized) image per feature; a map has ceil(H / stride) × ceil(W / stride) places (vgg19's
         unpadded pools round down).
+    origin : float | Centres
+        The pixel at the centre of place 0, or what it takes to tell it from the size of an image.
     report : WeightsReport | None
         What was loaded, or None for random weights and for filters.
-    grid : CellGrid
-        Where the places lie in an image.
+    mean, std : tuple[float, ...]
+        What the network's images are normalised by.
+    sides : Sides | None
+        Which sides the network takes; None: any.
     minimum_size : int
         Smallest side in pixels, after resizing, that `features` accepts.
     """
@@ -68,16 +73,29 @@ class Extractor:
     network: nn.Module
     layer: str
     channels: int
-    grid: CellGrid
+    stride: int
+    origin: float | Centres
     device: torch.device
     identity: str
     report: WeightsReport | None = None
+    mean: tuple[float, ...] = IMAGENET_MEAN
+    std: tuple[float, ...] = IMAGENET_STD
+    sides: Sides | None = None
     minimum_size: int = MINIMUM_SIZE
 
-    @property
-    def stride(self) -> int:
-        """Pixels of the (resized) image per feature."""
-        return self.grid.stride
+    def grid(self, size: tuple[int, int]) -> CellGrid:
+        """Where the places lie in an image of that height and width."""
+        resized = self._size(size)
+        input_size = self.config.input_size if resized == size else resized
+        if not isinstance(self.origin, Centres):
+            return CellGrid(self.stride, self.origin, input_size)
+        row, column = (self.origin.origin(side) for side in resized)
+        return CellGrid(self.stride, row if row == column else (row, column), input_size)
+
+    def _size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that an image of a size is brought to."""
+        height, width = self.config.input_size or size
+        return self.sides.nearest(height, width) if self.sides else (height, width)
 
     @torch.inference_mode()
     def features(self, images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -132,6 +150,7 @@ class Extractor:
                 f"image of {height} x {width} pixels is too small for arch {self.config.arch}; "
                 f"both sides must be {self.minimum_size} or more"
             )
+        height, width = self._size((images[0].shape[0], images[0].shape[1]))
         pixels_BHW3 = torch.from_numpy(np.stack(images)).to(self.device)
         images_B3HW = pixels_BHW3.permute(0, 3, 1, 2).float() / 255.0
         if images_B3HW.shape[-2:] != (height, width):
@@ -144,14 +163,18 @@ class Extractor:
         """float32 features of one batch in [0, 1]; the network stops at its layer."""
         if isinstance(self.network, FilterBank):
             return self.network(images_B3HW)
-        mean, std = (torch.tensor(each, device=self.device).view(3, 1, 1) for each in (IMAGENET_MEAN, IMAGENET_STD))
+        mean, std = (torch.tensor(each, device=self.device).view(3, 1, 1) for each in (self.mean, self.std))
         precision = getattr(torch, self.config.precision)
         # TensorFloat-32 would make "float32" mean something else on some GPUs.
         with (
             torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
             torch.autocast(self.device.type, precision, enabled=precision != torch.float32),
         ):
-            output = _run_until(self.network, self.layer, (images_B3HW - mean) / std)
+            normalised_B3HW = (images_B3HW - mean) / std
+            if isinstance(self.network, TimmFeatures):
+                (output,) = self.network(normalised_B3HW)
+            else:
+                output = _run_until(self.network, self.layer, normalised_B3HW)
         return output.float()
 
 
@@ -163,7 +186,7 @@ def build_extractor(config: ExtractorConfig, weights: str | None, device: torch.
     config : ExtractorConfig
         The extractor.
     weights : str | None
-        None for filters; else 'random', a torchvision weights name, a path or a URL (see `workloads.networks.weights`).
+        None for filters; else 'random', a name, a path or a URL (see `workloads.networks.weight_files`).
     device : torch.device | str
         Where features are computed.
 
@@ -174,30 +197,74 @@ def build_extractor(config: ExtractorConfig, weights: str | None, device: torch.
     """
     device = torch.device(device)
     identity = weights_identity(config.arch, weights)
+    stride = config.output_stride
+    if config.arch.startswith(TIMM):
+        return _of_timm(config, weights, identity, device)
+    # Only networks of timm's have none.
+    assert stride is not None
     if config.arch == "filters":
-        bank = FilterBank(config.filter_bank, config.output_stride)
-        grid = CellGrid(config.output_stride, (config.output_stride - 1) / 2, config.input_size)
-        return Extractor(config, bank.to(device).eval(), "", bank.channels, grid, device, identity)
-    network, layer = _network(config)
+        bank = FilterBank(config.filter_bank, stride)
+        return Extractor(config, bank.to(device).eval(), "", bank.channels, stride, (stride - 1) / 2, device, identity)
+    network, layer = _network(config, stride)
     layer = config.layer or layer
-    channels, stride, origin = _measure(network, layer, config.arch)
-    network.to_empty(device="cpu")
-    draw_weights(network, config.seed)
+    if isinstance(network, Segmentor) and network.config.backbone.startswith(TIMM):
+        # Such a network puts its cells where all segmentation networks have them.
+        channels, measured, origin = _representation(network, layer)
+    else:
+        channels, measured, origin = _measure(network, layer, config.arch)
+        network.to_empty(device="cpu")
+        draw_weights(network, config.seed)
     report = None
     if identity != RANDOM:
         assert weights is not None
         report = load_backbone(network, weights, config.arch)
-    network = fold_batch_normalisation(network.eval().requires_grad_(False), layer)
-    network = network.to(device).to(memory_format=torch.channels_last)
-    grid = CellGrid(stride, origin, config.input_size)
-    return Extractor(config, network, layer, channels, grid, device, identity, report)
+    network = _ready(fold_batch_normalisation(network.eval().requires_grad_(False), layer), device)
+    return Extractor(config, network, layer, channels, measured, origin, device, identity, report)
 
 
-def on_meta(config: ExtractorConfig) -> Callable[[torch.Tensor], torch.Tensor]:
+def _of_timm(config: ExtractorConfig, weights: str | None, identity: str, device: torch.device) -> Extractor:
+    layer: int | str = config.layer or -1
+    network = build_timm(config.arch.removeprefix(TIMM), config.output_stride, config.seed, (layer,))
+    report = None
+    if identity != RANDOM:
+        assert weights is not None
+        report = load_backbone(network.network, weights, config.arch)
+    sides = measure_sides(network)
+    (centres,) = measure_centres(network, sides)
+    network.prune()
+    network.eval().requires_grad_(False)
+    fold_batch_normalisation(network, "", sides.fixed)
+    return Extractor(
+        config,
+        _ready(network, device),
+        f"stage {network.stages[0]}",
+        network.channels[0],
+        network.strides[0],
+        centres,
+        device,
+        identity,
+        report,
+        network.mean,
+        network.std,
+        sides,
+    )
+
+
+def _ready(network: nn.Module, device: torch.device) -> nn.Module:
+    return network.to(device).to(memory_format=torch.channels_last)
+
+
+def on_meta(config: ExtractorConfig) -> Callable[[torch.Tensor], Any]:
     """The forward pass of images (B, 3, H, W) on the meta device, where operations are seen and none is computed."""
+    stride = config.output_stride
+    if config.arch.startswith(TIMM):
+        with torch.device("meta"):
+            return _on_sides(build_timm(config.arch.removeprefix(TIMM), stride, 0, (config.layer or -1,)))
+    assert stride is not None
     if config.arch == "filters":
-        return FilterBank(config.filter_bank, config.output_stride).to("meta")
-    network, layer = _network(config)
+        return FilterBank(config.filter_bank, stride).to("meta")
+    network, layer = _network(config, stride)
+    network = network.to("meta")
     for module in list(network.modules()):
         for name, child in module.named_children():
             # What `fold_batch_normalisation` folds costs nothing; it needs values, which there are none of here.
@@ -206,12 +273,28 @@ def on_meta(config: ExtractorConfig) -> Callable[[torch.Tensor], torch.Tensor]:
     return partial(_run_until, network.eval(), config.layer or layer)
 
 
-def _network(config: ExtractorConfig) -> tuple[nn.Module, str]:
+def _on_sides(network: TimmFeatures) -> Callable[[torch.Tensor], Any]:
+    sides = measure_sides(network)
+
+    def forward(images: torch.Tensor) -> Any:
+        height, width = sides.nearest(images.shape[2], images.shape[3])
+        return network(images.new_empty((*images.shape[:2], height, width)))
+
+    return forward
+
+
+def _network(config: ExtractorConfig, stride: Literal[8, 16, 32]) -> tuple[nn.Module, str]:
     """The network on the meta device, dilated and without its classifier, and its default layer.
+
+    One on a backbone of timm's has its weights already (see `workloads.networks.timm_networks`).
 
     torchvision's constructors are called without weights, so nothing is downloaded behind the user's back.
     """
     network: nn.Module
+    if config.network is not None and config.network.backbone.startswith(TIMM):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            return _segmentor(config.network, stride), _last_activation(config.network)
     with torch.device("meta"):
         match config.arch:
             case "resnet18" | "resnet50":
@@ -231,13 +314,13 @@ def _network(config: ExtractorConfig) -> tuple[nn.Module, str]:
                 network.classifier = nn.Identity()
             case "deeplabv3_resnet50":
                 whole = SegmentorConfig(head="deeplabv3", backbone="resnet50", output_stride=8)
-                return _segmentor(whole, config.output_stride), _last_activation(whole)
+                return _segmentor(whole, stride), _last_activation(whole)
             case "segmentor":
                 assert config.network is not None
-                return _segmentor(config.network, config.output_stride), _last_activation(config.network)
+                return _segmentor(config.network, stride), _last_activation(config.network)
             case _:
                 raise AssertionError(config.arch)
-        return dilate(network, config.output_stride), layer
+        return dilate(network, stride), layer
 
 
 def _segmentor(trained: SegmentorConfig, output_stride: Literal[8, 16, 32]) -> Segmentor:
@@ -282,6 +365,18 @@ def _run_until(network: nn.Module, layer: str, images_B3HW: torch.Tensor) -> tor
         return reached.output
     finally:
         handle.remove()
+    raise AssertionError(f"layer {layer} was not reached")
+
+
+def _representation(network: Segmentor, layer: str) -> tuple[int, int, float]:
+    """Channels, stride and origin of the maps of a head on a backbone of timm's."""
+    heads = [name for name, _ in network.named_modules() if name.startswith("classifier.") and name.count(".") == 1]
+    if layer not in heads:
+        raise InputError(f"{layer!r} is no layer of the head", key="layer", allowed=f"allowed: {', '.join(heads)}")
+    try:
+        run_probe(network, {network.get_submodule(layer): _stop})
+    except _LayerReachedError as reached:
+        return reached.output.shape[1], network.config.output_stride, 0.0
     raise AssertionError(f"layer {layer} was not reached")
 
 

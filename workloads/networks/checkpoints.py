@@ -11,6 +11,8 @@ Formats (keys as published):
     MoCo v2              `module.encoder_q.*` (facebookresearch/moco); `encoder_k` is its momentum copy
     PixPro               `module.encoder.*` under `model` (zdaxie/PixPro), with or without an argparse.Namespace
     lookbeyond           this project's own: a dict with `format: lookbeyond`, see `save_checkpoint`
+    timm                 the names of the network asked for, behind any prefix (`teacher.backbone.`)
+    EfficientNet-PyTorch `_conv_stem.*`, `_blocks.*` (lukemelas)
 
 What wraps them is taken off: torch.compile's `_orig_mod.`, `module.`, Lightning's `model.`, a state dict under any of
 the usual names, one with counters beside its tensors; of a teacher and a student (DINO) the teacher. A .safetensors
@@ -21,7 +23,8 @@ import argparse
 import json
 import pickle
 import warnings
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +32,7 @@ from typing import Any, Literal
 import torch
 
 from workloads.errors import InputError
+from workloads.networks import efficientnet_names
 from workloads.networks.plain_files import PLAIN_NUMPY, read_safetensors
 from workloads.networks.weight_files import file_sha256
 
@@ -39,7 +43,9 @@ WRAPPERS = ("_orig_mod.", "module.")
 HOLDERS = ("model.", "net.", "network.")
 _NETWORKS = ("layer1.", "features.", "backbone.", "encoder.", "encoder_q.", "encoder_k.")
 
-FORMATS = "torchvision, torchvision segmentation network, MoCo v2, PixPro, lookbeyond"
+FORMATS = "torchvision, torchvision segmentation network, MoCo v2, PixPro, lookbeyond, timm, EfficientNet-PyTorch"
+# What a network is the slower or the younger copy of: of two that fit alike the other is taken, but a teacher first.
+_COPIES = ("student", "momentum", "encoder_k", "ema")
 
 OWN_FORMAT = "lookbeyond"
 OWN_KINDS = ("backbone", "segmentor")
@@ -100,8 +106,15 @@ def save_checkpoint(
     return file_sha256(path)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path, known: Collection[str] = ()) -> Checkpoint:
     """Read a file of any known format.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    known : Collection[str]
+        Names of the network asked for, where they are no format's: what stands before them in the file is found.
 
     Raises
     ------
@@ -111,7 +124,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     content = _read_safely(path)
     if isinstance(content, dict) and content.get("format") == OWN_FORMAT:
         return _own(content, path)
-    return _by_keys(_state_dict(content, path), path)
+    return _by_keys(_state_dict(content, path), path, known)
 
 
 def _read_safely(path: Path) -> Any:
@@ -209,8 +222,13 @@ def _own(content: dict[str, Any], path: Path) -> Checkpoint:
     )
 
 
-def _by_keys(tensors: dict[str, torch.Tensor], path: Path) -> Checkpoint:
+def _by_keys(tensors: dict[str, torch.Tensor], path: Path, known: Collection[str]) -> Checkpoint:
     """Tell the format from the keys, strip its prefix and skip what does not belong to the network."""
+    prefix = _prefix_of(tensors, known)
+    if prefix is not None:
+        beside = tuple(name for name in tensors if not name.startswith(prefix))
+        said = f"timm (behind {prefix!r})" if prefix else "timm"
+        return Checkpoint(_float32(_under(tensors, prefix), path), said, file_sha256(path), beside)
     plain, beside = _unwrapped(tensors)
     names = list(plain)
     # The dots matter: `encoder.` is PixPro's network and `encoder_k.` its momentum copy.
@@ -232,6 +250,8 @@ def _by_keys(tensors: dict[str, torch.Tensor], path: Path) -> Checkpoint:
         )
     elif _any(names, "backbone."):
         kept, skipped, format_name = plain, (), "torchvision segmentation network"
+    elif efficientnet_names.is_efficientnet_pytorch(names):
+        kept, skipped, format_name = plain, (), efficientnet_names.FORMAT
     elif _any(names, "layer1.") or _any(names, "features."):
         kept, skipped, format_name = plain, (), "torchvision"
     else:
@@ -240,6 +260,21 @@ def _by_keys(tensors: dict[str, torch.Tensor], path: Path) -> Checkpoint:
             key="weights",
         )
     return Checkpoint(_float32(kept, path), format_name, file_sha256(path), (*skipped, *beside))
+
+
+def _prefix_of(tensors: Mapping[str, torch.Tensor], known: Collection[str]) -> str | None:
+    """What stands before most of the known names; None where fewer than half of them are there."""
+    counts: Counter[str] = Counter()
+    for name in tensors:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in known:
+                counts["".join(f"{part}." for part in parts[:start])] += 1
+    best = max(counts.values(), default=0)
+    if not known or 2 * best < len(known):
+        return None
+    fitting = sorted(prefix for prefix, count in counts.items() if count == best)
+    return min(fitting, key=lambda prefix: ("teacher" not in prefix, any(copy in prefix for copy in _COPIES)))
 
 
 def _any(names: list[str], prefix: str) -> bool:

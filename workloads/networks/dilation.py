@@ -16,6 +16,7 @@ References
 import contextlib
 import math
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -108,8 +109,8 @@ def dilate(module: nn.Module, output_stride: int) -> nn.Module:
     return module
 
 
-def run_probe(module: nn.Module, hooks: dict[nn.Module, Hook]) -> None:
-    """Call `module` once on one meta image of PROBE_SIZE pixels a side, in evaluation mode, with forward hooks.
+def run_probe(module: nn.Module, hooks: dict[nn.Module, Hook], size: tuple[int, int] = (PROBE_SIZE, PROBE_SIZE)) -> Any:
+    """Call `module` once on one meta image of a size, in evaluation mode, with forward hooks; returns what it returns.
 
     Nothing is computed and no weight or running statistic changes. A hook may raise to end the pass early; what it
     raises goes to the caller.
@@ -121,7 +122,7 @@ def run_probe(module: nn.Module, hooks: dict[nn.Module, Hook]) -> None:
         stack.enter_context(torch.no_grad())
         for layer, hook in hooks.items():
             stack.callback(layer.register_forward_hook(hook).remove)
-        torch.func.functional_call(module, tensors, (torch.empty(1, 3, PROBE_SIZE, PROBE_SIZE, device="meta"),))
+        return torch.func.functional_call(module, tensors, (torch.empty(1, 3, *size, device="meta"),))
 
 
 def stride_of(map_size: int) -> int:

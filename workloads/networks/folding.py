@@ -19,11 +19,12 @@ from torch.utils._pytree import tree_leaves
 _SIDE = 65
 
 
-def fold_batch_normalisation(network: nn.Module, kept: str) -> nn.Module:
+def fold_batch_normalisation(network: nn.Module, kept: str, size: tuple[int, int] = (_SIDE, _SIDE)) -> nn.Module:
     """Fold every batch normalisation whose input is a convolution's output and nothing else's, in place.
 
     The names of all modules stay: a folded normalisation becomes `nn.Identity`. What it computed differs from before by
-    rounding.
+    rounding. Only torch's own types are folded: a normalisation that is derived from torch's may do more (timm's
+    activate), a convolution may change its weights before it uses them.
 
     Parameters
     ----------
@@ -31,6 +32,8 @@ def fold_batch_normalisation(network: nn.Module, kept: str) -> nn.Module:
         In evaluation mode; takes float32 (B, 3, H, W) on the CPU.
     kept : str
         Name of the module whose output is wanted; if it is a convolution it is not folded into.
+    size : tuple[int, int]
+        Height and width of an image that the network takes.
 
     Returns
     -------
@@ -49,9 +52,9 @@ def fold_batch_normalisation(network: nn.Module, kept: str) -> nn.Module:
         elif isinstance(module, nn.BatchNorm2d):
             inputs[module] = id(arguments[0])
 
-    handles = [module.register_forward_hook(note) for module in names if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    handles = [module.register_forward_hook(note) for module in names if type(module) in (nn.Conv2d, nn.BatchNorm2d)]
     with torch.inference_mode(), _Uses() as uses:
-        network(torch.zeros(1, 3, _SIDE, _SIDE))
+        network(torch.zeros(1, 3, *size))
     for handle in handles:
         handle.remove()
     for normalisation, place in inputs.items():

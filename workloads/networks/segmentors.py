@@ -1,6 +1,6 @@
 """Segmentation networks: DeepLabV3, PSPNet and FCN on torchvision backbones, and the head of contrastive training.
 
-A `Segmentor` is a backbone with torchvision's own parameter names, a `classifier` (a head whose last layer is the 1x1
+A `Segmentor` is a backbone with its publisher's own parameter names, a `classifier` (a head whose last layer is the 1x1
 convolution that makes logits) and an optional `aux_classifier` on the stage before last, so a state dict of
 torchvision's `deeplabv3_resnet50` fits it tensor by tensor and its backbone fits `torchvision.models.<backbone>()`.
 Everything before the last 1x1 convolution is what contrastive training can train.
@@ -24,6 +24,7 @@ References
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
+import timm
 import torch
 import torch.nn.functional as F
 import torchvision
@@ -31,9 +32,10 @@ from torch import Tensor, nn
 from torchvision.models.segmentation.deeplabv3 import ASPP
 from torchvision.models.segmentation.fcn import FCNHead
 
-from workloads.configs.networks import IMAGENET_WEIGHTS, PUBLISHED_FORMAT, Backbone, Initialisation, SegmentorConfig
+from workloads.configs.networks import PUBLISHED_FORMAT, TIMM, Initialisation, SegmentorConfig, imagenet_weights
 from workloads.errors import InputError
 from workloads.networks.dilation import dilate
+from workloads.networks.timm_backbones import TimmBackbone
 from workloads.networks.weights import WeightsReport, load_backbone
 
 PYRAMID_BINS = (1, 2, 3, 6)
@@ -43,8 +45,6 @@ STAGE_CHANNELS: dict[str, tuple[int, int]] = {
     "resnet18": (256, 512),
     "mobilenet_v2": (96, 320),
 }
-
-
 # Of the stage before last, in all of them, where nothing is dilated.
 MIDDLE_STRIDE = 16
 
@@ -92,7 +92,7 @@ class MobileNetBackbone(nn.Module):
         return Stages(middle, self.features[self.MIDDLE + 1 :](middle))
 
 
-def _backbone(name: Backbone) -> nn.Module:
+def _backbone(name: str) -> nn.Module:
     match name:
         case "resnet50":
             return ResNetBackbone(torchvision.models.resnet.Bottleneck, [3, 4, 6, 3])
@@ -100,6 +100,8 @@ def _backbone(name: Backbone) -> nn.Module:
             return ResNetBackbone(torchvision.models.resnet.BasicBlock, [2, 2, 2, 2])
         case "mobilenet_v2":
             return MobileNetBackbone()
+        case _:
+            raise AssertionError(name)
 
 
 class PyramidPooling(nn.Module):
@@ -177,16 +179,29 @@ class Segmentor(nn.Module):
         super().__init__()
         if num_classes < 1:
             raise InputError(f"num_classes is {num_classes}; allowed: 1 or more")
-        middle, last = STAGE_CHANNELS[config.backbone]
         self.config = config
         self.num_classes = num_classes
-        self.backbone = _backbone(config.backbone)
-        if config.output_stride < 32:
-            dilate(self.backbone, config.output_stride)
+        self.backbone: nn.Module
+        if config.backbone.startswith(TIMM):
+            self.backbone = TimmBackbone(config.backbone.removeprefix(TIMM), config.output_stride)
+            middle, last = self.backbone.channels
+            self.middle_stride = self.backbone.strides[0]
+        else:
+            self.backbone = _backbone(config.backbone)
+            middle, last = STAGE_CHANNELS[config.backbone]
+            self.middle_stride = min(MIDDLE_STRIDE, config.output_stride)
+            if config.output_stride < 32:
+                dilate(self.backbone, config.output_stride)
+        self.stage_channels = (middle, last)
         self.classifier = _head(config, last, num_classes)
         self.aux_classifier = FCNHead(middle, num_classes) if config.auxiliary_head else None
         if config.dropout is not None:
             set_dropout(self, config.dropout)
+
+    @property
+    def trunk(self) -> nn.Module:
+        """The backbone under its publisher's names, as files have them."""
+        return self.backbone.network if isinstance(self.backbone, TimmBackbone) else self.backbone
 
     @property
     def logits_prefix(self) -> str:
@@ -195,18 +210,16 @@ class Segmentor(nn.Module):
 
     def representation(self, images: Tensor) -> Tensor:
         """What the last 1x1 convolution sees: (B, C, h, w), C = `config.channels`, at the output stride."""
-        stages: Stages = self.backbone(images)
-        return self.classifier[:-1](stages.last)
+        return self.classifier[:-1](self.backbone(images)[1])
 
     def forward(self, images: Tensor) -> Logits:
         """Logits of normalised images (B, 3, H, W), upsampled bilinearly to (H, W)."""
         size = images.shape[-2:]
-        stages: Stages = self.backbone(images)
-        main = upsampled(self.classifier(stages.last), self.config.output_stride, size)
+        middle, last = self.backbone(images)
+        main = upsampled(self.classifier(last), self.config.output_stride, size)
         if self.aux_classifier is None or not self.training:
             return Logits(main, None)
-        stride = min(MIDDLE_STRIDE, self.config.output_stride)
-        return Logits(main, upsampled(self.aux_classifier(stages.middle), stride, size))
+        return Logits(main, upsampled(self.aux_classifier(middle), self.middle_stride, size))
 
 
 class ProjectionHead(nn.Sequential):
@@ -262,10 +275,10 @@ def initialise(network: Segmentor, initialisation: Initialisation, weights: str 
         raise InputError(
             f"init {initialisation!r} is published for resnet50; the backbone is {network.config.backbone}"
         )
-    source = weights or (IMAGENET_WEIGHTS[network.config.backbone] if initialisation == "imagenet" else None)
+    source = weights or (imagenet_weights(network.config.backbone) if initialisation == "imagenet" else None)
     if source is None:
         raise InputError(f"init {initialisation!r} needs weights: the path or URL of a checkpoint")
-    report = load_backbone(network.backbone, source, network.config.backbone)
+    report = load_backbone(network.trunk, source, network.config.backbone)
     published = PUBLISHED_FORMAT.get(initialisation)
     if published is not None and report.format != published:
         raise InputError(
@@ -305,23 +318,33 @@ def load_pretrained(network: Segmentor, state: Mapping[str, Tensor]) -> list[str
     return sorted(set(own) - wanted)
 
 
-class TorchvisionBackbone(NamedTuple):
-    """A state dict for `torchvision.models.<backbone>()`, and the names in it that training never touched."""
+class PublishersBackbone(NamedTuple):
+    """A state dict for the publisher's whole network, and the names in it that training never touched."""
 
     state: dict[str, Tensor]
     untrained: list[str]
 
 
-def torchvision_backbone(network: Segmentor, seed: int = 0) -> TorchvisionBackbone:
-    """The backbone as a state dict that loads strictly into `torchvision.models.<backbone>()`.
+def publishers_backbone(network: Segmentor, seed: int = 0) -> PublishersBackbone:
+    """The backbone as a state dict that loads strictly where it came from, see `loads_into`.
 
-    torchvision's classifiers have parts that a segmentation network lacks (`fc`; `features.18` and `classifier` of
+    Whole networks have parts that a segmentation network lacks (torchvision's `fc`; `features.18` and `classifier` of
     mobilenet_v2): they are filled with seeded random weights and named in `untrained`.
     """
     name = network.config.backbone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        whole = torchvision.models.get_model(name, weights=None).state_dict()
-    own = {key: tensor.detach().cpu().contiguous() for key, tensor in network.backbone.state_dict().items()}
+        if name.startswith(TIMM):
+            whole = timm.create_model(name.removeprefix(TIMM), pretrained=False, num_classes=0).state_dict()
+        else:
+            whole = torchvision.models.get_model(name, weights=None).state_dict()
+    own = {key: tensor.detach().cpu().contiguous() for key, tensor in network.trunk.state_dict().items()}
     assert set(own) <= set(whole), sorted(set(own) - set(whole))
-    return TorchvisionBackbone({**whole, **own}, sorted(set(whole) - set(own)))
+    return PublishersBackbone({**whole, **own}, sorted(set(whole) - set(own)))
+
+
+def loads_into(backbone: str) -> str:
+    """The call that makes the network which `publishers_backbone` is for."""
+    if backbone.startswith(TIMM):
+        return f"timm.create_model({backbone.removeprefix(TIMM)!r}, num_classes=0)"
+    return f"torchvision.models.{backbone}()"

@@ -1,6 +1,7 @@
 """Where weights lie and what they are, known without loading them.
 
-Weights are named by the user (`random`, a torchvision weights name, a stand-in, a path or a URL); what they *are* is
+Weights are named by the user (`random`, a torchvision weights name, a stand-in, a path, a URL, or a name that others
+publish them under, see `workloads.networks.published_weights`); what they *are* is
 their identity, a digest or a torchvision name, which takes part in keys while the path does not. torch and torchvision
 are imported only where a name of theirs is used. A path in a key would take a copied file for other weights and a
 changed one for the same.
@@ -15,8 +16,10 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from workloads.configs.networks import TIMM
 from workloads.errors import InputError
 from workloads.networks.downloads import downloaded
+from workloads.networks.published_weights import KINDS, is_published, pinned, published_weights
 from workloads.networks.stand_ins import stand_in, stand_in_file, stand_in_identity
 from workloads.places import expanded
 
@@ -48,8 +51,8 @@ def weights_identity(arch: str, weights: str | None) -> str:
     -------
     str
         "none" for an architecture without weights, "random", "torchvision:<enum>.<member>" (known without a download),
-        "stand-in:..." (see `workloads.networks.stand_ins`) or "sha256:<hex>" of the file (a URL is downloaded for it,
-        once).
+        "stand-in:..." (see `workloads.networks.stand_ins`) or "sha256:<hex>" of the file (one that is not on this
+        machine is downloaded for it, once).
 
     Raises
     ------
@@ -64,6 +67,10 @@ def weights_identity(arch: str, weights: str | None) -> str:
             )
         return NONE
     weights = given_weights(arch, weights)
+    if arch.startswith(TIMM):
+        from workloads.networks.timm_networks import require_timm
+
+        require_timm(arch.removeprefix(TIMM))
     if weights == RANDOM:
         return RANDOM
     if stand_in(weights) is not None:
@@ -83,11 +90,31 @@ def given_weights(arch: str, weights: str | None) -> str:
         None, or an empty name.
     """
     if weights is None or not weights.strip() or weights == NONE:
-        raise InputError(
-            f"{arch} needs 'random', a torchvision weights name ({torchvision_names(arch)}), a path or a URL",
-            key="weights",
-        )
+        raise InputError(f"{arch} needs {_allowed(arch)}", key="weights")
     return weights.strip()
+
+
+def travelling_name(arch: str, weights: str | None) -> str | None:
+    """The weights for a worker, which may run in another working directory, on another machine and later.
+
+    Raises
+    ------
+    InputError
+        What is published under the name cannot be had.
+    """
+    if weights is None:
+        return None
+    if is_published(weights):
+        return pinned(arch, weights)
+    path = expanded(weights, "weights")
+    return str(path.absolute()) if path.is_file() else weights
+
+
+def _allowed(arch: str) -> str:
+    """What may be given as weights of an architecture, in words."""
+    if arch.startswith(TIMM):
+        return f"'random', {KINDS}, a path or a URL"
+    return f"'random', a torchvision weights name ({torchvision_names(arch)}), a path or a URL"
 
 
 def torchvision_names(arch: str) -> str:
@@ -124,7 +151,9 @@ def _torchvision_member(arch: str, weights: str) -> "WeightsEnum | None":
 
 
 def weights_file(arch: str, weights: str) -> Path:
-    """The local file behind a torchvision name, a stand-in, a URL or a path; a download happens once."""
+    """The local file behind any name of weights but 'random', a URL or a path; a download happens once."""
+    if is_published(weights):
+        return published_weights(arch, weights).path
     if stand_in(weights) is not None:
         return stand_in_file(arch, weights)
     member = _torchvision_member(arch, weights)
@@ -159,7 +188,7 @@ def weights_file(arch: str, weights: str) -> Path:
             f"no file {weights} (relative paths are relative to the working directory)",
             key="weights",
             value=weights,
-            allowed=f"allowed are 'random', a torchvision weights name ({torchvision_names(arch)}), a path or a URL",
+            allowed=f"allowed are {_allowed(arch)}",
         )
     return path
 

@@ -7,14 +7,18 @@ ones.
 """
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import torch
 import torchvision
 from torch import nn
 
+from workloads.configs.networks import TIMM
 from workloads.errors import InputError
+from workloads.networks import efficientnet_names
 from workloads.networks.checkpoints import Checkpoint, read_checkpoint
+from workloads.networks.published_weights import is_published, published_weights
 from workloads.networks.weight_files import RANDOM, SEGMENTATION, given_weights, weights_file
 from workloads.redaction import redacted
 
@@ -42,6 +46,8 @@ class WeightsReport:
         Empty in every report that is returned.
     skipped : tuple[str, ...]
         The file's tensors that the network has no place for by intention (classifiers, momentum encoders, queues).
+    source, licence : str | None
+        Where published weights come from, with their revision, and their licence, as far as they are known.
     """
 
     arch: str
@@ -51,12 +57,17 @@ class WeightsReport:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    source: str | None = None
+    licence: str | None = None
 
     def __str__(self) -> str:
+        published = "".join(
+            f", {word} {value}" for word, value in (("by", self.source), ("licence", self.licence)) if value
+        )
         return (
             f"{self.arch} from a {self.format} file: {self.matched} tensors matched, "
             f"{len(self.missing)} missing, {len(self.unexpected)} unexpected, "
-            f"{len(self.skipped)} skipped{_named(self.skipped)}, sha256 {self.sha256}"
+            f"{len(self.skipped)} skipped{_named(self.skipped)}, sha256 {self.sha256}{published}"
         )
 
 
@@ -67,9 +78,10 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
     ----------
     module : nn.Module
         A network with torchvision's names (`conv1.weight`, `features.0.0.weight`, or `backbone.*` and `classifier.*`
-        for the segmentation architectures). Tensors of its classifier, if it has one, stay as they are.
+        for the segmentation architectures), or one of timm's. Tensors of its classifier, if it has one, stay as they
+        are.
     weights : str
-        A torchvision weights name, a path or a URL. Naming weights is what asks for their download.
+        See `workloads.networks.weight_files`. Naming weights is what asks for their download.
     arch : str
         The architecture, e.g. "resnet50"; decides torchvision's names and what may be skipped.
 
@@ -83,7 +95,9 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
     if given == RANDOM:
         raise InputError("'random' are drawn, not loaded", key="weights")
     path = weights_file(arch, given)
-    checkpoint = read_checkpoint(path)
+    published = published_weights(arch, given) if is_published(given) else None
+    own = module.state_dict()
+    checkpoint = read_checkpoint(path, _counted(own) if arch.startswith(TIMM) else ())
     if checkpoint.format == "lookbeyond backbone" and checkpoint.arch != arch:
         raise InputError(
             f"{given} is a backbone of {checkpoint.arch}",
@@ -91,16 +105,10 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
             value=given,
             allowed=f"the architecture asked for is {arch}",
         )
-    tensors, skipped = _for_architecture(checkpoint, arch)
-
-    own = module.state_dict()
+    tensors, skipped = _for_architecture(checkpoint, arch, own)
     never_required = _classifiers(module, arch)
-    required = {
-        name: tensor
-        for name, tensor in own.items()
-        if not name.startswith(never_required) and not name.endswith(".num_batches_tracked")
-    }
-    may_be_left = (*never_required, *OPTIONAL.get(arch, ()))
+    required = {name: tensor for name, tensor in _counted(own).items() if not name.startswith(never_required)}
+    may_be_left = (*never_required, *OPTIONAL.get(arch, ()), *_left_by_timm(module, arch))
     missing = [_difference(name, tensors.get(name), tensor) for name, tensor in required.items()]
     surplus = [name for name in tensors if name not in own or name.startswith(never_required)]
     report = WeightsReport(
@@ -111,6 +119,8 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
         missing=tuple(difference for difference in missing if difference),
         unexpected=tuple(name for name in surplus if not name.startswith(may_be_left)),
         skipped=(*skipped, *(name for name in surplus if name.startswith(may_be_left))),
+        source=published.source if published else None,
+        licence=published.licence if published else None,
     )
     if report.missing or report.unexpected:
         raise InputError(_refusal(report, given, len(required), tensors), key="weights", value=given)
@@ -131,9 +141,30 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
     return report
 
 
-def _for_architecture(checkpoint: Checkpoint, arch: str) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+def _counted(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What must be in a file: all but how many batches a batch normalisation has seen."""
+    return {name: tensor for name, tensor in state.items() if not name.endswith(".num_batches_tracked")}
+
+
+def _left_by_timm(module: nn.Module, arch: str) -> tuple[str, ...]:
+    """Names in a file that a network of timm's need not have: of its classifier, and of what is computed anew."""
+    if not arch.startswith(TIMM):
+        return ()
+    from workloads.networks.timm_networks import published_names
+
+    own = module.state_dict()
+    computed = {name for name, _ in module.named_buffers()} - own.keys()
+    # The token that stands for hidden patches is of use in pre-training only.
+    return (*sorted(published_names(arch.removeprefix(TIMM)) - own.keys()), *sorted(computed), "mask_token")
+
+
+def _for_architecture(
+    checkpoint: Checkpoint, arch: str, own: Collection[str]
+) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
     """The tensors under the architecture's own names, and the names in the file that were skipped."""
     tensors = checkpoint.tensors
+    if arch.startswith(TIMM) and checkpoint.format == efficientnet_names.FORMAT:
+        return efficientnet_names.timm_names(tensors, own), checkpoint.skipped
     if arch in SEGMENTATION or not any(name.startswith("backbone.") for name in tensors):
         return tensors, checkpoint.skipped
     backbone = {

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workloads.configs.training import PretrainConfig
-from workloads.networks.segmentors import STAGE_CHANNELS, Segmentor
+from workloads.networks.segmentors import Segmentor
 from workloads.training.batches import Sample, Slot
 from workloads.training.collectives import SingleProcess, Workers, at_least_float32
 from workloads.training.loop import Batch, Objective
@@ -71,7 +71,7 @@ class MomentumContrast(Objective):
         self.workers = workers or SingleProcess()
         self.shown = {}
         moco = config.moco
-        channels = STAGE_CHANNELS[segmentor.config.backbone][1]
+        channels = segmentor.stage_channels[1]
         self.query = PooledEmbedding(segmentor.backbone, channels, moco.embedding_dim)
         self.key = frozen_copy(self.query)
         # A longer queue would hold an image's own old keys, as negatives, once for every epoch it reaches back.

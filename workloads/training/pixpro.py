@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from workloads.configs.objectives import PixproConfig
 from workloads.configs.training import PretrainConfig
-from workloads.networks.segmentors import STAGE_CHANNELS, ProjectionHead, Segmentor
+from workloads.networks.segmentors import ProjectionHead, Segmentor
 from workloads.training.batches import Sample, Slot
 from workloads.training.collectives import at_least_float32
 from workloads.training.loop import Batch, Objective
@@ -83,7 +83,7 @@ class PixelPropagation(Objective):
         self.views = config.views
         self.shown = {}
         pixpro = config.pixpro
-        channels = STAGE_CHANNELS[segmentor.config.backbone][1]
+        channels = segmentor.stage_channels[1]
         self.online = DenseEmbedding(segmentor.backbone, channels, pixpro)
         self.target = frozen_copy(self.online)
         self.transform = nn.Linear(pixpro.embedding_dim, pixpro.embedding_dim)

@@ -22,7 +22,6 @@ from workloads.configs.training import PretrainConfig
 from workloads.errors import InputError
 from workloads.ignored import IGNORE_LABEL
 from workloads.networks.segmentors import (
-    STAGE_CHANNELS,
     ProjectionHead,
     Segmentor,
     build_segmentor,
@@ -62,9 +61,7 @@ class PixelContrast(Objective):
         )
         self.workers = workers or SingleProcess()
         self.shown = {}
-        channels = (
-            segmentor.config.channels if config.scope == "segmentor" else STAGE_CHANNELS[segmentor.config.backbone][1]
-        )
+        channels = segmentor.config.channels if config.scope == "segmentor" else segmentor.stage_channels[1]
         self.projection = ProjectionHead(channels, config.contrast.embedding_dim)
         self.memory: LabelMemory | None = None
         if config.contrast.memory_per_label:

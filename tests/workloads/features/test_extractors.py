@@ -127,7 +127,7 @@ def test_deeplab_is_torchvisions_own_at_the_stride_it_was_trained_at(tmp_path):
 def test_deeplabs_atrous_rates_span_the_same_pixels_at_every_stride():
     for output_stride, rate in ((8, 12), (16, 6), (32, 3)):
         config = ExtractorConfig(arch="deeplabv3_resnet50", output_stride=output_stride)
-        network, _ = extractors._network(config)
+        network, _ = extractors._network(config, output_stride)
         assert network.get_submodule("classifier.0.convs.1.0").dilation == (rate, rate)
 
 
@@ -345,9 +345,9 @@ def test_a_bright_dot_is_found_where_it_is(arch, output_stride, origin):
     extractor = build_extractor(config, None if arch == "filters" else "random", "cpu")
     if arch != "filters":
         constant(extractor.network)
-    assert extractor.grid == CellGrid(output_stride, origin)
     # No side is of the form 16 n + 1, for which any placing with the corners aligned would do.
     size = (232, 248)
+    assert extractor.grid(size) == CellGrid(output_stride, origin)
     plain = np.full((*size, 3), 128, np.uint8)
     base = extractor.features([plain])[0]
     away = []
@@ -357,7 +357,7 @@ def test_a_bright_dot_is_found_where_it_is(arch, output_stride, origin):
         dotted[row - 2 : row + 3, column - 2 : column + 3] = 255
         answer = (extractor.features([dotted])[0] - base).abs().sum(0, keepdim=True)
         # One cluster's distance is the interpolated answer turned upside down.
-        _, distance = assign(answer - answer.max(), size, extractor.grid)
+        _, distance = assign(answer - answer.max(), size, extractor.grid(size))
         weight = distance.max() - distance
         weight /= weight.sum()
         centre = [float((weight.sum(1 - axis) * np.arange(size[axis])).sum()) for axis in (0, 1)]

@@ -16,7 +16,7 @@ from workloads.networks.segmentors import (
     initialise,
     load_pretrained,
     pretrained_state,
-    torchvision_backbone,
+    publishers_backbone,
     upsampled,
 )
 
@@ -85,7 +85,7 @@ def test_atrous_rates_follow_the_output_stride():
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_backbone_is_exported_strictly_into_torchvision(backbone):
     network = build_segmentor(SegmentorConfig(backbone=backbone, head_channels=16), num_classes=3, seed=4)
-    exported = torchvision_backbone(network)
+    exported = publishers_backbone(network)
     reference = torchvision.models.get_model(backbone, weights=None)
     reference.load_state_dict(exported.state, strict=True)
     for name, tensor in network.backbone.state_dict().items():
@@ -180,7 +180,7 @@ def test_moco_and_pixpro_enter_from_their_official_layouts(tmp_path):
     config = SegmentorConfig(head_channels=16)
     source = build_segmentor(config, 3, seed=1)
     own = dict(source.backbone.state_dict())
-    whole = torchvision_backbone(source).state
+    whole = publishers_backbone(source).state
     moco = {f"module.encoder_q.{name}": tensor for name, tensor in own.items()}
     moco |= {f"module.encoder_q.fc.{name}": torch.zeros(2) for name in ("0.weight", "0.bias", "2.weight", "2.bias")}
     moco |= {f"module.encoder_k.{name}": torch.zeros_like(tensor) for name, tensor in own.items()}
