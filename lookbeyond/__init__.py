@@ -9,11 +9,29 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import __version__
 
 if TYPE_CHECKING:
+    from lookbeyond.experiments import IGNORED, Cell, ExperimentResults, label_maps, open_results, plan, run
     from lookbeyond.models import Model, load_model
 
-__all__ = ["Model", "__version__", "load_model"]
+__all__ = [
+    "IGNORED",
+    "Cell",
+    "ExperimentResults",
+    "Model",
+    "__version__",
+    "label_maps",
+    "load_model",
+    "open_results",
+    "plan",
+    "run",
+]
 
-_HOMES = {"Model": "models", "load_model": "models"}
+_HOMES = {
+    "Model": "models",
+    "load_model": "models",
+    **dict.fromkeys(
+        ("IGNORED", "Cell", "ExperimentResults", "label_maps", "open_results", "plan", "run"), "experiments"
+    ),
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,6 +19,7 @@ import torch
 from orchestrator.storage.store import Storage
 
 if TYPE_CHECKING:
+    from support.command_line import Commands
     from support.s3_server import S3Server
 
 torch.set_num_threads(1)
@@ -104,6 +105,27 @@ def ray_session() -> Iterator[None]:
     ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a small CamVid tree and an experiment on it, ``small.yaml``."""
+    from support.command_line import write_camvid, write_experiment
+
+    write_camvid(tmp_path / "camvid")
+    write_experiment(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LOOKBEYOND_STORAGE", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> "Commands":
+    """Commands in that folder, whose work is done in this process."""
+    from support.command_line import Commands, run_here
+
+    monkeypatch.setattr("orchestrator.cluster.rounds.run_plan", run_here)
+    return Commands(folder, capsys)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -35,8 +36,48 @@ from workloads.errors import InputError
 from workloads.formats import counted, duration
 
 
+@dataclass(frozen=True)
+class RunOutcome:
+    """What a run came to: its plan, its results and where it wrote them, and the errors by step."""
+
+    plan: Plan
+    results: Results
+    sheets: list[str]
+    kept: str | None
+    trials: str | None
+    failed: dict[str, str]
+    input_errors: set[str]
+
+
 def run_experiment(document: dict[str, Any], options: Namespace) -> int:
-    """Run an experiment with a command's options and return the exit code."""
+    """Run an experiment with a command's options, say what came out and return the exit code."""
+    started = time.time()
+    outcome = carry_out(document, options)
+    made, results, cells = outcome.plan, outcome.results, outcome.results.cells
+    storage = Storage(options.storage)
+    if options.json:
+        print(results.to_bytes().decode())
+    else:
+        with _only_for_show("the table"):
+            print_cells(made.name, cells, plain_console())
+        lines = [("results", storage.locate(results_path(made.name))), *(("picture", one) for one in outcome.sheets)]
+        if outcome.kept is not None:
+            other = storage.locate(results_path(outcome.kept))
+            lines.append(("kept", f"{other}, the results of another experiment named {made.name}"))
+        lines += [("watch", f"tensorboard --logdir {outcome.trials}")] if outcome.trials is not None else []
+        lines += [("best", line) for line in best_lines(cells)]
+        lines += [("mind", line) for line in results.doubts]
+        lines += [("ranking", str(results.agreement))] if results.agreement is not None else []
+        for title, text in (*lines, ("took", duration(time.time() - started))):
+            print(f"{title:<8} {text}")
+    bad = [cell for cell in cells if cell.status is Status.FAILED]
+    for cell in bad:
+        print(f"lookbeyond: failed {describe(cell, cells)}: {cell.error}", file=sys.stderr)
+    return _exit_code(made, bool(bad), outcome.failed, outcome.input_errors)
+
+
+def carry_out(document: dict[str, Any], options: Namespace) -> RunOutcome:
+    """Run an experiment with a command's options; write and draw what came out."""
     if options.cluster_config:
         set_key(document, "compute.cluster_config", options.cluster_config)
     started = time.time()
@@ -60,25 +101,7 @@ def run_experiment(document: dict[str, Any], options: Namespace) -> int:
     run = record_run(made, started, machines)
     results = _written(made, cells, storage, run, None if kept else former)
     sheets = _draw(made, storage, trials)
-    if options.json:
-        print(results.to_bytes().decode())
-    else:
-        with _only_for_show("the table"):
-            print_cells(made.name, cells, plain_console())
-        lines = [("results", storage.locate(results_path(made.name))), *(("picture", sheet) for sheet in sheets)]
-        if kept is not None:
-            other = storage.locate(results_path(kept))
-            lines.append(("kept", f"{other}, the results of another experiment named {made.name}"))
-        lines += [("watch", f"tensorboard --logdir {trials}")] if trials is not None else []
-        lines += [("best", line) for line in best_lines(cells)]
-        lines += [("mind", line) for line in results.doubts]
-        lines += [("ranking", str(results.agreement))] if results.agreement is not None else []
-        for title, text in (*lines, ("took", duration(time.time() - started))):
-            print(f"{title:<8} {text}")
-    bad = [cell for cell in cells if cell.status is Status.FAILED]
-    for cell in bad:
-        print(f"lookbeyond: failed {describe(cell, cells)}: {cell.error}", file=sys.stderr)
-    return _exit_code(made, bool(bad), failed, input_errors)
+    return RunOutcome(made, results, sheets, kept, trials, failed, input_errors)
 
 
 def _run_pending(

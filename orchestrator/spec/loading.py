@@ -6,10 +6,11 @@ win. A piece that changes the data set drops those options of the former one tha
 failure this guards against: seven tables that repeat one base, and differ where nobody meant them to.
 """
 
+import copy
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,11 @@ _UNSIZED = ("name", "extends", "size", "sizes", "rows", "columns")
 _BEFORE_SIZE = ("size", "sizes", "rows", "columns")
 
 
-def load_experiment(path: str | Path, overrides: Iterable[str]) -> dict[str, Any]:
-    """Read an experiment file with what it extends, at its size, and lay ``key=value`` pairs over it.
+def load_experiment(
+    path: str | Path, overrides: Iterable[str], values: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Read an experiment file with what it extends, at its size, and lay ``key=value`` pairs over it, then keys with
+    `values` that need no reading.
 
     Returns:
         A document without `extends` and `sizes`; its rows and columns are those of its `size`.
@@ -40,7 +44,25 @@ def load_experiment(path: str | Path, overrides: Iterable[str]) -> dict[str, Any
     path = Path(path)
     document = _with_bases(path, ())
     document.setdefault("name", name_after(path))
-    pairs = [_parsed(override) for override in overrides]
+    pairs = [*(_parsed(override) for override in overrides), *copy.deepcopy(dict(values or {})).items()]
+    return _laid_over(document, pairs)
+
+
+def load_document(document: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """As `load_experiment`, of what a file would hold and of values that need no reading; both are left as they are.
+
+    A file that it extends is looked for from the current folder.
+
+    Raises:
+        InputError: as `load_experiment`.
+    """
+    place = Path("experiment.yaml")
+    own = _extended(copy.deepcopy(dict(document)), place, ())
+    own.setdefault("name", place.stem)
+    return _laid_over(own, list(copy.deepcopy(dict(overrides)).items()))
+
+
+def _laid_over(document: dict[str, Any], pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     early = [pair for pair in pairs if pair[0].split(".")[0] in _BEFORE_SIZE]
     for key, value in early:
         set_key(document, key, value)
@@ -63,7 +85,11 @@ def _with_bases(path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in extended_by:
         circle = " -> ".join(str(one.name) for one in (*extended_by, path.resolve()))
         raise InputError(f"{circle} is a circle", key="extends")
-    document = _read(path)
+    return _extended(_read(path), path, extended_by)
+
+
+def _extended(document: dict[str, Any], path: Path, extended_by: tuple[Path, ...]) -> dict[str, Any]:
+    """A document merged into the files that it extends; `path` is where it stands."""
     if "sizes" in document:
         document["sizes"] = _sizes(document["sizes"])
     base = document.pop("extends", None)
