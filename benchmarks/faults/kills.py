@@ -2,10 +2,12 @@
 
 A campaign runs one small experiment (labels of generated scenes, a tiny pre-training, a tiny fine-tuning) undisturbed,
 and then over and over in new storages, with faults at seeded points until as many as asked for have come: workers, the
-node (its raylet, and with it all that runs there), the driver and trainers are killed, the storage fails, is slow, or
-is full. After every end that is not a success the same command is run again, as a user would. At the end the SHA-256 of
-every label shard and model and the scores must be those of the undisturbed run, `verify` must find nothing damaged, and
-no lease may be left.
+node (its raylet, and with it all that runs there), the driver and trainers are killed, or stopped and continued beyond
+the lease (beside a stopped driver another run takes its work over), the storage fails, is slow, or is full in each of
+its folders. After every end that is not a success the same command is run again, as a user would; between two starts
+states and histories are damaged, and files are planted that would run code. At the end the SHA-256 of every label shard
+and model and the scores must be those of the undisturbed run, `verify` must find nothing damaged, nothing may have been
+executed, and no lease and no process may be left.
 
     python -m benchmarks.faults.kills --kills 100 --seed 0
     python -m benchmarks.faults.kills --kills 12 --seed 0 --first 5      a part, from the storage of that number on
@@ -23,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -31,16 +33,20 @@ from typing import Any
 
 import yaml
 
+from benchmarks.faults.mischief import damage, plant
+from benchmarks.faults.processes import MARK, Stopped, left_over
 from benchmarks.measuring import Aim, not_measured, put, table, verdict
-from orchestrator.ledger.layout import LEASES
+from orchestrator.ledger.layout import CHECKPOINTS, HISTORY, IMAGES, LEASES, MODELS, RESULTS, SHARDS, STEPS
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.verification import verify
-from orchestrator.storage.faults import FOLDER, POINTS, VARIABLE, failures, passages
+from orchestrator.storage.faults import FOLDER, VARIABLE, failures, passages
 from orchestrator.storage.store import Storage
 
 AIM = Aim("campaigns that did not end as the undisturbed run", most=0)
 
 SIZE, CROP = [64, 96], [49, 65]
+# Short, so that a stop outlasts it.
+LEASE_SECONDS = 8
 EXPERIMENT = {
     "name": "kills",
     "dataset": {"name": "scenes", "image_size": SIZE, "num_train": 12, "num_val": 4},
@@ -49,7 +55,7 @@ EXPERIMENT = {
         "sampling": {"pixels_per_image": 20},
         "superpixels": {"n_segments": 30},
     },
-    "compute": {"shard_images": 2, "train_cores": 1},
+    "compute": {"shard_images": 2, "train_cores": 1, "lease_seconds": LEASE_SECONDS},
     "pretrain": {"recipe": "small", "steps": 3, "batch_size": 2, "views": {"image_size": SIZE, "crop": CROP}},
     "finetune": {"recipe": "small", "steps": 3, "batch_size": 2, "augmentation": {"image_size": SIZE, "crop": CROP}},
     # Two labellings that share their samples and superpixels; one is trained on, which takes most of the time.
@@ -69,7 +75,17 @@ RATES = {
     "storage.write": 0.02,
     "storage.full": 0.01,
     "storage.slow": 0.005,
+    "driver.stop": 0.05,
+    "training.stop": 0.3,
+    "worker.stop": 0.03,
+    # In every phase of a run: the folders that it writes to one after the other.
+    **{
+        f"storage.full@{folder}": 0.3
+        for folder in (LEASES, IMAGES, SHARDS, STEPS, MODELS, CHECKPOINTS, HISTORY, RESULTS)
+    },
 }
+# What befalls a storage between two starts.
+BETWEEN = ("state.damaged", "storage.hostile")
 # Asked for at a rate that never comes, a point only counts its passages: two a job, one a training step.
 COUNTED = ("worker.kill", "training.kill")
 NEVER = 1e-12
@@ -92,7 +108,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100, help="faults in all (default 100)")
     parser.add_argument("--seed", type=int, default=0, help="which faults come when (default 0)")
-    parser.add_argument("--points", nargs="+", choices=RATES, default=list(RATES), help="default: all")
+    every = [*RATES, *BETWEEN]
+    parser.add_argument("--points", nargs="+", choices=every, default=every, help="default: all")
     parser.add_argument("--until", choices=("labels", "pretrain", "finetune"), default="finetune")
     parser.add_argument("--first", type=int, default=0, help="number of the first storage (default 0)")
     parser.add_argument("--each", type=int, default=10, help="faults in one storage at most (default 10)")
@@ -118,7 +135,13 @@ def run_campaigns(folder: Path, options: argparse.Namespace) -> int:
         if number < options.first:
             continue
         campaign = run_until_done(folder, f"campaign-{number}", caps, seed, options.until)
+        name = f"campaign-{number}"
+        executed = (folder / f"{name}-executed").exists()
+        left = left_over(name)
         same = campaign.ends[-1] == 0 and outcomes(campaign.storage) == expected and is_clean(campaign.storage)
+        same = same and not executed and not left
+        if executed or left:
+            put({"campaign": number, "executed": executed, "processes_left": left})
         others += not same
         come += len(campaign.struck)
         faults += [(number, point, what, f"{at:.1f}") for point, what, at in campaign.struck]
@@ -142,18 +165,24 @@ def run_campaigns(folder: Path, options: argparse.Namespace) -> int:
 
 def run_until_done(folder: Path, name: str, caps: Counter[str], seed: int, until: str) -> Campaign:
     """Start the command until it ends well; faults, at most so many per point, are counted over all starts."""
-    asked = {point: f"rate={RATES[point]},cap={cap}" for point, cap in caps.items()}
+    asked = {point: f"rate={RATES[point]},cap={cap}" for point, cap in caps.items() if point in RATES}
     asked = dict.fromkeys(COUNTED, f"rate={NEVER}") | asked
     text = ";".join(f"{point}:{how},seed={seed}" for point, how in asked.items())
     counted = folder / f"{name}-faults"
-    environment = os.environ | {VARIABLE: text, FOLDER: str(counted)}
+    environment = os.environ | {VARIABLE: text, FOLDER: str(counted), MARK: name}
     command = [sys.executable, "-m", "lookbeyond", "run", "experiment.yaml", "--storage", name, "--until", until]
     ends: list[int] = []
+    chance, befallen = random.Random(seed), list[tuple[str, str, float]]()
     begun, clock = time.time(), time.perf_counter()
-    while not ends or (ends[-1] != 0 and len(ends) < MOST_STARTS):
+
+    def start() -> "subprocess.Popen[bytes]":
         with (folder / f"{name}.log").open("ab") as log:
-            done = subprocess.run(command, cwd=folder, env=environment, stdout=log, stderr=log, check=False)
-        ends.append(done.returncode)
+            return subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
+
+    while not ends or (ends[-1] != 0 and len(ends) < MOST_STARTS):
+        ends += Stopped(counted, LEASE_SECONDS, chance, start).follow(start())
+        if ends[-1] != 0:
+            befallen += [(point, what, time.time()) for point, what in befall(folder, name, caps, befallen, chance)]
     seconds = time.perf_counter() - clock
     if ends[-1] != 0:
         not_measured(
@@ -161,9 +190,22 @@ def run_until_done(folder: Path, name: str, caps: Counter[str], seed: int, until
         )
     work = Counter({point: passages(counted, point) for point in COUNTED})
     struck = [
-        (point, failure["what"], failure["time"] - begun) for point in POINTS for failure in failures(counted, point)
+        (point, failure["what"], failure["time"] - begun) for point in RATES for failure in failures(counted, point)
     ]
+    struck += [(point, what, at - begun) for point, what, at in befallen]
     return Campaign(Storage(str(folder / name)), ends, seconds, sorted(struck, key=lambda one: one[2]), work)
+
+
+def befall(
+    folder: Path, name: str, caps: Counter[str], before: list[tuple[str, str, float]], chance: random.Random
+) -> Iterator[tuple[str, str]]:
+    """Damage a state and plant what is hostile, as often as is asked for in all: which, and what it was."""
+    struck = Counter(point for point, _, _ in before)
+    if struck["state.damaged"] < caps["state.damaged"] and (what := damage(folder / name, chance)):
+        yield "state.damaged", what
+    executed = folder / f"{name}-executed"
+    if struck["storage.hostile"] < caps["storage.hostile"] and (what := plant(folder / name, executed, chance)):
+        yield "storage.hostile", what
 
 
 def outcomes(storage: Storage) -> dict[str, Any]:

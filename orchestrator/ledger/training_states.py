@@ -5,15 +5,16 @@ next continues from it. The history of the loss lies beside it and is read while
 work: one that is damaged is as good as none, and whoever reads it says so.
 """
 
-import json
+import io
 import logging
-from collections.abc import Callable
-from dataclasses import asdict
+import zipfile
+import zlib
+from dataclasses import asdict, dataclass
 from typing import Annotated
 
 from pydantic import AfterValidator, TypeAdapter
 
-from orchestrator.ledger.documents import Read, read_document, read_json, write_document
+from orchestrator.ledger.documents import Read, read_document, write_document
 from orchestrator.ledger.layout import history_path, outcome_path, state_path
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.storage.store import Storage
@@ -45,18 +46,57 @@ def _has_network(outcome: Outcome) -> Outcome:
     return outcome
 
 
-ROWS = TypeAdapter(Annotated[list[dict[str, float]], AfterValidator(_is_history)])
+@dataclass(frozen=True)
+class History:
+    """What a training has reported so far."""
+
+    rows: Annotated[list[dict[str, float]], AfterValidator(_is_history)]
+
+
+HISTORY = TypeAdapter(History)
 OUTCOME = TypeAdapter(Annotated[Outcome, AfterValidator(_has_network)])
 
 
 def read_history(storage: Storage, key: str) -> list[dict[str, float]]:
     """Loss, learning rate and speed of a training so far."""
-    return _read(storage, history_path(key), ROWS, read_json) or []
+    history = _read(storage, history_path(key), HISTORY)
+    return history.rows if history is not None else []
 
 
 def write_history(storage: Storage, key: str, rows: list[dict[str, float]]) -> None:
     """Keep what a training has reported so far; a crash may lose it."""
-    storage.write_nondurable(history_path(key), json.dumps(rows).encode())
+    storage.write_nondurable(history_path(key), write_document({"rows": rows}))
+
+
+def read_state(storage: Storage, key: str) -> bytes | None:
+    """The state of a training, whole as far as its checksums say; None where there is none, or a damaged one.
+
+    torch reads an archive without looking at the checksums in it: a digit that has changed would be trained on.
+    """
+    path = state_path(key)
+    data = storage.find(path)
+    try:
+        if data is not None:
+            require_archive(data)
+    except ValueError as error:
+        say_damaged(storage, path, error)
+        return None
+    return data
+
+
+def require_archive(data: bytes) -> None:
+    """Refuse what is no whole ZIP archive, as torch writes them.
+
+    Raises:
+        ValueError: it is none, or something in it has another checksum.
+    """
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError, zlib.error) as error:
+        raise ValueError(str(error)) from None
+    if damaged is not None:
+        raise ValueError(f"{damaged} in it has another checksum")
 
 
 def training_seconds(history: list[dict[str, float]], batch_size: int) -> float:
@@ -78,7 +118,7 @@ def read_outcome(storage: Storage, key: str, origin: str | None = None) -> Outco
     """What rank 0 left; None where no training has ended, it began from something else than `origin`, or what it wrote
     is gone.
     """
-    outcome = _read(storage, outcome_path(key), OUTCOME, read_document)
+    outcome = _read(storage, outcome_path(key), OUTCOME)
     if outcome is None or origin not in (None, outcome.origin):
         return None
     if not all(storage.exists(record.path) for record in outcome.files.values()):
@@ -91,12 +131,10 @@ def forget_outcome(storage: Storage, key: str) -> None:
     storage.delete(outcome_path(key))
 
 
-def _read(
-    storage: Storage, path: str, adapter: TypeAdapter[Read], read: Callable[[bytes, TypeAdapter[Read]], Read]
-) -> Read | None:
+def _read(storage: Storage, path: str, adapter: TypeAdapter[Read]) -> Read | None:
     data = storage.find(path)
     try:
-        return None if data is None else read(data, adapter)
+        return None if data is None else read_document(data, adapter)
     except ValueError as error:
         say_damaged(storage, path, error)
         return None

@@ -6,10 +6,7 @@ attempt. Repairing forgets what is damaged (the next run computes it again) and 
 """
 
 import hashlib
-import io
 import time
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 
 from orchestrator.ledger import layout
@@ -19,7 +16,7 @@ from orchestrator.ledger.inputs import inputs_problem
 from orchestrator.ledger.manifests import read_manifest, read_record
 from orchestrator.ledger.shards import ShardRecord, read_arrays
 from orchestrator.ledger.stop_marks import STOP
-from orchestrator.ledger.training_states import OUTCOME, ROWS
+from orchestrator.ledger.training_states import HISTORY, OUTCOME, require_archive
 from orchestrator.storage.store import Storage
 
 _CHECKED = (layout.STEPS, layout.SHARDS, layout.CHECKPOINTS, layout.HISTORY, layout.IMAGES, layout.INPUTS)
@@ -112,23 +109,12 @@ def _named_by(storage: Storage, path: str) -> list[ShardRecord]:
             # A training that has ended, and is not committed yet.
             return list(read_document(storage.read(path), OUTCOME).files.values())
         case layout.CHECKPOINTS, "pt":
-            _require_archive(storage.read(path))
+            require_archive(storage.read(path))
         case layout.CHECKPOINTS, "arrow":
             read_arrays(storage, path)
         case layout.HISTORY, "json":
-            read_json(storage.read(path), ROWS)
+            read_document(storage.read(path), HISTORY)
     return []
-
-
-def _require_archive(data: bytes) -> None:
-    """Refuse what is no whole ZIP archive, as torch writes them; the driver is spared torch."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(data)) as archive:
-            damaged = archive.testzip()
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, zlib.error) as error:
-        raise ValueError(str(error)) from None
-    if damaged is not None:
-        raise ValueError(f"{damaged} in it has another checksum")
 
 
 def _leftovers(storage: Storage, named: set[str]) -> list[str]:

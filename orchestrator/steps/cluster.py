@@ -1,5 +1,6 @@
 """A cluster model fitted on a sample of features."""
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -21,8 +22,8 @@ from workloads.configs.clustering import DbscanConfig, KMeansConfig
 from workloads.costs.work import Size, Work, channels_of
 from workloads.errors import InputError
 
-# In the state of a fit: which features it is of.
-_ORIGIN = "origin"
+# In the state of a fit: the SHA-256 of the features that it is of and of all else in it.
+_CHECKED = "sha256"
 _USUAL_ITERATIONS = 30
 
 if TYPE_CHECKING:
@@ -182,19 +183,28 @@ class ClusterJob:
         if self.storage.exists(self._checkpoint):
             try:
                 arrays = read_arrays(self.storage, self._checkpoint)
-                if "".join(map(chr, arrays.get(_ORIGIN, ()))) == origin:
+                given = bytes(arrays.get(_CHECKED, np.empty(0, np.uint8)))
+                if given == _checked(origin, arrays):
                     resume = KMeansState.from_arrays(arrays)
-            except InputError:
+            except (InputError, LookupError, ValueError, TypeError):
                 # A checkpoint only saves time: a damaged one, or one of other features, is as good as none.
                 self.storage.delete(self._checkpoint)
 
         def keep(state: "KMeansState") -> None:
-            own = {_ORIGIN: np.frombuffer(origin.encode(), np.uint8)}
-            self.storage.replace(self._checkpoint, write_arrays(state.to_arrays() | own))
+            arrays = state.to_arrays()
+            seal = {_CHECKED: np.frombuffer(_checked(origin, arrays), np.uint8)}
+            self.storage.replace(self._checkpoint, write_arrays(arrays | seal))
 
         return fit_kmeans(
             features, self.num_clusters, config, self.seed, torch_device(self.device), resume=resume, on_iteration=keep
         )
+
+
+def _checked(origin: str, arrays: Mapping[str, np.ndarray]) -> bytes:
+    found = hashlib.sha256(origin.encode())
+    for name in sorted(arrays.keys() - {_CHECKED}):
+        found.update(name.encode() + np.ascontiguousarray(arrays[name]).tobytes())
+    return found.digest()
 
 
 def load_matrix(storage: Storage, sample: tuple[str, str], limit: int) -> np.ndarray:

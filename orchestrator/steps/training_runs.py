@@ -13,7 +13,7 @@ import torch
 
 from orchestrator.ledger.layout import state_path
 from orchestrator.ledger.outcomes import Outcome
-from orchestrator.ledger.training_states import read_history, say_damaged, training_seconds, write_history
+from orchestrator.ledger.training_states import read_history, read_state, say_damaged, training_seconds, write_history
 from orchestrator.steps.training import DistributedContext, TrainingJob
 from orchestrator.storage.faults import kill_point
 from workloads.training.collectives import SingleProcess
@@ -99,8 +99,7 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
 def _continued(job: TrainingJob, context: DistributedContext) -> Loop:
     """The training loop of one worker, where the last run of the training left it."""
     loop = job.build(context)
-    path = state_path(job.key)
-    data = job.storage.find(path)
+    data = read_state(job.storage, job.key)
     if data is None:
         return loop
     try:
@@ -112,7 +111,7 @@ def _continued(job: TrainingJob, context: DistributedContext) -> Loop:
         if not 0 <= loop.step <= loop.total_steps:
             raise ValueError(f"it is at step {loop.step} of {loop.total_steps}")
     except Exception as error:  # torch raises of many kinds on what is no state
-        say_damaged(job.storage, path, error)
+        say_damaged(job.storage, state_path(job.key), error)
         # Half of it may have been taken over.
         return job.build(context)
     return loop

@@ -1,6 +1,7 @@
 """Fault points: places where a run can be made to fail on purpose, to show that failing costs nothing but time.
 
-The model: off unless LOOKBEYOND_FAULTS names points, such as ``storage.write:rate=0.1,cap=3,seed=1;worker.kill:cap=2``.
+The model: off unless LOOKBEYOND_FAULTS names points, such as ``storage.write:rate=0.1,cap=3,seed=1;worker.kill:cap=2``,
+those of the storage also of one folder of it alone (``storage.full@checkpoints``).
 Every passage of a point has a number, counted over all processes and restarts in files below LOOKBEYOND_FAULTS_FOLDER;
 seed and number decide whether it fails, and after `cap` failures no more do. The failure this guards against: a test
 of kills that kills nothing, or kills every restart at the same place for ever.
@@ -32,7 +33,9 @@ _STORAGE_POINTS = {
     "storage.slow": None,
 }
 _KILL_POINTS = ("worker.kill", "node.kill", "driver.kill", "training.kill")
-POINTS = (*_STORAGE_POINTS, *_KILL_POINTS)
+# Passed where the point of the same process to kill is; who stops it has to let it go on.
+_STOP_POINTS = ("worker.stop", "driver.stop", "training.stop")
+POINTS = (*_STORAGE_POINTS, *_KILL_POINTS, *_STOP_POINTS)
 _SLOW_SECONDS = 1.0
 
 
@@ -89,19 +92,21 @@ def storage_fault(points: Iterable[str], path: str) -> None:
     asked = asked_for()
     if not asked:
         return
-    for point in points:
-        if point in asked and asked[point].comes(path):
-            number = _STORAGE_POINTS[point]
+    folder = path.split("/", maxsplit=1)[0]
+    for name in (name for point in points for name in (point, f"{point}@{folder}")):
+        if name in asked and asked[name].comes(path):
+            number = _STORAGE_POINTS[name.partition("@")[0]]
             if number is not None:
                 raise OSError(number, f"{os.strerror(number)}, on purpose ({VARIABLE})")
             time.sleep(_SLOW_SECONDS)
 
 
 def kill_point(point: str, what: str, process: int | None = None) -> None:
-    """Pass a point at which a process may be killed: this one, or the one of the given number."""
-    fault = asked_for().get(point)
-    if fault is not None and fault.comes(what):
-        os.kill(process or os.getpid(), signal.SIGKILL)
+    """Pass a point at which a process may be killed or stopped: this one, or the one of the given number."""
+    asked = asked_for()
+    for name, sent in ((point, signal.SIGKILL), (point.replace(".kill", ".stop"), signal.SIGSTOP)):
+        if name in asked and asked[name].comes(what):
+            os.kill(process or os.getpid(), sent)
 
 
 @lru_cache(maxsize=1)
@@ -122,7 +127,8 @@ def parse(text: str, folder: str) -> dict[str, Fault]:
     faults = {}
     for entry in filter(None, (part.strip() for part in text.split(";"))):
         point, _, settings = entry.partition(":")
-        if point not in POINTS:
+        name, _, folder_of = point.partition("@")
+        if name not in POINTS or (folder_of and name not in _STORAGE_POINTS):
             raise InputError(f"{VARIABLE}: {point!r} is not a fault point; allowed: {', '.join(POINTS)}")
         given = dict(pair.partition("=")[::2] for pair in filter(None, settings.split(",")))
         faults[point] = _fault(point, given, Path(folder))

@@ -1,7 +1,6 @@
 """Early stopping on a real Ray: what is given up, what is remembered of it, and how it is taken up again."""
 
 import io
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,9 @@ from support.training_on_ray import run
 from support.trainings import DOCUMENT, Listener, make_job
 from support.trainings import run as run_in_process
 
-from orchestrator.ledger.layout import history_path, state_path
+from orchestrator.ledger.layout import state_path
 from orchestrator.ledger.stop_marks import is_marked
-from orchestrator.ledger.training_states import read_history, read_outcome
+from orchestrator.ledger.training_states import read_history, read_outcome, write_history
 from orchestrator.results.results import collect
 from orchestrator.storage.store import Storage
 
@@ -47,7 +46,7 @@ def test_what_is_left_behind_is_given_up_remembered_and_taken_up_by_a_run_withou
     history = [
         row | ({"val_miou_subset": 100.0} if "val_miou_subset" in row else {}) for row in read_history(storage, first)
     ]
-    storage.replace(history_path(first), json.dumps(history).encode())
+    write_history(storage, first, history)
 
     plan, report = run(EXPERIMENT, storage)
     keys = [cell.roles["finetune"].key for cell in plan.cells]

@@ -1,6 +1,5 @@
 """Which fine-tunings are given up, by which comparison, and what is remembered of it."""
 
-import json
 import math
 import random
 from pathlib import Path
@@ -13,8 +12,8 @@ from support.star import EXPERIMENT
 from support.trainings import DOCUMENT
 
 from orchestrator.execution.early_stopping import Column, SuccessiveHalving, column
-from orchestrator.ledger.layout import history_path
 from orchestrator.ledger.stop_marks import Stop, forget_mark, is_marked, mark_stopped
+from orchestrator.ledger.training_states import write_history
 from orchestrator.planning.explain import explain
 from orchestrator.planning.plan import Plan, make_plan, may_be_stopped
 from orchestrator.planning.selection import select_best
@@ -137,7 +136,7 @@ def test_a_new_run_compares_with_what_the_storage_remembers(storage: Storage) ->
     first, second = rivals(storage, 2)
     rows = [{"step": step, "total_steps": 10, "loss": 1.0, "images_per_second": 1.0} for step in (1, 2)]
     rows[1]["val_miou_subset"] = 50.0
-    storage.replace(history_path(first), json.dumps(rows).encode())
+    write_history(storage, first, rows)
     stop = halving(storage, 2).judge(second, 2, 49.0)
     assert stop is not None
     assert stop.limit == 50.0

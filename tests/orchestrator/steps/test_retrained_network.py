@@ -5,6 +5,7 @@ import io
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,6 +25,8 @@ from orchestrator.steps.tensors import write_tensors
 from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
 from workloads.features.extractors import build_extractor
+from workloads.labels import kmeans
+from workloads.labels.kmeans import fit_kmeans
 
 AFTER = ("cluster", "label", "label_val", "score")
 
@@ -115,17 +118,33 @@ def test_the_state_of_a_fit_is_of_its_features(plan: Plan, storage: Storage, mon
     delete = Storage.delete
     monkeypatch.setattr(Storage, "delete", lambda self, path: path == place or delete(self, path))
 
+    resumed = []
+
+    def fit_and_tell(*args: Any, **options: Any) -> Any:
+        resumed.append(options["resume"] is not None)
+        return fit_kmeans(*args, **options)
+
+    monkeypatch.setattr(kmeans, "fit_kmeans", fit_and_tell)
+
     def centres() -> np.ndarray:
         outcome = cluster.job(storage, (cluster,), None, "cpu").run(WorkerCache())
         return read_arrays(storage, outcome.files["clusters"].path)["points"]
 
     fitted = centres()
-    state = read_arrays(storage, place)
-    moved = state | {name: state[name] + np.float32(1) for name in ("centers", "best_centers")}
-    storage.replace(place, write_arrays(moved))
-    assert not np.array_equal(centres(), fitted), "a fit goes on from its own state"
-    storage.replace(place, write_arrays(moved | {"origin": state["origin"][::-1]}))
+    state = {name: np.array(array) for name, array in read_arrays(storage, place).items()}
+    moved = state | {"centers": state["centers"] + np.float32(1)}
+    del (unsealed := dict(state))["sha256"]
+    for left in (state, moved, unsealed):
+        storage.replace(place, write_arrays(left))
+        np.testing.assert_array_equal(centres(), fitted)
+    assert resumed == [False, True, False, False], "a fit goes on from its own state, whole"
+    storage.replace(place, write_arrays(state))
+    sample = Ledger(storage).finished("sample", roles(plan)["sample"].key)
+    forget(plan, storage, "sample")
+    first = replace(sample.shards[0], sha256="0" * 64)
+    Ledger(storage).commit(replace(sample, shards=[first, *sample.shards[1:]]))
     np.testing.assert_array_equal(centres(), fitted)
+    assert resumed[-1] is False, "and not from that of other features"
 
 
 def test_a_training_goes_on_from_what_it_was_computed_from_and_from_nothing_else(plan: Plan, storage: Storage) -> None:

@@ -12,6 +12,7 @@ import torch
 from support.command_line import mounted
 from support.trainings import STEPS, KilledError, Listener, assert_equal, make_job, run
 
+from orchestrator.ledger.documents import write_document
 from orchestrator.ledger.layout import history_path, lease_path, outcome_path, state_path
 from orchestrator.ledger.leases import LeaseLostError, Leases
 from orchestrator.ledger.outcomes import Outcome
@@ -195,6 +196,22 @@ def test_a_damaged_state_is_taken_for_absent_with_a_note(
     assert f"{state_path(job.key)} is damaged" in caplog.text
 
 
+def test_a_state_with_a_changed_bit_is_not_trained_on(
+    storage: Storage, third_state: bytes, undisturbed: dict[str, torch.Tensor], caplog: pytest.LogCaptureFixture
+) -> None:
+    """torch loads it without a word."""
+    changed = bytearray(third_state)
+    place = changed.index(b"data/0") + 200
+    changed[place] ^= 1
+    assert loaded(bytes(changed)).keys() == loaded(third_state).keys()
+    job = make_job(storage)
+    storage.replace(state_path(job.key), bytes(changed))
+    again = Listener()
+    assert_equal(run(job, again), undisturbed)
+    assert again.steps[0] == 1
+    assert f"{state_path(job.key)} is damaged" in caplog.text
+
+
 def test_nothing_stays_of_a_state_that_was_half_taken_over_when_it_was_found_damaged(
     storage: Storage, third_state: bytes, undisturbed: dict[str, torch.Tensor]
 ) -> None:
@@ -212,8 +229,12 @@ def test_nothing_stays_of_a_state_that_was_half_taken_over_when_it_was_found_dam
         b"[1]",
         b"{}",
         b'[{"step": 1}]',
-        b'[{"step": "1", "total_steps": 5, "loss": 1, "images_per_second": 1}]',
-        b'[{"step": 1, "total_steps": 5, "loss": 1, "images_per_second": 0}]',
+        write_document({"rows": [{"step": "1", "total_steps": 5, "loss": 1, "images_per_second": 1}]}),
+        write_document({"rows": [{"step": 1, "total_steps": 5, "loss": 1, "images_per_second": 0}]}),
+        # A digit that has changed is in the results else.
+        write_document({"rows": [{"step": 1, "total_steps": 5, "loss": 1.5, "images_per_second": 1}]}).replace(
+            b"1.5", b"2.5"
+        ),
     ],
 )
 def test_a_damaged_history_is_taken_for_absent_with_a_note(

@@ -107,3 +107,25 @@ def test_what_cannot_be_asked_for_is_named(text: str, told: str, tmp_path: Path)
         parse(text, str(tmp_path))
     with pytest.raises(InputError, match=FOLDER):
         parse(text, "")
+
+
+def test_a_point_of_one_folder_strikes_there_alone(ask: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = ask("storage.full@models:rate=1")
+    storage = Storage(str(tmp_path / "storage"))
+    storage.replace("shards/a", b"one")
+    with pytest.raises(StorageFullError, match="no room for 3 bytes of models/a"):
+        storage.replace("models/a", b"one")
+    assert failed(folder, "storage.full@models") == [0]
+    with pytest.raises(InputError, match=r"'worker\.kill@models' is not a fault point"):
+        parse("worker.kill@models:rate=1", "folder")
+
+
+def test_a_process_that_is_stopped_goes_on_when_it_is_told(ask: Callable[[str], Path]) -> None:
+    folder = ask("worker.stop:rate=1,cap=1")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    with subprocess.Popen([sys.executable, "-c", PASSING, "3"], env=environment, stdout=subprocess.PIPE) as process:
+        _, status = os.waitpid(process.pid, os.WUNTRACED)
+        assert os.WIFSTOPPED(status)
+        assert [failure["process"] for failure in faults.failures(folder, "worker.stop")] == [process.pid]
+        process.send_signal(signal.SIGCONT)
+        assert process.communicate()[0] == b"alive\n"
