@@ -26,6 +26,13 @@ EXPERIMENTS = {
         ["dataset.root=camvid", "grid.labels.extractor.weights=[first.pth, second.pth]"],
     ),
     **{
+        name: (
+            REPOSITORY / "experiments" / f"{name}.yaml",
+            ["dataset.root=camvid", "weights.imagenet=first.pth", "weights.voc=second.pth"],
+        )
+        for name in ("camvid", "camvid-few")
+    },
+    **{
         f"table{number}": (REPOSITORY / "experiments" / f"table{number}.yaml", ["size=small"]) for number in range(1, 8)
     },
 }
