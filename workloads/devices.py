@@ -6,6 +6,8 @@ that is refused, with what does not fit.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,9 @@ from workloads.errors import InputError
 if TYPE_CHECKING:
     import torch
 
+MPS = "mps"
+_LACKS = re.compile(r"not (currently )?(implemented|supported)|doesn't support|does not support|Cannot convert", re.I)
+
 # The oldest driver that runs what is built for a major version of CUDA (NVIDIA's table of minor version compatibility).
 _LEAST_DRIVER = {11: 450, 12: 525, 13: 580}
 _KERNEL_MODULE = Path("/proc/driver/nvidia/version")
@@ -21,13 +26,52 @@ _VERSION = re.compile(r"Kernel Module.*?\s(\d+(\.\d+)+)\s")
 
 
 def torch_device(setting: str) -> "torch.device":
-    """The device of a setting: ``auto`` is a GPU where torch has one, else the CPU; others are torch's own names."""
+    """The device of a setting: ``auto`` is a GPU where torch has one (not Apple's), else the CPU; others are torch's.
+
+    Raises
+    ------
+    InputError
+        ``mps`` where torch does not offer it.
+    """
     # Imported here: who only passes a setting on, as a driver does, is spared it.
     import torch
 
     if setting == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if setting == MPS and not torch.backends.mps.is_available():
+        built = "is built without it" if not torch.backends.mps.is_built() else "finds no GPU of Apple"
+        raise InputError(
+            f"torch {torch.__version__} {built} here", key="compute.device", value=MPS, allowed="give auto, cpu or cuda"
+        )
     return torch.device(setting)
+
+
+def float64_device(setting: str) -> "torch.device":
+    """The device of a setting for what is summed in float64, which Apple's GPUs do not have: there it is the CPU."""
+    return torch_device("cpu" if setting == MPS else setting)
+
+
+@contextmanager
+def lacking_operations() -> Iterator[None]:
+    """Say of an operation that a device lacks that it does.
+
+    Raises
+    ------
+    InputError
+        In place of what torch raises.
+    """
+    try:
+        yield
+    except (NotImplementedError, TypeError, RuntimeError) as error:
+        said = str(error).strip().splitlines()[0] if str(error).strip() else ""
+        if "MPS" not in said or not _LACKS.search(said):
+            raise
+        raise InputError(
+            f"an operation that is needed cannot be done there ({said})",
+            key="compute.device",
+            value=MPS,
+            allowed="give cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1, with which torch does such operations on the CPU",
+        ) from None
 
 
 def require_usable_gpu(host: str) -> None:

@@ -28,6 +28,7 @@ from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.planning.plan import Plan, may_be_stopped, skip_stopped
 from orchestrator.steps.step import Pool, Step
 from orchestrator.storage.store import Storage
+from workloads.devices import MPS, torch_device
 from workloads.errors import GroupedInputError, InputError
 
 _POLL_SECONDS = 1.0
@@ -66,6 +67,9 @@ def run_plan(
     report = RunReport()
     if not plan.pending:
         return report
+    if plan.compute.device == MPS:
+        # Apple's GPU is that of this machine, so what torch offers here is what a worker would find.
+        torch_device(MPS)
     ever = cluster_capacity(plan.compute.cluster_config) if plan.compute.cluster_config else None
     ledger = Ledger(storage)
     leases = Leases(storage, plan.compute.lease_seconds)

@@ -32,6 +32,7 @@ from orchestrator.planning.capacity import Capacity
 from orchestrator.spec.experiment import Compute
 from orchestrator.steps.step import Pool, Step
 from orchestrator.storage.store import Storage
+from workloads.devices import MPS
 from workloads.errors import InputError
 
 if TYPE_CHECKING:
@@ -164,6 +165,9 @@ class Runner:
     def _wanted_extractors(self, ready: int) -> int:
         """Actors that there is work and room for: one that could not be placed would hold its share of the items."""
         room = int(self._gpus / self.compute.gpus_per_worker) if self.uses_gpus else self.cores
+        if self.compute.device == MPS:
+            # Ray counts no GPU of Apple's; there is one, and a network on it for each worker.
+            room = 1
         limit = max(1, room)
         if self.compute.workers is not None:
             limit = min(limit, self.compute.workers) if self.uses_gpus else self.compute.workers

@@ -32,6 +32,7 @@ from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, leave_outcome, 
 from orchestrator.planning.capacity import Capacity, ResourceRequest
 from orchestrator.spec.experiment import Compute
 from orchestrator.steps.training import TrainingJob
+from workloads.devices import MPS
 from workloads.errors import InputError
 
 if TYPE_CHECKING:
@@ -79,17 +80,28 @@ class Scale:
     start_seconds: float
     checkpoint_seconds: float
     dashboard: bool
+    device: str = "auto"
 
     @staticmethod
     def of(compute: Compute, uses_gpus: bool, capacity: Capacity, *, dashboard: bool) -> "Scale":
-        """The scale that the user asked for, or one by which trainings use a whole machine."""
+        """The scale that the user asked for, or one by which trainings use a whole machine.
+
+        Raises:
+            InputError: several workers would share a GPU that torch cannot share a training over.
+        """
+        if compute.device == MPS and compute.train_workers > 1:
+            allowed = "allowed with compute.device mps: 1; torch splits no training over Apple's GPUs"
+            raise InputError(key="compute.train_workers", value=compute.train_workers, allowed=allowed)
         machine = capacity.largest(gpus=uses_gpus)
         # Where a machine has several GPUs, a training takes its share of the cores beside each of them.
         shares = max(compute.train_workers, int(machine.gpus) if uses_gpus else 1)
         cores = compute.train_cores or max(1, int(machine.cores) // shares)
         patience = _START_SECONDS_WHEN_SCALING if capacity.scales else _START_SECONDS
         start_seconds = compute.start_seconds or patience
-        return Scale(compute.train_workers, cores, uses_gpus, start_seconds, compute.checkpoint_seconds, dashboard)
+        device = compute.device if compute.device == MPS else "auto" if uses_gpus else "cpu"
+        return Scale(
+            compute.train_workers, cores, uses_gpus, start_seconds, compute.checkpoint_seconds, dashboard, device=device
+        )
 
     @property
     def request(self) -> ResourceRequest:
@@ -257,7 +269,7 @@ def _worker(config: dict[str, Any]) -> None:
 
     from orchestrator.steps.training import DistributedContext
     from orchestrator.steps.training_runs import train
-    from workloads.devices import torch_device
+    from workloads.devices import lacking_operations, torch_device
     from workloads.training.collectives import ProcessGroup, SingleProcess
     from workloads.training.loop import Machine
 
@@ -265,11 +277,12 @@ def _worker(config: dict[str, Any]) -> None:
     scale: Scale = config["scale"]
     keep_freed_memory()
     torch.set_num_threads(scale.cores)
-    machine = Machine.of(torch_device("auto" if scale.uses_gpus else "cpu"), scale.cores)
+    machine = Machine.of(torch_device(scale.device), scale.cores)
     if scale.workers == 1:
         context = DistributedContext(machine, SingleProcess(), None)
     else:
         context = DistributedContext(machine, ProcessGroup(), DistributedDataParallel)
-    outcome = train(job, context, _MetricsReporter(job, context), scale.checkpoint_seconds)
+    with lacking_operations():
+        outcome = train(job, context, _MetricsReporter(job, context), scale.checkpoint_seconds)
     if outcome is not None:
         leave_outcome(job.storage, job.key, outcome)

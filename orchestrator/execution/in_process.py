@@ -6,6 +6,7 @@ from orchestrator.planning.plan import Plan
 from orchestrator.steps.jobs import WorkerCache
 from orchestrator.steps.step import Pool, Step
 from orchestrator.storage.store import Storage
+from workloads.devices import lacking_operations
 from workloads.errors import InputError
 
 
@@ -37,7 +38,8 @@ def run_in_process(plan: Plan, storage: Storage, device: str) -> dict[str, str]:
             continue
         execution.started(steps)
         try:
-            outcome = steps[0].job(storage, steps, item.payload.shard, device).run(cache)
+            with lacking_operations():
+                outcome = steps[0].job(storage, steps, item.payload.shard, device).run(cache)
         except Exception as error:
             execution.fail(item, steps, error, user=isinstance(error, InputError))
         else:

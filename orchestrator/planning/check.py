@@ -22,6 +22,7 @@ from orchestrator.steps.extraction import ExtractorSource
 from orchestrator.storage.store import Storage
 from workloads.configs.clustering import KMeansConfig
 from workloads.datasets import Dataset, Survey, open_dataset, survey
+from workloads.devices import MPS, torch_device
 from workloads.errors import BrokenImageError, InputError
 
 
@@ -72,6 +73,8 @@ def check_experiment(document: dict[str, Any], storage: Storage, images: int) ->
     compute = cells[0].entry.compute
     if compute.max_cost is not None:
         _collect(report, lambda: require_prices(compute.cluster_config))
+    if compute.device == MPS:
+        _collect(report, lambda: torch_device(MPS))
     datasets: dict[Any, Dataset | None] = {}
     for cell in cells:
         entry = cell.entry.dataset

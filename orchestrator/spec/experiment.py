@@ -131,7 +131,9 @@ class Compute(RuntimeConfig):
     which trainings `early_stopping` gives up depends on which come first.
     """
 
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto takes a GPU where the cluster has one")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
+        "auto", description="auto takes a GPU where the cluster has one; mps: Apple's GPU"
+    )
     workers: int | None = Field(None, ge=1, description="extraction workers; null for one per core (or per GPU)")
     gpus_per_worker: float = Field(1.0, gt=0, le=1, description="share of a GPU that an extraction worker takes")
     shard_images: int = Field(16, ge=1, description="images per shard; a multiple of labels.extractor.batch_size")

@@ -130,7 +130,7 @@ class ClusterJob:
         # Here and below: what computes is imported by workers alone; the driver is spared torch.
         import torch
 
-        from workloads.devices import torch_device
+        from workloads.devices import float64_device
         from workloads.scoring.unlabelled import silhouette
 
         sampled = Ledger(self.storage).finished(*self.sample)
@@ -161,7 +161,7 @@ class ClusterJob:
             "emptied": int(model.emptied),
             "silhouette": silhouette(matrix, model.sample_label),
         }
-        return Outcome(files={"clusters": record}, results={self.key: results}, device=torch_device(self.device).type)
+        return Outcome(files={"clusters": record}, results={self.key: results}, device=float64_device(self.device).type)
 
     @property
     def _checkpoint(self) -> str:
@@ -170,13 +170,13 @@ class ClusterJob:
     def _fit(self, features: "torch.Tensor", origin: str) -> "ClusterModel":
         if isinstance(self.config, KMeansConfig):
             return self._fit_kmeans(self.config, features, origin)
-        from workloads.devices import torch_device
+        from workloads.devices import float64_device
         from workloads.labels.dbscan import fit_dbscan
 
-        return fit_dbscan(features, self.config, self.seed, self.num_clusters, torch_device(self.device))
+        return fit_dbscan(features, self.config, self.seed, self.num_clusters, float64_device(self.device))
 
     def _fit_kmeans(self, config: KMeansConfig, features: "torch.Tensor", origin: str) -> "ClusterModel":
-        from workloads.devices import torch_device
+        from workloads.devices import float64_device
         from workloads.labels.kmeans import KMeansState, fit_kmeans
 
         resume = None
@@ -196,7 +196,13 @@ class ClusterJob:
             self.storage.replace(self._checkpoint, write_arrays(arrays | seal))
 
         return fit_kmeans(
-            features, self.num_clusters, config, self.seed, torch_device(self.device), resume=resume, on_iteration=keep
+            features,
+            self.num_clusters,
+            config,
+            self.seed,
+            float64_device(self.device),
+            resume=resume,
+            on_iteration=keep,
         )
 
 

@@ -6,7 +6,14 @@ import pytest
 import torch
 
 from workloads import devices
-from workloads.devices import driver_version, gpu_problem, require_usable_gpu
+from workloads.devices import (
+    driver_version,
+    float64_device,
+    gpu_problem,
+    lacking_operations,
+    require_usable_gpu,
+    torch_device,
+)
 from workloads.errors import InputError
 
 PROPRIETARY = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  535.104.05  Sat Aug 19 01:15:15 UTC 2023\n"
@@ -61,3 +68,34 @@ def test_where_nothing_is_wrong_nothing_is_said(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     assert gpu_problem() is None
     require_usable_gpu("node-7")
+
+
+def test_apples_gpu_is_refused_where_torch_does_not_offer_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(InputError, match=r"compute\.device: torch .* here; give auto, cpu or cuda"):
+        torch_device("mps")
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert torch_device("mps").type == "mps"
+    assert float64_device("mps").type == "cpu", "clusters are summed in float64"
+    assert float64_device("cpu").type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        NotImplementedError("The operator 'aten::linalg_qr' is not currently implemented for the MPS device. If"),
+        TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64."),
+        RuntimeError("Adaptive pool MPS: input sizes must be divisible by output sizes. Non-divisible not supported"),
+    ],
+)
+def test_an_operation_that_apples_gpu_lacks_is_the_users_to_mend(error: Exception) -> None:
+    said = r"compute\.device: an operation .*MPS.*; give cpu, or set PYTORCH_ENABLE_MPS"
+    with pytest.raises(InputError, match=said), lacking_operations():
+        raise error
+
+
+@pytest.mark.parametrize("error", [RuntimeError("MPS backend out of memory"), TypeError("bad operand"), KeyError("x")])
+def test_other_errors_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as raised, lacking_operations():
+        raise error
+    assert raised.value is error
