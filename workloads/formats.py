@@ -1,5 +1,7 @@
 """How numbers are written for people, wherever they are printed."""
 
+from collections.abc import Iterable
+
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -40,6 +42,17 @@ def size(count: float) -> str:
 def counted(number: float, noun: str, plural: str = "") -> str:
     """A count and its noun: ``1 cell``, ``12 cells``, ``19 classes``."""
     return f"{number:g} {noun if number == 1 else plural or f'{noun}s'}"
+
+
+def said_once(said: Iterable[tuple[str, str]], most: int = 3) -> list[str]:
+    """Lines ``A; B; C and 33 more: what is wrong`` of pairs of who and what: one for each thing that is wrong."""
+    who: dict[str, list[str]] = {}
+    for name, what in said:
+        who.setdefault(what, []).append(name)
+    return [
+        f"{'; '.join(names[:most])}{f' and {len(names) - most} more' if len(names) > most else ''}: {what}"
+        for what, names in who.items()
+    ]
 
 
 def _two_digits(number: float, unit: str) -> str:

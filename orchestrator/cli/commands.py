@@ -36,7 +36,7 @@ from orchestrator.spec.loading import load_experiment, name_after
 from orchestrator.spec.naming import describe
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
-from workloads.formats import duration, size
+from workloads.formats import counted, duration, said_once, size
 
 _DEMO = Path(__file__).with_name("demo.yaml")
 
@@ -229,7 +229,7 @@ def export_labels(options: Namespace) -> int:
     with Progress() as progress:
         maps = LabelMaps(made, cell, options.pool, storage)
         count = export_label_maps(maps, Path(options.output), progress, options.format)
-    print(f"{count} label maps, legend.json and legend.png in {options.output}")
+    print(f"{counted(count, 'label map')}, legend.json and legend.png in {options.output}")
     return 0
 
 
@@ -263,15 +263,15 @@ def verify(options: Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(found), indent=1))
     else:
-        print(f"{found.steps} steps, {found.shards} shards, {size(found.bytes)} read")
+        print(f"{counted(found.steps, 'step')}, {counted(found.shards, 'shard')}, {size(found.bytes)} read")
         for path, problem in found.damaged.items():
             print(f"damaged: {path} {problem}")
         for file, problem in found.inputs.items():
             print(f"changed: {file} {problem}")
         if found.leftovers:
-            print(f"{len(found.leftovers)} leftovers of killed attempts")
+            print(f"{counted(len(found.leftovers), 'leftover')} of killed attempts")
         if found.repaired:
-            print(f"removed {len(found.repaired)} files; `lookbeyond run` computes again what is missing")
+            print(f"removed {counted(len(found.repaired), 'file')}; `lookbeyond run` computes again what is missing")
         elif found.damaged:
             print("`lookbeyond verify STORAGE --repair` forgets the damaged shards, so that `run` computes them again")
     return 1 if (found.damaged and not options.repair) or found.inputs else 0
@@ -288,10 +288,9 @@ def report(options: Namespace) -> int:
 
 def _print_errors(made: Plan, console: Console) -> None:
     cells = [planned.cell for planned in made.cells]
-    for planned in made.cells:
-        if planned.error:
-            what = describe(planned.cell, cells)
-            console.print(f"cannot run {what}: {planned.error}", style="red", markup=False, soft_wrap=True)
+    broken = [(describe(planned.cell, cells), str(planned.error)) for planned in made.cells if planned.error]
+    for line in said_once(broken):
+        console.print(f"cannot run {line}", style="red", markup=False, soft_wrap=True)
 
 
 def _keys(roles: dict[str, Any]) -> dict[str, str]:

@@ -310,6 +310,8 @@ def _add_overrides(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "overrides",
         nargs="*",
+        # Without a default argparse names it among what is required.
+        default=[],
         metavar="key=value",
         help="set a key of the experiment, e.g. labels.images=100",
     )

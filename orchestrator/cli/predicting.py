@@ -16,6 +16,7 @@ from orchestrator.steps.step import ShardedStep
 from orchestrator.storage.store import Storage
 from workloads.datasets import open_dataset
 from workloads.errors import InputError
+from workloads.formats import counted
 
 
 def predict_images(made: Plan, storage: Storage, options: Namespace) -> int:
@@ -29,7 +30,9 @@ def predict_images(made: Plan, storage: Storage, options: Namespace) -> int:
     name = describe(planned.cell, [one.cell for one in made.cells])
     output = Path(options.output)
     with Progress() as progress:
-        progress.say(f"{plan.name}, {name}: {step.images.count} images, {len(plan.pending)} steps to run")
+        progress.say(
+            f"{plan.name}, {name}: {counted(step.images.count, 'image')}, {counted(len(plan.pending), 'step')} to run"
+        )
         if plan.pending:
             # Ray is imported only where something is run.
             foretell(plan, storage, progress, options.address)
@@ -65,7 +68,7 @@ def predict_images(made: Plan, storage: Storage, options: Namespace) -> int:
     broken = manifest.quarantined
     for item in broken:
         print(f"lookbeyond: {item.image} could not be used: {item.reason}", file=sys.stderr)
-    print(f"{count} of {step.images.count} images in {output}, by {name}")
+    print(f"{count} of {counted(step.images.count, 'image')} in {output}, by {name}")
     if not count:
         raise InputError("no image could be used", key="IMAGES", value=options.images)
     return 0

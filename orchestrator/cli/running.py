@@ -33,7 +33,7 @@ from orchestrator.storage.room import full_disks
 from orchestrator.storage.store import Storage, StorageFullError
 from workloads.datasets import open_dataset
 from workloads.errors import InputError
-from workloads.formats import counted, duration
+from workloads.formats import counted, duration, said_once
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,8 @@ def run_experiment(document: dict[str, Any], options: Namespace) -> int:
         for title, text in (*lines, ("took", duration(time.time() - started))):
             print(f"{title:<8} {text}")
     bad = [cell for cell in cells if cell.status is Status.FAILED]
-    for cell in bad:
-        print(f"lookbeyond: failed {describe(cell, cells)}: {cell.error}", file=sys.stderr)
+    for line in said_once((describe(cell, cells), cell.error or "") for cell in bad):
+        print(f"lookbeyond: failed {line}", file=sys.stderr)
     return _exit_code(made, bool(bad), outcome.failed, outcome.input_errors)
 
 

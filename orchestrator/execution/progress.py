@@ -98,6 +98,7 @@ class Progress:
         self._bars = Bars(*_columns(self.console.width), console=self.console, disable=not self.console.is_terminal)
         self._known: dict[str, _Bar] = {}
         self._told: set[str] = set()
+        self._noted: set[str] = set()
         self._whole: TaskID | None = None
         self._waiting: TaskID | None = None
         self._seconds: dict[str, float] = {}
@@ -199,7 +200,10 @@ class Progress:
         self._show(title)
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """A line that stays; what was said is not said again."""
+        if text in self._noted:
+            return
+        self._noted.add(text)
         self.console.print(text, style="yellow", markup=False, soft_wrap=True)
 
     def say(self, text: str) -> None:

@@ -24,6 +24,7 @@ from workloads.configs.clustering import KMeansConfig
 from workloads.datasets import Dataset, Survey, open_dataset, survey
 from workloads.devices import MPS, torch_device
 from workloads.errors import BrokenImageError, InputError
+from workloads.formats import counted
 
 
 @dataclass
@@ -53,7 +54,7 @@ class CheckReport:
             for line in lines:
                 console.print(line, style=style, markup=False, soft_wrap=True)
         console.print(
-            "nothing wrong was found" if not self.problems else f"{len(self.problems)} problems", markup=False
+            "nothing wrong was found" if not self.problems else counted(len(self.problems), "problem"), markup=False
         )
 
 
@@ -138,32 +139,38 @@ def _survey_pools(
             raise of_pool(error, "val" if index else "pool") from None
         report.surveys.append(found)
         sizes = ", ".join(f"{height}x{width}" for (height, width), _ in found.sizes.most_common(3))
-        more = f" and {len(found.sizes) - 3} other sizes" if len(found.sizes) > 3 else ""
-        report.facts.append(f"{dataset.name} {pool}: {found.available} images, {found.examined} read, {sizes}{more}")
+        more = f" and {counted(len(found.sizes) - 3, 'other size')}" if len(found.sizes) > 3 else ""
+        report.facts.append(
+            f"{dataset.name} {pool}: {counted(found.available, 'image')}, {found.examined} read, {sizes}{more}"
+        )
         for note, count in found.conversions.items():
-            report.warnings.append(f"{pool}: {count} images are {note}; they are converted to 8-bit RGB")
+            are = "is" if count == 1 else "are"
+            report.warnings.append(f"{pool}: {counted(count, 'image')} {are} {note}, converted to 8-bit RGB")
         report.warnings.extend(f"{pool}: {image_id} is broken: {reason}" for image_id, reason in found.broken[:10])
         if too_many := too_many_broken(len(found.broken), found.available, pool, quarantine_limit):
             report.problems.append(too_many)
         report.problems.extend(f"{pool}: {message}" for _, message in found.label_errors[:10])
         report.warnings.extend(f"{pool}: {line}" for line in dataset.passed_over(pool))
-        report.warnings.extend(f"{pool}: {count} label files {doubt}" for doubt, count in found.label_doubts.items())
+        report.warnings.extend(
+            f"{pool}: {counted(count, 'label file')} {doubt}" for doubt, count in found.label_doubts.items()
+        )
         report.warnings.extend(f"{pool}: {line}" for line in _like_masks(found))
         if found.counted_from_one:
             first, last = dataset.classes[0], dataset.classes[-1]
             report.warnings.append(
-                f"{pool}: {found.counted_from_one} label files have no pixel of {first}, the first class, but some of "
-                f"{last}, the last, and of ignored ones: are their values counted from 1?"
+                f"{pool}: {counted(found.counted_from_one, 'label file')} without a pixel of {first}, the first class, "
+                f"but with some of {last}, the last, and of ignored ones: are values counted from 1?"
             )
         if found.labelled and not any(found.class_pixels.values()) and not found.label_errors:
-            none = (
-                f"{pool}: no pixel of any class in the {found.examined} of {found.available} label files that were read"
-            )
+            files = counted(found.available, "label file")
+            none = f"{pool}: no pixel of any class in what was read ({found.examined} of {files})"
             certain = index == 1 and found.examined == found.available
             (report.problems if certain else report.warnings).append(none)
         if found.labelled:
-            report.facts.append(f"{pool}: {dataset.num_classes} classes, {found.ignored_share:.1%} of pixels ignored")
-            if found.absent_classes:
+            classes = counted(dataset.num_classes or 0, "class", "classes")
+            report.facts.append(f"{pool}: {classes}, {found.ignored_share:.1%} of pixels ignored")
+            # Of files that were refused nobody knows what is in them.
+            if found.absent_classes and not found.label_errors:
                 report.warnings.append(f"{pool}: no pixel of {', '.join(found.absent_classes)} in what was read")
 
 
@@ -235,8 +242,8 @@ def _too_small(surveys: list[Survey], minimum: int, arch: str) -> Iterator[str]:
         if small:
             shown = ", ".join(f"{height}x{width}" for height, width in list(small)[:3])
             yield (
-                f"{found.pool}: {sum(small.values())} images are smaller than {minimum}x{minimum}, which {arch} needs "
-                f"({shown}); they are quarantined"
+                f"{found.pool}: {counted(sum(small.values()), 'image')} smaller than {minimum}x{minimum}, which {arch} "
+                f"needs ({shown}); quarantined"
             )
 
 

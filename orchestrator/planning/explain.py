@@ -10,6 +10,7 @@ from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.plan import Plan
 from orchestrator.steps.step import Step
 from orchestrator.storage.store import Storage
+from workloads.formats import counted
 
 
 def explain(plan: Plan, storage: Storage) -> list[tuple[Step, str]]:
@@ -26,7 +27,7 @@ def _reason(step: Step, plan: Plan, ledger: Ledger, finished: list[Manifest]) ->
         return f"{plan.skipped[step.key].status}: {plan.skipped[step.key].reason}"
     behind = [role for role, key in step.input_keys.items() if key not in plan.done]
     images = step.finished_images(ledger)
-    partly = f"{images} of {step.images.count} images are in finished shards; " if images else ""
+    partly = f"{images} of {counted(step.images.count, 'image')} done; " if images else ""
     alike = [manifest for manifest in finished if manifest.kind == step.kind]
     if not alike:
         return f"{partly}no {step.kind} step has been done on this storage"

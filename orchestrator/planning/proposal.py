@@ -24,6 +24,7 @@ from workloads.datasets.decode import (
 )
 from workloads.datasets.files import scan_tree
 from workloads.errors import BrokenImageError, InputError
+from workloads.formats import counted
 
 # A folder's name, or a part of it, and the pool that it stands for.
 _POOLS = {
@@ -286,7 +287,7 @@ def _described(found: Proposal, where: str) -> list[str]:
     lines = ["dataset:", "  name: masks", f"  root: {_quoted(where)}", "  pools:"]
     for pool, images in found.images.items():
         share = f", share: {list(found.shares[pool])}" if pool in found.shares else ""
-        said = f"   # {found.counts[pool]} images"
+        said = f"   # {counted(found.counts[pool], 'image')}"
         lines.append(f"    {pool}: {{images: {_quoted(images)}, masks: {_quoted(found.masks[pool])}{share}}}{said}")
     if found.shares:
         lines.append("  # No folder of validation images was found, so the last fifth by name is kept for scores.")

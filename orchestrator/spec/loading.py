@@ -24,6 +24,9 @@ from workloads.errors import InputError
 
 # What a size may not change: what the file is, and the parts that have sizes of their own.
 _UNSIZED = ("name", "extends", "size", "sizes", "rows", "columns")
+# Where experiments usually lie, and what only an experiment file has.
+_FOLDER = "experiments"
+_TELLING = ("dataset", "extends", "labels", "pretrain", "finetune", "rows", "grid")
 # Overrides of these come before the size is merged.
 _BEFORE_SIZE = ("size", "sizes", "rows", "columns")
 
@@ -110,9 +113,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        near = [found.name for found in sorted(path.parent.glob("*.y*ml"))] if path.parent.is_dir() else []
-        hint = f"; there are {', '.join(near[:12])}" if near else ""
-        raise InputError(f"experiment file {path} does not exist{hint}") from None
+        raise InputError(f"experiment file {path} does not exist{_there_are(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"experiment file {path} cannot be read: {error}") from None
     try:
@@ -122,6 +123,29 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise InputError(f"experiment file {path} must hold a mapping of keys, got {type(document).__name__}")
     return document
+
+
+def _there_are(path: Path) -> str:
+    """The experiment files beside a missing one, and those in the folder experiments."""
+    found = {one.resolve(): one for folder in (path.parent, Path(_FOLDER)) for one in sorted(folder.glob("*.y*ml"))}
+    likely = [one for one in found.values() if _is_experiment(one)]
+    if not likely:
+        return "; `lookbeyond init FOLDER` writes one for a folder of images"
+    names = [one.name if one.parent == path.parent else str(one) for one in likely]
+    stems = [one.stem for one in likely]
+    near = difflib.get_close_matches(path.stem, stems, n=1, cutoff=0.7)
+    meant = f"; did you mean {names[stems.index(near[0])]}?" if near else ""
+    listed = f"{', '.join(names[:16])}{', ...' if len(names) > 16 else ''}"
+    return f"{meant} There are {listed}" if meant else f"; there are {listed}"
+
+
+def _is_experiment(path: Path) -> bool:
+    """Whether a YAML file is one that can be run: clusters and what is only extended lie beside."""
+    try:
+        document = load_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, YamlError):
+        return False
+    return isinstance(document, dict) and any(key in document for key in _TELLING)
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

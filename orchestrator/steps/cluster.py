@@ -21,6 +21,7 @@ from orchestrator.storage.store import Storage, StorageFullError
 from workloads.configs.clustering import DbscanConfig, KMeansConfig
 from workloads.costs.work import Size, Work, channels_of
 from workloads.errors import InputError
+from workloads.formats import counted
 
 # In the state of a fit: the SHA-256 of the features that it is of and of all else in it.
 _CHECKED = "sha256"
@@ -260,8 +261,9 @@ def _require_samples(labels: LabelsEntry, num_clusters: int, images: int) -> Non
     if num_clusters > samples:
         key, value = ("k_per_class", config.k_per_class) if config.k is None else ("k", config.k)
         raise InputError(
-            f"{value} gives K = {num_clusters}, larger than the sample of {samples} pixels ({images} images, "
-            f"labels.sampling.pixels_per_image={pixels}, labels.clustering.max_pixels={config.max_pixels})",
+            f"{value} gives K = {num_clusters}, larger than the sample of {counted(samples, 'pixel')} "
+            f"({counted(images, 'image')}, labels.sampling.pixels_per_image={pixels}, "
+            f"labels.clustering.max_pixels={config.max_pixels})",
             key=f"labels.clustering.{key}",
             value=value,
             allowed=f"allowed: K of 1 to {samples}",

@@ -23,7 +23,7 @@ def number_of_clusters(k_per_class: float, num_classes: int) -> int:
     num_clusters = max(1, int(np.floor(k_per_class * num_classes + 0.5)))
     if num_clusters > MAX_CLUSTERS:
         raise InputError(
-            f"k_per_class {k_per_class} with {num_classes} classes gives {num_clusters} clusters; at most "
+            f"k_per_class {k_per_class} with M = {num_classes} gives K = {num_clusters}; at most "
             f"{MAX_CLUSTERS} fit 16-bit label maps"
         )
     return num_clusters

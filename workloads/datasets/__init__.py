@@ -82,7 +82,11 @@ def open_dataset(config: AnyDatasetConfig, root: str | os.PathLike[str] | None) 
         root = "."
     if root is None:
         hint = environment_hint() if isinstance(config, CityscapesConfig) else ""
-        raise InputError(f"missing; {config.name} is read from a folder{hint}", key="dataset.root")
+        raise InputError(
+            "is missing",
+            key="dataset.root",
+            allowed=f"give {_ROOTS.get(config.name, 'the folder of the data set')}{hint}",
+        )
     place = any_path(os.fspath(root), "dataset.root")
     if isinstance(place, BucketPath) and not isinstance(config, _IN_BUCKETS):
         raise InputError(
@@ -101,6 +105,7 @@ def absolute_root(config: AnyDatasetConfig, root: str | None) -> str | None:
     return None if root is None else absolute(root, "dataset.root")
 
 
+_ROOTS = {"folder": "the folder of the images", "masks": "the folder that images and masks lie below"}
 _IN_BUCKETS = (FolderConfig, MasksConfig, TableConfig)
 _OPENERS: dict[type, Callable[[Any, Any], Dataset]] = {
     CamvidConfig: lambda root, config: Camvid(root),

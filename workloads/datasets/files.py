@@ -26,6 +26,7 @@ from workloads.datasets.base import Dataset, FileKind, ImageEntry, Picture, UInt
 from workloads.datasets.decode import IMAGE_SUFFIXES, decode_labels, decode_picture, label_doubts, picture_size
 from workloads.datasets.depth import SixteenBit
 from workloads.errors import BrokenImageError, InputError
+from workloads.formats import counted
 from workloads.own_output import MARK, read_mark
 
 # What a file has for good; any other error of the system may pass, and is for whoever tries again.
@@ -113,7 +114,7 @@ class FileDataset(Dataset):
             return []
         shown = ", ".join(f"{count} {end}" for end, count in ends.most_common(5)) + (", ..." if len(ends) > 5 else "")
         read = f"names of images end in {', '.join(IMAGE_SUFFIXES)}"
-        return [f"{ends.total()} files in {self.image_folder(pool)} are passed over ({shown}); {read}"]
+        return [f"{counted(ends.total(), 'file')} in {self.image_folder(pool)} passed over ({shown}); {read}"]
 
     def read_picture(self, pool: str, image_id: str) -> Picture:
         """See :meth:`Dataset.read_picture`."""

@@ -30,6 +30,7 @@ from torch import Tensor
 
 from workloads.configs.clustering import MAX_CLUSTERS, DbscanConfig
 from workloads.errors import InputError
+from workloads.formats import counted
 from workloads.labels.cluster_model import ClusterModel
 from workloads.labels.sample_matrix import SampleMatrix, sample_matrix
 from workloads.seeding import generator
@@ -206,7 +207,7 @@ def fit_dbscan(
         if not 1 <= found <= MAX_CLUSTERS:
             nearest = math.sqrt(float(dense.core.min()))
             raise InputError(
-                f"eps {eps:.6g} with min_samples {config.min_samples} gives {found} clusters; "
+                f"eps {eps:.6g} with min_samples {config.min_samples} gives {counted(found, 'cluster')}; "
                 f"allowed: 1 to {MAX_CLUSTERS} (the first core sample appears at eps {nearest:.6g})"
             )
         return _model(matrix, distances, labels, eps_square, config)

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from workloads.configs.training import TrainingConfig
 from workloads.configs.views import ViewsConfig
 from workloads.errors import InputError
+from workloads.formats import counted
 from workloads.networks.segmentors import Segmentor
 from workloads.seeding import generator, stable_hash
 from workloads.training.batches import Order, Prefetcher, Sample, Slot, Source
@@ -141,7 +142,8 @@ class Loop:
             raise InputError("there is no image to train on; allowed: 1 or more")
         if config.batch_size % self.workers.size:
             raise InputError(
-                f"batch_size is {config.batch_size} with {self.workers.size} workers; allowed: a multiple of that"
+                f"batch_size is {config.batch_size} with {counted(self.workers.size, 'worker')}; allowed: a multiple "
+                "of that"
             )
         self.order = Order(source.ids, config.batch_size, config.seed)
         self.total_steps = config.total_steps(len(source.ids))

@@ -154,7 +154,7 @@ def test_a_validation_pool_without_a_single_labelled_pixel_is_an_error(command: 
         Image.fromarray(np.full((HEIGHT, WIDTH), 11, dtype=np.uint8)).save(file)
     looked_at = command("check", "small.yaml")
     assert looked_at.code == 2
-    assert "val: no pixel of any class in the 2 of 2 label files that were read" in looked_at.out
+    assert "val: no pixel of any class in what was read (2 of 2 label files)" in looked_at.out
     refused(command("run", "small.yaml"), "dataset.val: pool 'val' has no pixel with a class, and PmIoU needs one")
     assert command.results()["cells"][0]["status"] == "failed"
 

@@ -109,7 +109,7 @@ def test_broken_images_are_quarantined_named_and_counted(command: Commands, ray_
         assert f"quarantined in sample: {image}: {reason}" in allowed.err
     command.assert_nothing_half_written()
     exported = command("export", "labels", "small.yaml", "out")
-    assert exported.out.startswith("1 label maps")
+    assert exported.out.startswith("1 label map,")
 
 
 def test_check_tells_of_broken_images_before_the_run(command: Commands) -> None:
@@ -119,9 +119,12 @@ def test_check_tells_of_broken_images_before_the_run(command: Commands) -> None:
     assert looked_at.code == 2
     assert "train: 0 is broken: cannot be decoded" in looked_at.out
     assert "train: 1 is broken: is not an image" in looked_at.out
-    assert "2 of 4 images of pool train are broken, allowed are 1 (compute.quarantine_limit=0.01)" in looked_at.out
+    found = "2 of 4 images of pool train are broken, allowed are 1 (compute.quarantine_limit=0.01)"
+    advice = "mend or remove them, or go on without them with compute.quarantine_limit=0.5"
+    assert f"{found}; {advice}" in looked_at.out
+    assert command("check", "small.yaml", "compute.quarantine_limit=0.5").code == 0, "as it says"
     looked_at = command("check", "small.yaml", "compute.quarantine_limit=0.8")
-    assert "1 images are smaller than 32x32, which filters needs (1x1); they are quarantined" in looked_at.out
+    assert "1 image smaller than 32x32, which filters needs (1x1); quarantined" in looked_at.out
 
 
 def test_alpha_greyscale_and_sixteen_bits_are_converted_and_said(command: Commands) -> None:
@@ -132,9 +135,9 @@ def test_alpha_greyscale_and_sixteen_bits_are_converted_and_said(command: Comman
     Image.fromarray(pixels[..., 0]).save(train / "2.png")
     looked_at = command("check", "small.yaml")
     assert looked_at.code == 0
-    assert "train: 1 images are alpha; they are converted to 8-bit RGB" in looked_at.out
-    assert "train: 2 images are greyscale; they are converted to 8-bit RGB" in looked_at.out
-    assert "train: 1 images are 16-bit; they are converted to 8-bit RGB" in looked_at.out
+    assert "train: 1 image is alpha, converted to 8-bit RGB" in looked_at.out
+    assert "train: 2 images are greyscale, converted to 8-bit RGB" in looked_at.out
+    assert "train: 1 image is 16-bit, converted to 8-bit RGB" in looked_at.out
     assert command("run", "small.yaml").code == 0
     assert command.results()["cells"][0]["quarantined"] == []
     assert command("export", "labels", "small.yaml", "out").out.startswith("4 label maps")

@@ -64,6 +64,6 @@ def test_a_picture_that_cannot_be_drawn_does_not_undo_the_run(command: Commands,
 
 def test_files_that_are_passed_over_are_said_by_check_and_by_run(command: Commands, pictures: Path) -> None:
     (pictures / "a.heic").write_bytes(b"x")
-    line = "1 files in . are passed over (1 .heic)"
+    line = "1 file in . passed over (1 .heic)"
     assert line in command("check", "own.yaml").out
     assert line in command("run", "own.yaml").err

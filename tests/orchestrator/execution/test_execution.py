@@ -134,7 +134,7 @@ def test_too_many_broken_images_fail_the_step_and_name_some(tiny: dict[str, Any]
     failed = {step.kind for step in ended.failed}
     assert failed == {"sample", "cluster", "label", "score"}
     (message,) = set(ended.execution.failed.values())
-    assert message.startswith("7 of 24 images of pool train are broken, allowed are 3 (compute.quarantine_limit=0.1): ")
+    assert message.startswith("7 of 24 images of pool train are broken, allowed are 3 (compute.quarantine_limit=0.1); ")
     assert "image 4: truncated and 2 more" in message
     assert ended.execution.input_errors == set(ended.execution.failed)
 
@@ -172,7 +172,7 @@ def test_without_a_limit_not_even_one_broken_image_is_allowed(tiny: dict[str, An
     worker = FakeWorker(storage)
     worker.broken = lambda step, number: step.kind == "sample" and number == 23
     ended = execute(plan(tiny, storage), storage, worker)
-    assert "1 of 24 images of pool train are broken, allowed are 0" in next(iter(ended.execution.failed.values()))
+    assert "1 of 24 images of pool train is broken, allowed are 0" in next(iter(ended.execution.failed.values()))
 
 
 def test_a_pool_of_broken_images_fails_whatever_the_limit(tiny: dict[str, Any], storage: Storage) -> None:

@@ -90,7 +90,7 @@ def test_a_deep_option_is_named_with_its_place(storage: Storage) -> None:
 def test_more_images_are_partly_done(storage: Storage) -> None:
     done(storage, SCENES)
     found = reasons(storage, changed(images=80))
-    assert found["sample"] == "32 of 80 images are in finished shards; images: 40 -> 80"
+    assert found["sample"] == "32 of 80 images done; images: 40 -> 80"
     assert found["superpixels_val"] == "cached"
 
 

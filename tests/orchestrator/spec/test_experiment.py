@@ -260,13 +260,24 @@ def test_a_file_that_is_no_experiment_says_what_it_is(tmp_path: Path, text: str,
     assert "camvid-k.yaml" in str(caught.value)
 
 
-def test_a_file_that_is_not_there_names_its_neighbours(tmp_path: Path) -> None:
-    write(tmp_path, "", "table1.yaml")
-    write(tmp_path, "", "table2.yml")
-    with pytest.raises(InputError, match=r"table3\.yaml does not exist; there are table1\.yaml, table2\.yml"):
-        load_experiment(tmp_path / "table3.yaml", [])
-    with pytest.raises(InputError, match=r"does not exist$"):
-        load_experiment(tmp_path / "nowhere" / "table3.yaml", [])
+def test_a_file_that_is_not_there_names_its_neighbours_and_what_is_in_experiments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"mine\.yaml does not exist; `lookbeyond init FOLDER` writes one"):
+        load_experiment("mine.yaml", [])
+    write(tmp_path, "dataset: {name: scenes}", "table1.yaml")
+    write(tmp_path, "rows: []", "table2.yml")
+    write(tmp_path, "provider: {type: aws}", "cluster.yaml")
+    (tmp_path / "experiments").mkdir()
+    write(tmp_path / "experiments", "extends: ../table1.yaml", "roofs.yaml")
+    there = r"There are table1\.yaml, table2\.yml, experiments/roofs\.yaml$"
+    with pytest.raises(InputError, match=rf"table3\.yaml does not exist; did you mean table[12]\.ya?ml\? {there}"):
+        load_experiment("table3.yaml", [])
+    with pytest.raises(InputError, match=rf"roof\.yaml does not exist; did you mean experiments/roofs\.yaml\? {there}"):
+        load_experiment("roof.yaml", [])
+    with pytest.raises(InputError, match=r"there are experiments/roofs\.yaml$"):
+        load_experiment(tmp_path / "nowhere" / "zzz.yaml", [])
 
 
 def test_a_folder_or_bytes_are_no_experiment(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def test_extends_is_relative_to_the_file_and_may_go_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("extends: nowhere.yaml", "extends: experiment file .*nowhere.yaml does not exist; there are .*path.yaml"),
+        ("extends: nowhere.yaml", "extends: experiment file .*nowhere.yaml does not exist; .*path.yaml"),
         ("extends: [path.yaml]", r"extends: \['path.yaml'\] is not allowed; give the path of one experiment file"),
         ("extends: path.yaml", "extends: path.yaml -> path.yaml is a circle"),
         ("extends: other.yaml", "extends: path.yaml -> other.yaml -> path.yaml is a circle"),

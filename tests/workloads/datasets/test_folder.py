@@ -97,11 +97,11 @@ def test_what_is_passed_over_is_said_and_pipes_are_left_alone(tmp_path: Path, sa
     assert ids == ["a.ppm", "b.jfif", "c.gif", "d.jp2"]
     assert all(data.read_image("train", image_id).shape == photo.shape for image_id in ids)
     (line,) = data.passed_over("train")
-    assert line.startswith(f"4 files in {tmp_path / 'read'} are passed over (2 .heic, 1 ")
+    assert line.startswith(f"4 files in {tmp_path / 'read'} passed over (2 .heic, 1 ")
     assert "1 without a suffix" in line and "1 .png~" in line and line.endswith(", .jp2")
     (tmp_path / "other").mkdir()
     (tmp_path / "other/a.heic").write_bytes(b"x")
-    with pytest.raises(InputError, match=r"is empty; .*1 files in .* are passed over \(1 \.heic\)"):
+    with pytest.raises(InputError, match=r"is empty; .*1 file in .* passed over \(1 \.heic\)"):
         open_dataset(FolderConfig(), tmp_path / "other").entries("train")
 
 
