@@ -2,8 +2,9 @@
 
 From the same features and the same clusters come both: labels upsampled corner to corner, with every pixel an outlier
 whose interpolated distance is beyond its cluster's threshold (before), and labels upsampled from where the extractor's
-cells lie, with the pixels of outlying cells taken out (after). So a difference is the correction's and no seed's. Figures
-are kept as they come, a JSON line each: the same command goes on where it was ended, and `--report` prints what is there.
+cells lie, with the pixels of outlying cells taken out (after). So a difference is the correction's and no seed's.
+Figures are kept as they come, a JSON line each: the same command goes on where it was ended, and `--report` prints what
+is there.
 
     LOOKBEYOND_DATA=data python -m benchmarks.studies.corrections --figures corrections.jsonl
 """
@@ -84,8 +85,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         difference = Spread.of([pair[1] - pair[0] for pair in pairs])
         assert before and after and difference
         rows.append(
-            [network, num_clusters, f"{100 * share:g} %", segments, len(pairs)]
-            + [before.text(2), after.text(2), f"{difference.mean:+.2f}"]
+            [
+                *(network, num_clusters, f"{100 * share:g} %", segments, len(pairs)),
+                *(before.text(2), after.text(2), f"{difference.mean:+.2f}"),
+            ]
         )
         gains += [difference.mean] if (share, segments) == CASES[0] else []
     print("\n" + table(["network", "K", "outliers", "superpixels", "seeds", "before", "after", "difference"], rows))
@@ -105,9 +108,8 @@ def compute(options: argparse.Namespace) -> None:
                     continue
                 pictures = pictures or _pictures(dataset)
                 extractor = _extractor(str(options.data / weights))
-                train, val = (
-                    _features(dataset, extractor, options.figures, network, pool) for pool in ("train", "val")
-                )
+                kept = options.figures.with_name(f"{options.figures.stem}-{network}")
+                train, val = (_features(dataset, extractor, kept, pool) for pool in ("train", "val"))
                 model = _fit(dataset, train, num_clusters, seed)
                 scored = _scored(model, val, pictures, extractor.grid)
                 with options.figures.open("a") as file:
@@ -131,13 +133,13 @@ def _scored(
         labels, distance = assign(scores, size, corners)
         old = (labels, distance > thresholds[labels])
         new = (assign(scores, size, grid)[0], outliers(scores, thresholds, size, grid))
-        for (share, name), side in counts:
+        for ((share, name), side), confusion in counts.items():
             former, outlying = (old, new)[side]
             kept = np.where(outlying, np.uint16(IGNORE_LABEL), former) if share else former
             if name != "none":
                 ids = pictures.segments[name][index]
                 kept, former = (vote(each, ids, model.num_clusters) for each in (kept, former))
-            counts[(share, name), side].update(kept, truth, former)
+            confusion.update(kept, truth, former)
     return {case: (_pmiou(counts[case, 0]), _pmiou(counts[case, 1])) for case in CASES}
 
 
@@ -161,9 +163,9 @@ def _extractor(weights: str) -> Extractor:
     return build_extractor(ExtractorConfig.model_validate(config), weights, "cpu")
 
 
-def _features(dataset: Dataset, extractor: Extractor, figures: Path, network: str, pool: str) -> np.ndarray:
+def _features(dataset: Dataset, extractor: Extractor, kept: Path, pool: str) -> np.ndarray:
     """Features of a pool in its order, float32 (images, D, h, w), from the file beside the figures where it is."""
-    path = figures.with_name(f"{figures.stem}-{network}-{pool}.npy")
+    path = kept.with_name(f"{kept.name}-{pool}.npy")
     if not path.exists():
         made = [extractor.features([dataset.read_image(pool, name)])[0].numpy() for name in _names(dataset, pool)]
         partial = path.with_suffix(".partial.npy")

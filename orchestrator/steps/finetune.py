@@ -51,7 +51,7 @@ class FinetuneStep(TrainingStep):
     """
 
     kind: ClassVar[str] = "finetune"
-    code_version: ClassVar[int] = 4
+    code_version: ClassVar[int] = 5
     title: ClassVar[str] = "fine-tune"
     roles: ClassVar[tuple[str, ...]] = (_EXTRACTOR, "finetune")
     assumed_rate: ClassVar[Rate] = Rate(seconds=0.07)

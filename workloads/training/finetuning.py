@@ -26,7 +26,7 @@ from workloads.seeding import generator
 from workloads.training.batches import Sample, Slot, Source, check_labels
 from workloads.training.collectives import SingleProcess, Workers, at_least_float32
 from workloads.training.loop import Batch, Loop, Machine, Objective, Wrap
-from workloads.training.views import draw, render, resize_image, resize_labels
+from workloads.training.views import draw, render
 
 
 class Finetuning(Objective):
@@ -65,10 +65,8 @@ class Finetuning(Objective):
         """`image` float32 (3, h, w) and `labels` int64 (h, w), -1 where nothing is known."""
         views = self.views
         labels = check_labels(slot.image_id, sample, "ground truth", self.segmentor.num_classes, IGNORE_CLASS)
-        image = resize_image(sample.image, views.image_size)
-        labels = resize_labels(labels, image.shape[:2] if views.image_size else None)
         rng = generator(self.config.seed, "view", slot.epoch, slot.image_id, 0)
-        view = render(image, draw(views, slot.crop, rng), views.cutout_labels)
+        view = render(sample.image, draw(views, slot.crop, rng), views.cutout_labels, views.image_size)
         return {"image": view.image, "labels": view.look_up(labels, IGNORE_CLASS)}
 
     def forward(self, batch: Batch) -> Tensor:

@@ -162,11 +162,26 @@ def _nearest(old: int, new: int) -> np.ndarray:
     return np.minimum(((np.arange(new) + 0.5) * (old / new)).astype(np.int64), old - 1)
 
 
-def render(image: np.ndarray, drawn: Draw, cutout_labels: Literal["ignore", "keep"] = "ignore") -> View:
-    """Make the view of an image uint8 (H, W, 3) that `drawn` describes."""
-    rows, columns = _source_coordinates(drawn, image.shape[:2])
-    pixels = _nearest_ids(rows, columns, image.shape[:2])
-    colours = _photometric(_sample_colours(image, rows, columns, min(1.0, drawn.scale)), drawn)
+def render(
+    image: np.ndarray,
+    drawn: Draw,
+    cutout_labels: Literal["ignore", "keep"] = "ignore",
+    size: tuple[int, int] | None = None,
+) -> View:
+    """Make the view of an image uint8 (H, W, 3) that `drawn` describes.
+
+    Where a `size` is given, `drawn` is of the image at that size, while colours and ids are still those of the image:
+    what is drawn larger is as sharp as the image is.
+    """
+    own = (image.shape[0], image.shape[1])
+    rows, columns = _source_coordinates(drawn, size or own)
+    ratio = (1.0, 1.0)
+    if size is not None:
+        ratio = (size[0] / own[0], size[1] / own[1])
+        rows, columns = (rows + 0.5) / ratio[0] - 0.5, (columns + 0.5) / ratio[1] - 0.5
+    pixels = _nearest_ids(rows, columns, own)
+    shrink = (min(1.0, drawn.scale * ratio[0]), min(1.0, drawn.scale * ratio[1]))
+    colours = _photometric(_sample_colours(image, rows, columns, shrink), drawn)
     colours = F.normalize(colours, list(IMAGENET_MEAN), list(IMAGENET_STD))
     if drawn.cutout:
         tall, wide = (min(drawn.cutout, side) for side in drawn.crop)
@@ -237,7 +252,7 @@ def _nearest_ids(rows: Tensor, columns: Tensor, image_size: tuple[int, int]) -> 
     return torch.where(inside, y * width + x, OUTSIDE)
 
 
-def _sample_colours(image: np.ndarray, rows: Tensor, columns: Tensor, shrink: float) -> Tensor:
+def _sample_colours(image: np.ndarray, rows: Tensor, columns: Tensor, shrink: tuple[float, float]) -> Tensor:
     """Colours at the coordinates, float32 (3, h, w) in [0, 1]: bilinear, the mean colour outside the image.
 
     Only the window that the crop sees is touched: a Cityscapes image at scale 2.5 has 13 million pixels, a crop of 361
@@ -250,8 +265,8 @@ def _sample_colours(image: np.ndarray, rows: Tensor, columns: Tensor, shrink: fl
         bounds.append((low, max(low + 1, min(extent, math.ceil(coordinates.max().item()) + 2))))
     (top, bottom), (left, right) = bounds
     planes = torch.from_numpy(np.array(image[top:bottom, left:right])).permute(2, 0, 1)
-    if shrink < 1:
-        size = [max(1, round(side * shrink)) for side in planes.shape[1:]]
+    if min(shrink) < 1:
+        size = [max(1, round(side * share)) for side, share in zip(planes.shape[1:], shrink, strict=True)]
         planes = F.resize(planes, size, antialias=True)
     # Zero stands for the mean colour, because it is what grid_sample gives outside.
     window = F.to_dtype(planes, torch.float32, scale=True) - mean

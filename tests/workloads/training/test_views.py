@@ -326,3 +326,19 @@ def test_only_views_that_give_the_positives_overlap(changes, overlap):
         common.append(np.isin(first.pixels, second.pixels).mean())
     assert min(common) >= (overlap - 0.05 if overlap else 0)
     assert overlap or np.mean(np.array(common) == 0) > 0.5
+
+
+def test_a_view_of_a_shrunken_size_is_made_of_the_image_itself():
+    """Enlarged twice at half its size, an image is what it was; at half size the view is that of the shrunken image."""
+    image = np.random.default_rng(3).integers(0, 256, (64, 96, 3)).astype(np.uint8)
+    whole = ViewsConfig(crop_mode="fixed", crop=(64, 96), scale=(2, 2), rotation=(0, 0), flip=0, jitter=(0, 0, 0, 0))
+    plain = whole.model_copy(update={"grayscale": 0.0, "cutout": (0, 0)})
+    sharp = render(image, draw(plain, (64, 96), np.random.default_rng(0)), size=(32, 48))
+    assert torch.equal(sharp.pixels, torch.arange(64 * 96).reshape(64, 96))
+    assert np.abs(to_picture(sharp).astype(int) - image).max() <= 1
+    half = plain.model_copy(update={"scale": (1.0, 1.0), "crop": (32, 48)})
+    drawn = draw(half, (32, 48), np.random.default_rng(0))
+    small = render(image, drawn, size=(32, 48))
+    shrunken = render(resize_image(image, (32, 48)), drawn)
+    torch.testing.assert_close(small.image, shrunken.image, atol=0.05, rtol=0)
+    assert torch.equal(small.pixels // 96 // 2 * 48 + small.pixels % 96 // 2, shrunken.pixels)
