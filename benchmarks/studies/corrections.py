@@ -111,7 +111,7 @@ def compute(options: argparse.Namespace) -> None:
                 kept = options.figures.with_name(f"{options.figures.stem}-{network}")
                 train, val = (_features(dataset, extractor, kept, pool) for pool in ("train", "val"))
                 model = _fit(dataset, train, num_clusters, seed)
-                scored = _scored(model, val, pictures, extractor.grid)
+                scored = _scored(model, val, pictures, extractor)
                 with options.figures.open("a") as file:
                     for (share, segments), (before, after) in scored.items():
                         figure = {"network": network, "num_clusters": num_clusters, "seed": seed, "outliers": share}
@@ -121,16 +121,16 @@ def compute(options: argparse.Namespace) -> None:
 
 
 def _scored(
-    model: ClusterModel, val: np.ndarray, pictures: Pictures, grid: CellGrid
+    model: ClusterModel, val: np.ndarray, pictures: Pictures, extractor: Extractor
 ) -> dict[tuple[float, str], tuple[float, float]]:
     """PmIoU of every case, before and after."""
     maps_of, thresholds = scorer(model).maps, model.outlier_thresholds(SHARE)
-    corners = Corners(grid.stride, grid.origin, grid.input_size)
     counts = {(case, side): Confusion(CLASSES) for case in CASES for side in (0, 1)}
     for index, truth in enumerate(pictures.truths):
         size = (truth.shape[0], truth.shape[1])
         scores = maps_of(torch.from_numpy(np.array(val[index])))
-        labels, distance = assign(scores, size, corners)
+        grid = extractor.grid(size)
+        labels, distance = assign(scores, size, Corners(grid.stride, grid.origin, grid.input_size))
         old = (labels, distance > thresholds[labels])
         new = (assign(scores, size, grid)[0], outliers(scores, thresholds, size, grid))
         for ((share, name), side), confusion in counts.items():
