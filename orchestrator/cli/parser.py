@@ -10,12 +10,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator import __version__
 from orchestrator.cli.streams import lenient_streams
 from orchestrator.execution.errors import OwnMachineLostError
 from orchestrator.planning.budget import BudgetSpentError
 from workloads.errors import InputError
+from workloads.places import expanded
 
 _DESCRIPTION = """\
 Auxiliary labels for semantic segmentation, found across images: features of an existing network are clustered
@@ -53,6 +55,7 @@ def _answer(options: argparse.Namespace) -> int:
         # Parsing and --help must not wait for all that the commands import.
         from orchestrator.cli import commands
 
+        _fill_in_homes(options)
         return int(getattr(commands, options.handler)(options))
     except InputError as error:
         for line in str(error).splitlines():
@@ -72,6 +75,18 @@ def _answer(options: argparse.Namespace) -> int:
         where = f"{error.filename}: " if error.filename else ""
         print(f"lookbeyond: {where}{error.strerror or error}", file=sys.stderr)
         return 2
+
+
+def _fill_in_homes(options: argparse.Namespace) -> None:
+    """Fill in ``~`` where a shell has left it, as in quotes or behind ``=``: else a folder of that name is made.
+
+    Raises:
+        InputError: nobody knows that home folder.
+    """
+    for name in ("experiment", "folder", "images", "output", "rates", "cluster_config"):
+        given = getattr(options, name, None)
+        if isinstance(given, str) and given.startswith("~") and not Path(given).exists():
+            setattr(options, name, str(expanded(given, name)))
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

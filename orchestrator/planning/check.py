@@ -85,8 +85,10 @@ def check_experiment(document: dict[str, Any], storage: Storage, images: int) ->
         try:
             dataset = open_dataset(entry.config, entry.root)
             datasets[entry.config, entry.root] = dataset
-            pools = _pools(entry, cells)
-            _survey_pools(dataset, pools, images, cell.entry.compute.quarantine_limit, report)
+            trained = _trained_pools(entry, cells)
+            pools = dict.fromkeys([entry.config.pool, entry.config.val, *trained])
+            needed = {entry.config.val, *trained}
+            _survey_pools(dataset, tuple(pools), needed, images, cell.entry.compute.quarantine_limit, report)
         except InputError as error:
             report.problems.append(str(error))
     if None in datasets.values():
@@ -118,16 +120,22 @@ def _collect(report: CheckReport, call: Callable[[], object]) -> None:
         report.problems.append(str(error))
 
 
-def _pools(entry: DatasetEntry, cells: list[Cell]) -> tuple[str, ...]:
-    """The pools of a data set that its cells use: that of the labels, that of the scores, those of fine-tunings."""
+def _trained_pools(entry: DatasetEntry, cells: list[Cell]) -> list[str]:
+    """The pools of a data set that its cells fine-tune on."""
     trained = [cell.entry.finetune for cell in cells if cell.entry.dataset == entry]
-    return (entry.config.pool, entry.config.val, *(one.pool for one in trained if one is not None and one.pool))
+    return [one.pool or entry.config.pool for one in trained if one is not None]
 
 
 def _survey_pools(
-    dataset: Dataset, pools: tuple[str, ...], images: int, quarantine_limit: float, report: CheckReport
+    dataset: Dataset,
+    pools: tuple[str, ...],
+    needed: set[str],
+    images: int,
+    quarantine_limit: float,
+    report: CheckReport,
 ) -> None:
-    for index, pool in enumerate(dict.fromkeys(pools)):
+    """Read a sample of each pool; those that are `needed` have to have a labelled pixel."""
+    for index, pool in enumerate(pools):
         if index and (pool not in dataset.pools or not dataset.labelled(pool)):
             # Of a fine-tuning's pool the plan says it.
             if index == 1:
@@ -164,7 +172,7 @@ def _survey_pools(
         if found.labelled and not any(found.class_pixels.values()) and not found.label_errors:
             files = counted(found.available, "label file")
             none = f"{pool}: no pixel of any class in what was read ({found.examined} of {files})"
-            certain = index == 1 and found.examined == found.available
+            certain = pool in needed and found.examined == found.available
             (report.problems if certain else report.warnings).append(none)
         if found.labelled:
             classes = counted(dataset.num_classes or 0, "class", "classes")

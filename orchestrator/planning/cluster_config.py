@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.planning.capacity import Capacity, Machines
 from orchestrator.spec.strict_yaml import YamlError, load_yaml
 from workloads.errors import InputError
+from workloads.places import expanded
 
 
 def cluster_capacity(path: str | Path) -> Capacity:
@@ -58,7 +59,7 @@ def node_labels(path: str | Path) -> dict[str, dict[str, str]]:
 
 def _load(path: str | Path) -> dict[str, Any]:
     try:
-        document = load_yaml(Path(path).read_text(encoding="utf-8"))
+        document = load_yaml(expanded(path, "compute.cluster_config").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path} cannot be read: {reason}", key="compute.cluster_config") from None

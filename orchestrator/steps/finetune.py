@@ -33,6 +33,7 @@ from workloads.costs.work import NetworkPass, Work, augmentation, crop_size, eva
 from workloads.datasets.fractions import LabelledList, labelled_list, parse_labelled_list
 from workloads.datasets.order import seeded_order
 from workloads.errors import InputError
+from workloads.ignored import IGNORE_CLASS
 
 if TYPE_CHECKING:
     from workloads.training.loop import Loop
@@ -295,6 +296,7 @@ class FinetuneJob(TrainingJob):
         else:
             initialise(network, self.init, self.weights)
         images = TrueLabels(self.source, parse_labelled_list(self.storage.read(self.labelled).decode()).ids)
+        self._require_labels(images)
         class_weights = None
         if self.config.class_balance == "log_inverse":
             # Every worker reads its share.
@@ -309,6 +311,17 @@ class FinetuneJob(TrainingJob):
                 network, self.config, unlabelled, workers, class_weights=class_weights, loaded=loaded_names
             )
         return Loop(objective, images, self.config, machine=context.machine, workers=workers, wrap=context.wrap)
+
+    def _require_labels(self, images: "TrueLabels") -> None:
+        """Refuse to train on images without a single labelled pixel; the first with one is enough."""
+        for labels in images.ground_truth(0, 1):
+            if (labels != IGNORE_CLASS).any():
+                return
+        raise InputError(
+            f"pool {self.source.pool!r} has no pixel with a class in the {len(images.ids)} images of this training, so "
+            "there is nothing to learn",
+            key="finetune.pool",
+        )
 
     def evaluate_subset(self, loop: "Loop") -> dict[str, float]:
         """The mIoU, single scale, on the validation subset: the first few images."""

@@ -15,6 +15,7 @@ import io
 import math
 import re
 import struct
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -162,6 +163,8 @@ def label_doubts(data: bytes, values: npt.NDArray[np.uint16]) -> tuple[str, ...]
 def picture_size(path: AnyPath) -> tuple[int, int] | None:
     """(height, width) from the header of an image file, without decoding it; None when it cannot be told."""
     try:
+        if isinstance(path, Path) and not path.is_file():
+            return None
         with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
             return image.height, image.width
     except Exception:  # whatever is wrong with the image is reported by whoever decodes it

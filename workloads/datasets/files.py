@@ -30,7 +30,7 @@ from workloads.formats import counted
 from workloads.own_output import MARK, read_mark
 
 # What a file has for good; any other error of the system may pass, and is for whoever tries again.
-_UNREADABLE = (errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
+_UNREADABLE = (errno.EACCES, errno.EPERM, errno.ENODEV, errno.EISDIR, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG)
 
 # What lies beside pictures and is taken for none by anyone.
 _NO_PICTURES = (".txt", ".md", ".json", ".yaml", ".yml", ".xml", ".csv", ".html", ".py", ".log", ".pdf", ".zip")
@@ -151,7 +151,7 @@ class FileDataset(Dataset):
 
     def _read_labels(self, path: AnyPath, image_id: str) -> bytes:
         try:
-            return path.read_bytes()
+            return _content(path)
         except FileNotFoundError:
             raise InputError(f"{image_id}: label file {path} is missing") from None
         except OSError as error:
@@ -178,7 +178,7 @@ class FileDataset(Dataset):
         """See :meth:`Dataset.content`."""
         try:
             path = self.image_path(pool, image_id) if kind == "images" else self.label_path(pool, image_id)
-            return content_hash(path.read_bytes())
+            return content_hash(_content(path))
         except (OSError, InputError):
             return None
 
@@ -192,7 +192,7 @@ class FileDataset(Dataset):
 
     def _read(self, path: AnyPath, image_id: str) -> bytes:
         try:
-            return path.read_bytes()
+            return _content(path)
         except FileNotFoundError:
             check_root(self.root)
             missing = (
@@ -205,6 +205,15 @@ class FileDataset(Dataset):
             if error.errno not in _UNREADABLE:
                 raise
             raise BrokenImageError(image_id, f"the file cannot be read: {error.strerror}") from None
+
+
+def _content(path: AnyPath) -> bytes:
+    """The bytes of a file; a pipe that nobody writes to would be waited for without end."""
+    if isinstance(path, Path):
+        mode = path.stat().st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise OSError(errno.ENODEV, "it is a pipe, a socket or a device", str(path))
+    return path.read_bytes()
 
 
 def content_hash(data: bytes) -> str:

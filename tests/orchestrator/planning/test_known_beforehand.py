@@ -1,5 +1,6 @@
 """What can be known before anything is computed is said then, by `check` and by `run` alike."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -96,3 +97,43 @@ def test_the_pool_of_a_fine_tuning_is_looked_at_too(command: Commands) -> None:
     Image.fromarray(np.full((HEIGHT, WIDTH), 99, dtype=np.uint8)).save(command.folder / "camvid/testannot/1.png")
     out = problems(command, *TRAINING, "finetune.pool=test")
     assert "camvid test: 2 images" in out and "test: " in out and "99" in out
+
+
+SMALL = ("finetune.augmentation={image_size: [32, 48], crop: [25, 33]}", "finetune.evaluation={image_size: [32, 48]}")
+
+
+def test_a_training_without_a_labelled_pixel_is_an_error(command: Commands) -> None:
+    for place in (command.folder / "camvid/trainannot").iterdir():
+        Image.fromarray(np.full((HEIGHT, WIDTH), 11, dtype=np.uint8)).save(place)
+    assert "train: no pixel of any class in what was read (4 of 4 label files)\n1 problem" in problems(
+        command, *TRAINING
+    )
+    said = "finetune.pool: pool 'train' has no pixel with a class in the 4 images of this training"
+    refused(command("run", "small.yaml", *TRAINING, *SMALL, "finetune.evaluation_multi_scale="), said)
+    assert command.results()["cells"][0]["status"] == "failed"
+
+
+def test_a_pipe_is_one_broken_file_and_is_not_waited_for(command: Commands) -> None:
+    place = command.folder / "camvid/valannot/0.png"
+    place.unlink()
+    os.mkfifo(place)
+    said = "0: label file camvid/valannot/0.png cannot be read: it is a pipe, a socket or a device"
+    assert said in problems(command)
+    refused(command("run", "small.yaml"), "0: label file ", "0.png cannot be read: it is a pipe, a socket or a device")
+
+
+def test_a_home_folder_that_a_shell_left_alone_is_filled_in(command: Commands, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(command.folder))
+    for words in (
+        ["run", "~/small.yaml", "dataset.root=~/camvid", "--storage", "~/st"],
+        ["export", "labels", "small.yaml", "~/out", "--storage", "~/st"],
+        ["report", "~/st", "--output", "~/pages"],
+        ["init", "~/camvid/train", "--output", "~/new.yaml"],
+    ):
+        answer = command(*words)
+        assert answer.code == 0, answer.err
+    refused(command("plan", "small.yaml", "--rates", "~/none.yaml"), f"{command.folder}/none.yaml")
+    refused(command("run", "small.yaml", "compute.max_cost=3", "compute.cluster_config=~/none.yaml"), "none.yaml")
+    refused(command("run", "~nobody-here/small.yaml"), "~nobody-here")
+    there = {path.name for path in command.folder.iterdir()}
+    assert {"st", "out", "pages", "new.yaml"} <= there and "~" not in there
