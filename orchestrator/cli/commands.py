@@ -80,7 +80,8 @@ def init(options: Namespace) -> int:
     folder = Path(options.folder)
     found = propose(folder)
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-.") or "experiment"
-    output.write_text(as_experiment(found, name, options.folder), encoding="utf-8")
+    # Whole or not at all: half of it would be there already when the same command is given again.
+    Storage(str(output.absolute().parent)).replace(output.name, as_experiment(found, name, options.folder).encode())
     pools = ", ".join(f"{pool} {count}" for pool, count in found.counts.items())
     what = "images and masks" if found.masks else "images, no masks"
     for pattern in found.like_masks:

@@ -324,13 +324,15 @@ class FinetuneJob(TrainingJob):
         )
 
     def evaluate_subset(self, loop: "Loop") -> dict[str, float]:
-        """The mIoU, single scale, on the validation subset: the first few images."""
+        """The mIoU, single scale, on the validation subset (the first few images), if there is one."""
         from workloads.scoring.evaluation import class_counts
         from workloads.scoring.metrics import mean_iou
 
         images = self._judged(_SUBSET_IMAGES)
         counts = class_counts(loop.objective.segmentor, images, self.config.evaluation, loop.machine.device)
-        return {VAL_MIOU_SUBSET: mean_iou(counts).miou}
+        score = mean_iou(counts)
+        # The first few images may have no pixel with a class: there is no score then, and none is told.
+        return {VAL_MIOU_SUBSET: score.miou} if score.present else {}
 
     def finish(self, loop: "Loop", last_loss: float | None) -> Outcome:
         """Write the network, score it (at single scale and, where the recipe says so, at several), and keep a few

@@ -20,6 +20,7 @@ from workloads.errors import InputError
 from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.networks.plain_files import read_safetensors
 from workloads.networks.segmentors import Segmentor, build_segmentor
+from workloads.redaction import redacted
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
@@ -53,7 +54,8 @@ def write_model(folder: Path, network: Segmentor, description: ModelDescription)
     data = safetensors.torch.save(tensors)
     described = description.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
     (folder / WEIGHTS).write_bytes(data)
-    (folder / DESCRIPTION).write_text(f"{described.model_dump_json(indent=1)}\n", encoding="utf-8")
+    # Where it comes from may be a URL with a password.
+    (folder / DESCRIPTION).write_text(f"{redacted(described.model_dump_json(indent=1))}\n", encoding="utf-8")
     return described
 
 
