@@ -269,7 +269,7 @@ def run(
     """
     options = Namespace(storage=storage, until=until, address=address, dashboard=False)
     options.cluster_config = options.select_best = None
-    outcome = carry_out(_document(experiment, overrides), options)
+    (outcome,) = carry_out([_document(experiment, overrides)], options)
     return ExperimentResults(outcome.results, Storage(storage).uri)
 
 

@@ -124,7 +124,7 @@ def command(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     """Commands in that folder, whose work is done in this process."""
     from support.command_line import Commands, run_here
 
-    monkeypatch.setattr("orchestrator.cluster.rounds.run_plan", run_here)
+    monkeypatch.setattr("orchestrator.cluster.run.run_plan", run_here)
     return Commands(folder, capsys)
 
 

@@ -154,7 +154,7 @@ def work(document: dict[str, Any], storage: Storage) -> tuple[Plan, dict[str, fl
     cache, seconds = WorkerCache(), defaultdict(list)
     while len(execution.schedule):
         item = next(filter(None, map(execution.schedule.take, (Pool.PROCESS, Pool.CLUSTER, Pool.EXTRACT))))
-        steps = execution.live_steps(item.payload)
+        steps = execution.live_steps(item)
         execution.started(steps)
         job = steps[0].job(storage, steps, item.payload.shard, "cpu")
         begun = time.process_time()

@@ -27,7 +27,7 @@ from ray.cluster_utils import Cluster
 
 from benchmarks.measuring import Aim, put, table, verdict
 from benchmarks.performance.empty_work import Messages, empty_record
-from orchestrator.cluster import rounds
+from orchestrator.cluster import run as running
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.image_sets import read_listing
 from orchestrator.ledger.layout import shard_path
@@ -78,7 +78,7 @@ def overhead(workers: int, images: int, shard_images: int) -> dict[str, Any]:
         messages = Messages()
         before, processor = store_bytes(), time.process_time()
         with messages.in_place_of_jobs():
-            report = rounds.run_plan(plan, storage, progress, address=None, dashboard=False)
+            report = running.run_plan(plan, storage, progress, address=None, dashboard=False)
         seconds, processor = time.perf_counter() - messages.first, time.process_time() - processor
         assert not report.failed, report.failed
         assert not plan.pending

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from orchestrator.cli.running import changed, run_experiment, short_pools, size_of_plan
+from orchestrator.cli.running import changed, run_experiments, short_pools, size_of_plan
 from orchestrator.cli.submission import Sending, submit_experiment
 from orchestrator.execution.progress import Progress, plain_console
 from orchestrator.ledger.inputs import changed_files
@@ -43,12 +43,17 @@ _DEMO = Path(__file__).with_name("demo.yaml")
 
 def demo(options: Namespace) -> int:
     """Run the packaged demonstration experiment."""
-    return run_experiment(load_experiment(_DEMO, options.overrides), options)
+    return run_experiments([load_experiment(_DEMO, options.overrides)], options)
 
 
 def run(options: Namespace) -> int:
-    """Run an experiment."""
-    return run_experiment(_document(options), options)
+    """Run an experiment, or several as one plan: whatever is no ``key=value`` is one more file."""
+    more = [one for one in options.overrides if "=" not in one]
+    overrides = [one for one in options.overrides if "=" in one]
+    files = [options.experiment, *more]
+    if options.json and more:
+        raise InputError("prints one document; allowed: one experiment", key="--json")
+    return run_experiments([_document_of(file, overrides) for file in files], options)
 
 
 def submit(options: Namespace) -> int:
@@ -65,11 +70,16 @@ def submit(options: Namespace) -> int:
 
 
 def _document(options: Namespace) -> dict[str, Any]:
-    """The experiment that the command names; ``demo`` is the packaged one, unless there is a file of that name."""
-    path = Path(options.experiment)
+    """The experiment that the command names."""
+    return _document_of(options.experiment, options.overrides)
+
+
+def _document_of(experiment: str, overrides: list[str]) -> dict[str, Any]:
+    """An experiment; ``demo`` is the packaged one, unless there is a file of that name."""
+    path = Path(experiment)
     if (name := name_after(path)) != path.stem:
         print(f"lookbeyond: where it gives no other name, {path.name} is called {name}", file=sys.stderr)
-    return load_experiment(_DEMO if str(path) == "demo" and not path.exists() else path, options.overrides)
+    return load_experiment(_DEMO if str(path) == "demo" and not path.exists() else path, overrides)
 
 
 def init(options: Namespace) -> int:

@@ -32,6 +32,7 @@ examples:
   lookbeyond plan  experiments/camvid-k.yaml              what would be computed, what is there already
   lookbeyond run   experiments/camvid-k.yaml labels.images=100 grid.labels.outliers='[0, 0.05]'
   lookbeyond run   experiments/camvid.yaml compute.early_stopping={}   gives up what others leave behind
+  lookbeyond run   table2.yaml table3.yaml size=small     several experiments as one plan, shared steps once
   lookbeyond predict demo pictures masks                  classes of images that the experiment never saw
   lookbeyond export labels experiments/camvid-k.yaml labels-out --cell 3
   lookbeyond export backbone demo backbone.pth            loads strictly into torchvision's network of that name

@@ -36,7 +36,7 @@ def predict_images(made: Plan, storage: Storage, options: Namespace) -> int:
         if plan.pending:
             # Ray is imported only where something is run.
             foretell(plan, storage, progress, options.address)
-            from orchestrator.cluster.rounds import run_plan
+            from orchestrator.cluster.run import run_plan
 
             report = run_plan(plan, storage, progress, address=options.address, dashboard=options.dashboard)
             for key, error in report.failed.items():

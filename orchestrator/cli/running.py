@@ -4,9 +4,9 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -15,7 +15,7 @@ from orchestrator.execution.progress import Progress, plain_console
 from orchestrator.ledger.layout import results_path
 from orchestrator.planning.budget import require_prices
 from orchestrator.planning.first_weights import refuse_unfit_weights
-from orchestrator.planning.plan import Plan, make_plan
+from orchestrator.planning.plan import Plan, joined, make_plan
 from orchestrator.planning.selection import select_best
 from orchestrator.results.best import best_lines
 from orchestrator.results.cells import CellResult, Results, Run, Status
@@ -49,10 +49,16 @@ class RunOutcome:
     input_errors: set[str]
 
 
-def run_experiment(document: dict[str, Any], options: Namespace) -> int:
-    """Run an experiment with a command's options, say what came out and return the exit code."""
+def run_experiments(documents: Sequence[dict[str, Any]], options: Namespace) -> int:
+    """Run experiments as one plan, with a command's options, say what came out and return the exit code."""
     started = time.time()
-    outcome = carry_out(document, options)
+    codes = [_say(outcome, started, options) for outcome in carry_out(documents, options)]
+    # What the user can mend is said to be so only where nothing else went wrong.
+    return 1 if 1 in codes else max(codes)
+
+
+def _say(outcome: RunOutcome, started: float, options: Namespace) -> int:
+    """Say what came out of an experiment; its exit code."""
     made, results, cells = outcome.plan, outcome.results, outcome.results.cells
     storage = Storage(options.storage)
     if options.json:
@@ -76,50 +82,72 @@ def run_experiment(document: dict[str, Any], options: Namespace) -> int:
     return _exit_code(made, bool(bad), outcome.failed, outcome.input_errors)
 
 
-def carry_out(document: dict[str, Any], options: Namespace) -> RunOutcome:
-    """Run an experiment with a command's options; write and draw what came out."""
-    if options.cluster_config:
-        set_key(document, "compute.cluster_config", options.cluster_config)
+def carry_out(documents: Sequence[dict[str, Any]], options: Namespace) -> list[RunOutcome]:
+    """Run experiments as one plan, with a command's options; write and draw what came out of each."""
+    for document in documents:
+        if options.cluster_config:
+            set_key(document, "compute.cluster_config", options.cluster_config)
     started = time.time()
     storage = Storage(options.storage)
     storage.check_writable()
-    made = make_plan(document, storage, write_listings=True, until=options.until)
-    refuse_unfit_weights(made)
+    plans = [make_plan(document, storage, write_listings=True, until=options.until) for document in documents]
+    for plan in plans:
+        refuse_unfit_weights(plan)
+    made = joined(plans)
     if made.compute.max_cost is not None:
         require_prices(made.compute.cluster_config)
     cached = set(made.done)
     if options.select_best:
-        select_best(made, options.select_best)
+        _select(made, options.select_best)
     with Progress() as progress:
         progress.say(f"{made.name}: {size_of_plan(made)}, {len(made.pending)} to run")
         for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made), *made.doubts):
             progress.note(line)
-        failed, input_errors, machines, trials = _run_pending(made, storage, progress, options)
-    cells = with_stability(made, collect(made, cached, failed), storage)
+        ended = _run_pending(made, storage, progress, options)
+    return [_outcome(plan.alone(), cached, ended, started, storage) for plan in made.experiments]
+
+
+def _select(made: Plan, number: int) -> None:
+    for plan in made.experiments:
+        select_best(plan, number)
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How a run ended: errors by step, those that are the user's to mend, machines, folders of the trials."""
+
+    failed: dict[str, str] = field(default_factory=dict)
+    input_errors: set[str] = field(default_factory=set)
+    machines: list[dict[str, Any]] = field(default_factory=list)
+    trials: dict[str, str] = field(default_factory=dict)
+
+
+def _outcome(made: Plan, cached: set[str], ended: _Ended, started: float, storage: Storage) -> RunOutcome:
+    """Write and draw what came out of one experiment."""
+    cells = with_stability(made, collect(made, cached, ended.failed), storage)
     former = former_results(storage, made.name)
     kept = keep_other(former, made, cells, storage)
-    run = record_run(made, started, machines)
+    run = record_run(made, started, ended.machines)
     results = _written(made, cells, storage, run, None if kept else former)
+    trials = ended.trials.get(made.name)
     sheets = _draw(made, storage, trials)
-    return RunOutcome(made, results, sheets, kept, trials, failed, input_errors)
+    return RunOutcome(made, results, sheets, kept, trials, ended.failed, ended.input_errors)
 
 
-def _run_pending(
-    made: Plan, storage: Storage, progress: Progress, options: Namespace
-) -> tuple[dict[str, str], set[str], list[dict[str, Any]], str | None]:
-    """Run what is not done: errors by step, those that are the user's to mend, machines, folder of the trials."""
+def _run_pending(made: Plan, storage: Storage, progress: Progress, options: Namespace) -> _Ended:
+    """Run what is not done."""
     if not made.pending:
-        return {}, set(), [], None
+        return _Ended()
     foretell(made, storage, progress, options.address)
     # Ray is imported only where something is run: an all-cached run answers at once.
     from orchestrator.cluster.budget import within_budget
-    from orchestrator.cluster.rounds import run_plan
+    from orchestrator.cluster.run import run_plan
 
-    select = partial(select_best, made, options.select_best) if options.select_best else None
+    between = partial(_select, made, options.select_best) if options.select_best else None
     try:
         with within_budget(made.compute.max_cost):
             report = run_plan(
-                made, storage, progress, address=options.address, dashboard=options.dashboard, between=select
+                made, storage, progress, address=options.address, dashboard=options.dashboard, between=between
             )
     except Exception as error:
         # What is done is kept, and shown, whatever it was that found no room.
@@ -127,8 +155,8 @@ def _run_pending(
         if reason is None:
             raise
         unfinished = {step.key: reason for step in made.pending}
-        return unfinished, set(unfinished), [], None
-    return report.failed, report.input_errors, report.machines, report.trials
+        return _Ended(unfinished, set(unfinished))
+    return _Ended(report.failed, report.input_errors, report.machines, report.trials)
 
 
 def _no_room(error: Exception, storage: Storage) -> str | None:

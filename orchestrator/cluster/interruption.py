@@ -27,11 +27,7 @@ class Interruption:
         if 1 < self.asked < _LEAVES_AT:
             print("lookbeyond: what this run holds is being given back; once more leaves it", file=sys.stderr)
             return
-        # Tune has a handler of its own while trials run.
-        handler = signal.getsignal(signal.SIGINT)
-        if not callable(handler) or handler is self:
-            handler = signal.default_int_handler
-        handler(signal.SIGINT, frame)
+        signal.default_int_handler(signal.SIGINT, frame)
 
     @contextmanager
     def taken(self) -> Iterator[None]:

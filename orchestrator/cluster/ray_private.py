@@ -7,7 +7,7 @@ as long as there is anything here, pyproject.toml bounds the version of Ray.
 import logging
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,21 @@ FEW_LOOKS_FOR_LOGS = {"RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0", "LOG_NAME_UPD
 # Task events are for a dashboard: where there is none, nobody reads them.
 NO_TASK_EVENTS = {"RAY_task_events_report_interval_ms": "0"}
 
+# The label that Ray gives every machine, with its node as the value.
+NODE_LABEL = "ray.io/node-id"
+
+# In what a training tells: the identity of the placement group of its workers.
+PLACEMENT_GROUP = "placement_group"
+
 # Of Tune's two ways of printing the one that can be silent; what a run prints is said by `Progress`.
 SILENT_TUNE = {"RAY_AIR_NEW_OUTPUT": "0"}
+
+# Tune's own loggers write the whole configuration into every line; and it would start one trial after the other.
+TUNE_SETTINGS = SILENT_TUNE | {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
+}
 
 
 def train_settings(poll_seconds: float, start_seconds: float) -> dict[str, str]:
@@ -135,21 +148,39 @@ def is_lost_at_start(error: Exception) -> bool:
     return isinstance(error, WorkerGroupStartupFailedError)
 
 
-def controller_pid_callback(folder: Path, prefix: str) -> "UserCallback":
-    """A callback that leaves a file named by the process of Train's controller, which its driver may have to end.
+def controller_watch(folder: Path, prefix: str, send: Callable[[dict[str, Any]], None]) -> "UserCallback":
+    """A callback by which Train's controller says what its driver may have to end.
 
-    Callbacks of users are told of reports only, and a training may hang before its first.
+    It leaves a file named by its process, and sends the identity of every placement group that it makes: where a worker
+    group fails before it has started, Train forgets its own, and the next try waits for the very GPU. Callbacks of
+    users are told of reports only, and a training may hang before its first.
     """
     from ray.train.v2._internal.execution.callback import ControllerCallback
+    from ray.train.v2._internal.execution.worker_group import worker_group
 
-    class ControllerPid(ControllerCallback):
+    class ControllerWatch(ControllerCallback):
         def after_controller_start(self, train_run_context: Any) -> None:
             # A name is there whole or not at all; content would not be.
             (folder / f"{prefix}{os.getpid()}").touch()
+            make = worker_group.placement_group
+
+            def make_and_tell(*arguments: Any, **options: Any) -> PlacementGroup:
+                group = make(*arguments, **options)
+                send({PLACEMENT_GROUP: group.id.hex()})
+                return group
+
+            worker_group.placement_group = make_and_tell
 
     # Train takes callbacks of its own kind beside those of users.
-    callback: Any = ControllerPid()
+    callback: Any = ControllerWatch()
     return callback
+
+
+def remove_group(identity: str) -> None:
+    """Give back what a worker group reserved, if it is still reserved."""
+    group = PlacementGroup(ray.PlacementGroupID.from_hex(identity))
+    if placement_group_table(group).get("state", "REMOVED") != "REMOVED":
+        remove_placement_group(group)
 
 
 def lean_trainer(*, cleans_up: bool) -> "type[TorchTrainer]":

@@ -61,6 +61,10 @@ class PipeCallback(UserCallback):
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
         """Send the report of rank 0."""
+        self.send(metrics[0])
+
+    def send(self, report: dict[str, Any]) -> None:
+        """Send what is to be told."""
         # Where nobody listens any more the training is being ended, and must not wait for a listener.
         with suppress(OSError), os.fdopen(os.open(self._pipe, os.O_WRONLY | os.O_NONBLOCK), "w") as lines:
-            lines.write(json.dumps(metrics[0]) + "\n")
+            lines.write(json.dumps(report) + "\n")

@@ -1,14 +1,14 @@
-"""Hands the jobs of an execution to Ray and brings their ends back.
+"""Hands the work of a run to Ray and brings its ends back.
 
-The model: three pools (extraction actors, plain tasks, one clustering actor), each with a bound on what is in flight;
-when nothing of theirs is left to do or under way, the trainings that are ready run as one wave of trials.
-A job whose worker or machine was lost goes back to the front of its queue, up to a high budget; one that failed in
-its own work is tried again a low number of times; what the user has to mend is not tried again. Work in flight holds
-no data in the driver.
+The model: one loop. Each turn gives out what is ready and has room, the longest path to the end first, and takes in
+what has ended. Extraction actors, plain tasks, the one clustering actor and trainings run side by side; the room says
+what fits where. A training that finds no room has the brief work on its machines come to an end: actors give their
+device back between two shards. A step is leased when its first piece finds a slot, so that several runs share a plan;
+what others hold is left to them until they are done with it, or dead. Work in flight holds no data in the driver.
 """
 
-import os
-from collections import Counter
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -16,34 +16,31 @@ import ray
 from ray.exceptions import LocalRayletDiedError, RayActorError, RayError, RayTaskError
 
 from orchestrator.cluster import ray_private, session
+from orchestrator.cluster.actors import Actor, Actors
 from orchestrator.cluster.metrics import RunMetrics
-from orchestrator.cluster.workers import (
-    SHARE,
-    Report,
-    run_job,
-    start_clustering,
-    start_extraction,
-)
+from orchestrator.cluster.room import Claim, Room, Workers
+from orchestrator.cluster.sharing import Sharing
+from orchestrator.cluster.waiting import Waiting
+from orchestrator.cluster.workers import SHARE, Report, start_alone, start_task
 from orchestrator.execution.errors import OwnMachineLostError
 from orchestrator.execution.execution import Execution, Task
 from orchestrator.execution.progress import Progress
-from orchestrator.execution.schedule import Item, Schedule
-from orchestrator.planning.capacity import Capacity
+from orchestrator.execution.retries import Cause, Retries
+from orchestrator.execution.schedule import Item
 from orchestrator.spec.experiment import Compute
 from orchestrator.steps.step import Pool, Step
 from orchestrator.storage.store import Storage
-from workloads.devices import MPS
 from workloads.errors import InputError
 
 if TYPE_CHECKING:
-    from orchestrator.cluster.trials import Trainings
+    from orchestrator.cluster.trainings import Trainings
 
-# One job runs on an actor while the next one waits at its door, so that no actor idles for a round trip.
-_QUEUED_PER_ACTOR = 2
+# How often machines, leases and the work of other runs are looked at.
+_LOOK_SECONDS = 1.0
+# How long the loop waits for work to end: where trainings run, what they tell waits for no longer.
+_TURN_SECONDS = 1.0
+_TURN_SECONDS_WHEN_TRAINING = 0.2
 
-
-# A machine that is full at one moment may have room at the next; one that is too small never has.
-_MEMORY_RETRIES = 3
 _LESS = (
     "less is needed with fewer workers at once (compute.workers), fewer images a pass (labels.extractor.batch_size) or "
     "a smaller sample (labels.clustering.max_pixels)"
@@ -54,206 +51,276 @@ _LESS = (
 class _InFlight:
     item: Item[Task]
     steps: tuple[Step, ...]
-    actor: Any
+    actor: Actor | None
+    claim: Claim | None
+    since: float = field(default_factory=time.monotonic)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Runner:
-    """Runs one execution after the other on the connected cluster; `trainings` runs their training steps, if any."""
+    """Runs executions on the connected cluster; `trainings` is None where there are none."""
 
     storage: Storage
     compute: Compute
     progress: Progress
-    capacity: Capacity
     uses_gpus: bool
     metrics: RunMetrics
-    trainings: "Trainings | None" = None
+    room: Room
+    actors: Actors
+    sharing: Sharing
+    retries: Retries
+    trainings: "Trainings | None"
+    waiting: Waiting
     peak_bytes: dict[int, int] = field(default_factory=dict)
-    retries: Counter[str] = field(default_factory=Counter)
     _running: dict[Any, _InFlight] = field(default_factory=dict)
-    _extractors: list[Any] = field(default_factory=list)
-    _clusterer: Any = None
-    _lost: Counter[str] = field(default_factory=Counter)
-    _erred: Counter[str] = field(default_factory=Counter)
-
-    @property
-    def cores(self) -> int:
-        """Cores that work may be handed out for: those that are up, or that a cluster can grow to when it is asked."""
-        return max(session.cores(), int(self.capacity.most_cores) if self.capacity.scales else 0)
-
-    @property
-    def _gpus(self) -> float:
-        return max(session.gpus(), self.capacity.most_gpus if self.capacity.scales else 0)
+    _looked: float = 0.0
+    # Work that was ended for memory: it gets a machine to itself.
+    _alone: set[str] = field(default_factory=set)
+    # The pools that had something ready and no place for it at the last turn.
+    _blocked: set[Pool] = field(default_factory=set)
 
     def run(self, execution: Execution) -> None:
-        """Run until every item is settled."""
-        try:
-            while len(execution.schedule) or self._running:
-                self._launch(execution)
-                if self._running:
-                    self._land(execution)
-                elif execution.schedule.ready(Pool.TRAIN):
-                    # Last of all: the workers of a training start together or not at all, so nothing else may hold
-                    # the cores.
-                    self.close()
-                    assert self.trainings is not None, "a run with training steps has someone to run them"
-                    self.trainings.run_wave(execution)
-                else:
-                    ready = any(execution.schedule.ready(pool) for pool in (Pool.EXTRACT, Pool.PROCESS, Pool.CLUSTER))
-                    assert ready or not len(execution.schedule), "items are left that wait for nothing in flight"
-        finally:
-            self._running.clear()
+        """Run until every step has ended."""
+        while execution.steps:
+            self._look_around(execution)
+            self._hand_out(execution)
+            self._land(execution)
 
     def close(self) -> None:
-        """End all actors."""
-        for actor in [*self._extractors, *([self._clusterer] if self._clusterer else [])]:
-            ray.kill(actor)
-        self._extractors.clear()
-        self._clusterer = None
+        """End all that runs."""
+        try:
+            if self.trainings is not None:
+                self.trainings.close()
+        finally:
+            self.actors.close()
+            self._running.clear()
 
-    def _launch(self, execution: Execution) -> None:
+    def _look_around(self, execution: Execution) -> None:
+        if time.monotonic() - self._looked < _LOOK_SECONDS:
+            return
+        self._looked = time.monotonic()
+        if not session.own_machine_is_up():
+            # What is in flight waits for machines that Ray will not find any more.
+            raise OwnMachineLostError
+        self.room.update(session.nodes())
+        self.sharing.look(execution)
+        self.waiting.look(self._reasons() | self.sharing.reasons(execution))
+
+    def _reasons(self) -> dict[str, str]:
+        """What waits at the moment, and what for."""
+        reasons = {}
+        now = time.monotonic()
+        for pool in self._blocked:
+            is_training = pool is Pool.TRAIN and self.trainings is not None and self.trainings.active
+            if not is_training and not self._in_flight(pool):
+                reasons[f"{pool} steps"] = f"nothing of them runs, and no machine has room; {self.room.free()}"
+        for running in self._running.values():
+            if self.waiting.is_late(running.item.payload.kind, now - running.since):
+                how_long = "much longer than others of its kind"
+                reasons[running.item.name] = f"it was handed out and takes {how_long}; {self.room.free()}"
+        return reasons | (self.trainings.reasons() if self.trainings is not None else {})
+
+    def _hand_out(self, execution: Execution) -> None:
         schedule = execution.schedule
-        self._end_idle(schedule)
-        workers = self._wanted_extractors(schedule.ready(Pool.EXTRACT))
-        while len(self._extractors) < workers:
-            self._extractors.append(start_extraction(self.compute.gpus_per_worker if self.uses_gpus else 0))
-        for depth in range(_QUEUED_PER_ACTOR):
-            for actor in self._extractors:
-                if self._load(actor) <= depth and (item := self._next(execution, Pool.EXTRACT)):
-                    self._send(execution, item, actor)
-        # Tasks share the cores with the extraction actors; without any of those each has a core to itself.
-        share = SHARE if self._extractors else 1.0
-        room = 2 * self.cores - self._in_flight(Pool.PROCESS)
-        while room > 0 and (item := self._next(execution, Pool.PROCESS)):
-            self._send(execution, item, None, share)
-            room -= 1
+        self.room.reserved.clear()
+        self.actors.end_idle(schedule)
+        start: dict[Pool, Callable[[Execution, Item[Task]], bool]] = {
+            Pool.TRAIN: self._start_training,
+            Pool.CLUSTER: self._start_clustering,
+            Pool.EXTRACT: self._start_extraction,
+            Pool.PROCESS: self._start_task,
+        }
+        while start:
+            ready = {pool: item for pool in start if (item := schedule.peek(pool)) is not None}
+            if not ready:
+                break
+            pool = max(ready, key=lambda one: ready[one].priority)
+            if not self._take_part(execution, ready[pool]):
+                continue
+            begin = self._start_alone if ready[pool].name in self._alone else start[pool]
+            if not begin(execution, ready[pool]):
+                del start[pool]
+        # What is left was not started: it waits for room.
+        self._blocked = {pool for pool in Pool if schedule.ready(pool)}
+        self.actors.give_way()
         # Started while the last samples are taken: everything after them waits for the clusters.
-        last = self._in_flight(Pool.EXTRACT) and not schedule.ready(Pool.EXTRACT)
-        soon = schedule.ready(Pool.CLUSTER) or (schedule.unsettled(Pool.CLUSTER) and last)
-        if soon and self._clusterer is None:
-            self._clusterer = start_clustering(1 if self.uses_gpus else 0, threads=os.cpu_count() or 1)
-        if self._clusterer is not None:
-            while self._load(self._clusterer) < _QUEUED_PER_ACTOR and (item := self._next(execution, Pool.CLUSTER)):
-                self._send(execution, item, self._clusterer)
+        last = self._in_flight(Pool.EXTRACT) and not schedule.ready(Pool.EXTRACT) and not schedule.ready(Pool.TRAIN)
+        if last and schedule.unsettled(Pool.CLUSTER):
+            self.actors.for_clustering(waits=False)
+        if self.trainings is not None and schedule.unsettled(Pool.TRAIN) == self.trainings.active:
+            self.trainings.expect_no_more()
 
-    def _end_idle(self, schedule: Schedule[Task]) -> None:
-        """End the actors of a pool that has nothing left to do: what they hold is what the tasks after them need."""
-        # Where GPUs are few, extraction actors that wait for clusters would hold the one that the clusters wait for.
-        waiting = (self.uses_gpus and schedule.ready(Pool.CLUSTER)) or schedule.ready(Pool.TRAIN)
-        if self._extractors and self._is_idle(schedule, Pool.EXTRACT, waiting):
-            for actor in self._extractors:
-                ray.kill(actor)
-            self._extractors = []
-        if self._clusterer is not None and self._is_idle(schedule, Pool.CLUSTER, schedule.ready(Pool.TRAIN)):
-            ray.kill(self._clusterer)
-            self._clusterer = None
-
-    def _is_idle(self, schedule: Schedule[Task], pool: str, others_waiting: int) -> bool:
-        """Whether a pool has nothing left, or nothing now while others wait for what its actors hold."""
-        if not schedule.unsettled(pool):
+    def _take_part(self, execution: Execution, item: Item[Task]) -> bool:
+        """Whether an item is worth working for here; one that is not is taken off the schedule."""
+        if execution.live_steps(item):
             return True
-        return bool(others_waiting) and not schedule.ready(pool) and not self._in_flight(pool)
+        self._take(execution, item)
+        execution.skip(item)
+        return False
 
-    def _next(self, execution: Execution, pool: str) -> Item[Task] | None:
-        """The next item that still serves a step; those whose steps have all failed are settled on the way."""
-        while (item := execution.schedule.take(pool)) is not None:
-            if execution.live_steps(item.payload):
-                return item
-            execution.skip(item)
-        return None
+    def _take(self, execution: Execution, item: Item[Task]) -> None:
+        taken = execution.schedule.take(item.pool)
+        assert taken is item, "nothing that is released meanwhile is more urgent than what releases it"
 
-    def _wanted_extractors(self, ready: int) -> int:
-        """Actors that there is work and room for: one that could not be placed would hold its share of the items."""
-        room = int(self._gpus / self.compute.gpus_per_worker) if self.uses_gpus else self.cores
-        if self.compute.device == MPS:
-            # Ray counts no GPU of Apple's; there is one, and a network on it for each worker.
-            room = 1
-        limit = max(1, room)
-        if self.compute.workers is not None:
-            limit = min(limit, self.compute.workers) if self.uses_gpus else self.compute.workers
-        return min(limit, len(self._extractors) + ready)
+    def _start_training(self, execution: Execution, item: Item[Task]) -> bool:
+        assert self.trainings is not None, "a run with training steps has someone to run them"
+        workers = Workers(self.compute.train_workers, self.uses_gpus, self.compute.train_cores)
+        claim = self.room.place(workers)
+        if claim is None:
+            self.room.reserve_for(workers)
+            return False
+        steps = self.sharing.lease(execution, item)
+        if not steps:
+            self.room.release(claim)
+            return True
+        self._take(execution, item)
+        (step,) = steps
+        self.trainings.grant(item, step, claim, self.sharing.leases.fence(step.key))
+        return True
 
-    def _load(self, actor: Any) -> int:
-        return sum(running.actor is actor for running in self._running.values())
+    def _start_clustering(self, execution: Execution, item: Item[Task]) -> bool:
+        return self._start_on(self.actors.for_clustering(waits=True), execution, item)
+
+    def _start_extraction(self, execution: Execution, item: Item[Task]) -> bool:
+        return self._start_on(self.actors.for_extraction(execution.schedule.ready(item.pool)), execution, item)
+
+    def _start_on(self, actor: Actor | None, execution: Execution, item: Item[Task]) -> bool:
+        if actor is None:
+            return False
+        steps = self.sharing.lease(execution, item)
+        if steps:
+            self._send(execution, item, steps, actor)
+        return True
+
+    def _start_task(self, execution: Execution, item: Item[Task]) -> bool:
+        # Tasks share cores with the extraction actors beside them; without any of those each has a core to itself.
+        apart = self.uses_gpus and self.room.has_plain_machines
+        share = SHARE if self.actors.extractors and not apart else 1.0
+        # Some wait at each core, so that none idles for a round trip; a training that is ready waits for none of them.
+        queue = 0.0 if execution.schedule.ready(Pool.TRAIN) else 1.0
+        claim = self.room.claim(share, 0.0, off_gpus=self.uses_gpus, queue=queue)
+        if claim is None and self.trainings is not None and self.trainings.active:
+            claim, share = self.room.squeeze(), 0.0
+        if claim is None:
+            return False
+        steps = self.sharing.lease(execution, item)
+        if steps:
+            self._send(execution, item, steps, claim=claim, share=share)
+        else:
+            self.room.release(claim)
+        return True
+
+    def _start_alone(self, execution: Execution, item: Item[Task]) -> bool:
+        gpus = 1.0 if self.uses_gpus and item.pool in (Pool.EXTRACT, Pool.CLUSTER) else 0.0
+        claim = self.room.claim_whole(gpus)
+        if claim is None:
+            return False
+        steps = self.sharing.lease(execution, item)
+        if steps:
+            self._send(execution, item, steps, claim=claim, gpus=gpus)
+        else:
+            self.room.release(claim)
+        return True
+
+    def _send(
+        self,
+        execution: Execution,
+        item: Item[Task],
+        steps: tuple[Step, ...],
+        actor: Actor | None = None,
+        *,
+        claim: Claim | None = None,
+        share: float = SHARE,
+        gpus: float | None = None,
+    ) -> None:
+        self._take(execution, item)
+        execution.started(steps)
+        job = steps[0].job(self.storage, steps, item.payload.shard, self.compute.device)
+        if actor is not None:
+            actor.load += 1
+            # Few names: Ray keeps figures for each of them for as long as the driver lives.
+            reference = actor.handle.run.options(name=job.name).remote(job)
+        else:
+            assert claim is not None, "a task has its place"
+            node = None if self.room.has_one_machine else claim.machine.node
+            if gpus is None:
+                reference = start_task(job, share, node)
+            else:
+                reference = start_alone(job, claim.machine.cores, gpus, node)
+        self._running[reference] = _InFlight(item, steps, actor, claim)
 
     def _in_flight(self, pool: str) -> int:
         return sum(running.item.pool == pool for running in self._running.values())
 
-    def _send(self, execution: Execution, item: Item[Task], actor: Any, share: float = SHARE) -> None:
-        steps = execution.live_steps(item.payload)
-        execution.started(steps)
-        job = steps[0].job(self.storage, steps, item.payload.shard, self.compute.device)
-        # Few names: Ray keeps figures for each of them for as long as the driver lives.
-        if actor is None:
-            reference = run_job.options(num_cpus=share, name=job.name).remote(job)
-        else:
-            reference = actor.run.options(name=job.name).remote(job)
-        self._running[reference] = _InFlight(item, steps, actor)
-
     def _land(self, execution: Execution) -> None:
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=1.0)
-        if ready:
-            more, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
-            ready = list(dict.fromkeys([*ready, *more]))
-        elif not session.own_machine_is_up():
-            # What is in flight waits for machines that Ray will not find any more.
-            raise OwnMachineLostError
+        active = self.trainings is not None and self.trainings.active
+        turn = _TURN_SECONDS_WHEN_TRAINING if active else _TURN_SECONDS
+        ready: list[Any] = []
+        if self._running:
+            ready, _ = ray.wait(list(self._running), num_returns=1, timeout=turn)
+            if ready:
+                more, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+                ready = list(dict.fromkeys([*ready, *more]))
+        elif execution.steps:
+            if not active:
+                self.sharing.announce(execution)
+            time.sleep(turn if active or execution.elsewhere else _TURN_SECONDS_WHEN_TRAINING)
         for reference in ready:
-            running = self._running.pop(reference)
-            try:
-                report: Report = ray.get(reference)
-            except RayTaskError as error:
-                self._erred_in_its_work(execution, running, error)
-            except RayError as error:
-                self._lost_its_worker(execution, running, error)
-            else:
-                self.peak_bytes[report.process] = max(report.peak_bytes, self.peak_bytes.get(report.process, 0))
-                outcome = report.outcome
-                execution.completed(running.item, outcome)
-                task = running.item.payload
-                self.progress.advance(task.steps[0].title, task.images)
-                self.metrics.add("images", task.images, kind=task.kind)
-                self.metrics.add("shards", len(outcome.shards), kind=task.kind)
-                broken = sum(len(record.quarantined) for record in outcome.shards.values())
-                self.metrics.add("quarantined", broken, kind=task.kind)
+            self._take_in(execution, reference)
+        if self.trainings is not None:
+            self.trainings.follow(execution)
+
+    def _take_in(self, execution: Execution, reference: Any) -> None:
+        running = self._running.pop(reference)
+        if running.actor is not None:
+            running.actor.load -= 1
+        if running.claim is not None:
+            self.room.release(running.claim)
+        try:
+            report: Report = ray.get(reference)
+        except RayTaskError as error:
+            self._erred_in_its_work(execution, running, error)
+        except RayError as error:
+            self._lost_its_worker(execution, running, error)
+        else:
+            self.peak_bytes[report.process] = max(report.peak_bytes, self.peak_bytes.get(report.process, 0))
+            outcome = report.outcome
+            execution.completed(running.item, outcome)
+            task = running.item.payload
+            self.waiting.took(task.kind, time.monotonic() - running.since)
+            self.progress.advance(task.steps[0].title, task.images)
+            self.metrics.add("images", task.images, kind=task.kind)
+            self.metrics.add("shards", len(outcome.shards), kind=task.kind)
+            broken = sum(len(record.quarantined) for record in outcome.shards.values())
+            self.metrics.add("quarantined", broken, kind=task.kind)
 
     def _erred_in_its_work(self, execution: Execution, running: _InFlight, error: RayTaskError) -> None:
         cause = error.cause if isinstance(error.cause, BaseException) else error
         name = running.item.name
         if isinstance(cause, InputError):
             execution.fail(running.item, running.steps, cause, user=True)
-            return
-        self._erred[name] += 1
-        self.retries["error"] += 1
-        self.metrics.add("retries", cause="error")
-        if self._erred[name] <= self.compute.error_retries:
+        elif self.retries.again(name, Cause.ERROR):
             self.progress.note(f"{name} failed ({type(cause).__name__}: {cause}); trying again")
             execution.schedule.put_back(running.item)
-            return
-        execution.fail(running.item, running.steps, f"{type(cause).__name__}: {cause}", user=False)
+        else:
+            execution.fail(running.item, running.steps, f"{type(cause).__name__}: {cause}", user=False)
 
     def _lost_its_worker(self, execution: Execution, running: _InFlight, error: RayError) -> None:
         if isinstance(error, LocalRayletDiedError):
             raise OwnMachineLostError from None
-        name = running.item.name
+        name, task = running.item.name, running.item.payload
         shortage = ray_private.memory_shortage(error)
-        if isinstance(error, RayActorError) or shortage:
-            self._forget(running.actor)
-        self._lost[name] += 1
-        self.retries["lost"] += 1
-        self.metrics.add("retries", cause="lost")
-        retries = self.compute.lost_worker_retries
-        if self._lost[name] <= (min(retries, _MEMORY_RETRIES) if shortage else retries):
+        if running.actor is not None and (isinstance(error, RayActorError) or shortage):
+            self.actors.end(running.actor)
+        cause = Cause.MEMORY if shortage else Cause.LOST
+        if self.retries.again(name, cause):
             self.progress.note(f"lost the worker of {name} ({shortage or type(error).__name__}); it is computed again")
+            if shortage:
+                self._alone.add(name)
             execution.schedule.put_back(running.item)
             return
+        message = f"lost its worker {self.retries.used(name, cause)} times (compute.lost_worker_retries), the last time"
+        message += f" by {error}"
         if shortage:
-            execution.fail(running.item, running.steps, f"{name} was ended for memory: {shortage}; {_LESS}", user=False)
-            return
-        message = f"lost its worker {self._lost[name]} times (compute.lost_worker_retries), the last time by {error}"
+            message = f"{task} was ended for memory, also with a machine to itself: {shortage}; {_LESS}"
         execution.fail(running.item, running.steps, message, user=False)
-
-    def _forget(self, actor: Any) -> None:
-        if actor is self._clusterer:
-            self._clusterer = None
-        self._extractors = [other for other in self._extractors if other is not actor]

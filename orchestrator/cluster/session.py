@@ -146,20 +146,25 @@ def own_machine_is_up() -> bool:
     return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own)
 
 
+def nodes() -> dict[str, tuple[float, float]]:
+    """Cores and GPUs of every live machine, by Ray's name of it."""
+    return {
+        node["NodeID"]: (float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
 def free() -> dict[str, float]:
     """Cores and GPUs that nobody holds at the moment."""
     resources = ray.available_resources()
     return {"cores": resources.get("CPU", 0.0), "GPUs": resources.get("GPU", 0.0)}
 
 
-def cores() -> int:
-    """Cores of the cluster as it is now, at least one."""
-    return max(1, int(ray.cluster_resources().get("CPU", 1)))
-
-
-def gpus() -> float:
-    """GPUs of the cluster as it is now."""
-    return float(ray.cluster_resources().get("GPU", 0))
+def free_in_words() -> str:
+    """What nobody holds at the moment."""
+    left = free()
+    return f"free are {left['cores']:.3g} cores and {left['GPUs']:.3g} GPUs"
 
 
 def machines() -> list[dict[str, object]]:

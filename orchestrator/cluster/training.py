@@ -13,20 +13,22 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
 import ray.train
 from ray.train import ControllerError, FailureConfig, RunConfig, ScalingConfig, WorkerGroupError
-from ray.train.torch import TorchConfig
 
 from orchestrator.cluster import ray_private, session
+from orchestrator.cluster.gpu_check import require_gpu_of_this_worker, torch_config
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.cluster.reports import PipeCallback, listening
+from orchestrator.cluster.room import Claim, Machine, Workers
 from orchestrator.ledger.layout import short
+from orchestrator.ledger.leases import LeaseLostError
 from orchestrator.ledger.stop_marks import is_marked
 from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, leave_outcome, read_outcome
 from orchestrator.planning.capacity import Capacity, ResourceRequest
@@ -72,7 +74,10 @@ class FailedInItsWorkError(Exception):
 
 @dataclass(frozen=True)
 class Scale:
-    """Workers of one training run, what each of them asks for, and how patient to be with them."""
+    """Workers of one training, what each of them asks for and where, and how patient to be with them.
+
+    `nodes` are the machines of the workers, none where Ray is to find them.
+    """
 
     workers: int
     cores: int
@@ -81,10 +86,11 @@ class Scale:
     checkpoint_seconds: float
     dashboard: bool
     device: str = "auto"
+    nodes: tuple[str, ...] = ()
 
     @staticmethod
     def of(compute: Compute, uses_gpus: bool, capacity: Capacity, *, dashboard: bool) -> "Scale":
-        """The scale that the user asked for, or one by which trainings use a whole machine.
+        """The scale that the user asked for; its cores are the least that suits one of the machines.
 
         Raises:
             InputError: several workers would share a GPU that torch cannot share a training over.
@@ -92,16 +98,24 @@ class Scale:
         if compute.device == MPS and compute.train_workers > 1:
             allowed = "allowed with compute.device mps: 1; torch splits no training over Apple's GPUs"
             raise InputError(key="compute.train_workers", value=compute.train_workers, allowed=allowed)
-        machine = capacity.largest(gpus=uses_gpus)
-        # Where a machine has several GPUs, a training takes its share of the cores beside each of them.
-        shares = max(compute.train_workers, int(machine.gpus) if uses_gpus else 1)
-        cores = compute.train_cores or max(1, int(machine.cores) // shares)
+        workers = Workers(compute.train_workers, uses_gpus, compute.train_cores)
+        suited = [one for one in capacity.most if one.gpus or not uses_gpus]
+        machines = [Machine(None, one.cores, one.gpus) for one in suited] or [Machine(None, 1, 0)]
         patience = _START_SECONDS_WHEN_SCALING if capacity.scales else _START_SECONDS
-        start_seconds = compute.start_seconds or patience
-        device = compute.device if compute.device == MPS else "auto" if uses_gpus else "cpu"
         return Scale(
-            compute.train_workers, cores, uses_gpus, start_seconds, compute.checkpoint_seconds, dashboard, device=device
+            compute.train_workers,
+            min(map(workers.cores_on, machines)),
+            uses_gpus,
+            compute.start_seconds or patience,
+            compute.checkpoint_seconds,
+            dashboard,
+            compute.device if compute.device == MPS else "auto" if uses_gpus else "cpu",
         )
+
+    def at(self, claim: Claim, *, pinned: bool) -> "Scale":
+        """The scale of a training that has found its place."""
+        nodes = tuple(node for node in claim.nodes if node is not None)
+        return replace(self, cores=claim.cores, nodes=nodes if pinned and len(nodes) == self.workers else ())
 
     @property
     def request(self) -> ResourceRequest:
@@ -119,29 +133,51 @@ class Scale:
 def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) -> None:
     """Drive one training to its end, where its outcome lies on the storage, or until it is given up.
 
-    `tell` is called in another thread with what the training reports of how it goes.
+    `tell` is called in another thread with what the training reports of how it goes, and with the identity of the
+    placement group that its workers are in.
 
     Raises:
         InputError: what the user has to mend.
         LostWorkerError: a worker was lost.
         NotStartedError: the workers were not placed in time.
+        LeaseLostError: another run took over the step.
         FailedInItsWorkError: any other error.
     """
-    if read_outcome(job.storage, job.key) is not None:
+    if read_outcome(job.storage, job.key, job.origin) is not None:
         # The training had ended, and who drove it died before the step was declared finished.
         return
     os.environ |= ray_private.train_settings(_POLL_SECONDS, scale.start_seconds)
-    # The types that are known of Train's configuration are those of its first version.
-    failures: dict[str, Any] = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
+    groups: list[str] = []
+
+    def hear(report: dict[str, Any]) -> None:
+        if ray_private.PLACEMENT_GROUP in report:
+            groups.append(report[ray_private.PLACEMENT_GROUP])
+        tell(report)
+
+    try:
+        _fit(job, scale, hear)
+    finally:
+        for group in groups:
+            ray_private.remove_group(group)
+
+
+def _fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) -> None:
     with tempfile.TemporaryDirectory() as folder, listening(Path(folder), tell) as pipe:
-        callbacks: list[Any] = [PipeCallback(pipe), ray_private.controller_pid_callback(Path(folder), _CONTROLLER)]
+        # The types that are known of Train's configuration are those of its first version.
+        failures: dict[str, Any] = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
+        selector: dict[str, Any] = {"label_selector": [{ray_private.NODE_LABEL: node} for node in scale.nodes] or None}
+        told = PipeCallback(pipe)
+        callbacks: list[Any] = [told, ray_private.controller_watch(Path(folder), _CONTROLLER, told.send)]
         trainer = ray_private.lean_trainer(cleans_up=scale.dashboard)(
             _worker,
             train_loop_config={"job": job, "scale": scale},
             scaling_config=ScalingConfig(
-                num_workers=scale.workers, use_gpu=scale.uses_gpus, resources_per_worker=scale.worker_resources
+                num_workers=scale.workers,
+                use_gpu=scale.uses_gpus,
+                resources_per_worker=scale.worker_resources,
+                **selector,
             ),
-            torch_config=TorchConfig(backend="nccl" if scale.uses_gpus else "gloo"),
+            torch_config=torch_config(uses_gpus=scale.uses_gpus),
             run_config=RunConfig(
                 name=short(job.key),
                 # Nothing that Train writes is needed later, and nothing that others may write is read by it.
@@ -186,7 +222,7 @@ def _see_off_controller(folder: Path) -> None:
 def _cause(failures: dict[int, Exception]) -> Exception:
     """What the failures of the workers come to: one that fails takes the others with it."""
     for error in failures.values():
-        if isinstance(error, InputError):
+        if isinstance(error, InputError | LeaseLostError):
             return error
     for rank, error in failures.items():
         if ray_private.is_lost_worker(error) or _is_broken_connection(error):
@@ -275,6 +311,7 @@ def _worker(config: dict[str, Any]) -> None:
 
     job: TrainingJob = config["job"]
     scale: Scale = config["scale"]
+    require_gpu_of_this_worker()
     keep_freed_memory()
     torch.set_num_threads(scale.cores)
     machine = Machine.of(torch_device(scale.device), scale.cores)

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from orchestrator.cluster.gpu_check import require_gpu_of_this_worker
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
 from orchestrator.ledger.outcomes import Outcome
@@ -23,9 +25,12 @@ from workloads.devices import lacking_operations
 # bounds how many of each are in flight, so one kind alone does not crowd the cores either.
 SHARE = 0.5
 
+# More than what the drivers of trainings hold on a machine.
+_DRIVERS = 0.02
+
 # A head that runs no work offers no core, which keeps away all that asks for one. What asks for none keeps away by the
 # label that the head of `cluster.yaml` carries; machines without the label match.
-_NOT_ON_THE_HEAD = {"lookbeyond.role": "!head"}
+_ANYWHERE = {"label_selector": {"lookbeyond.role": "!head"}}
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,13 @@ ClusteringWorker = ray.remote(max_restarts=0, max_task_retries=0)(_Worker)
 
 
 @ray.remote(max_retries=0)
-def run_job(job: Job) -> Report:
-    """Run one job in a process that keeps nothing, and that imports no torch unless the job does."""
+def run_job(job: Job, threads: int | None = None) -> Report:
+    """Run one job in a process that keeps nothing, and that imports no torch unless the job or `threads` does."""
     keep_freed_memory()
+    if threads is not None:
+        import torch
+
+        torch.set_num_threads(threads)
     return _run(job, WorkerCache())
 
 
@@ -71,23 +80,40 @@ def extraction_request(gpus: float) -> ResourceRequest:
     return ResourceRequest("an extraction worker (compute.gpus_per_worker, compute.device)", 1, SHARE, gpus)
 
 
-def start_extraction(gpus: float) -> Any:
-    """A new extraction actor that reserves this share of a GPU."""
-    wants = {"num_cpus": SHARE, "num_gpus": gpus}
-    return ExtractionWorker.options(**wants).remote(1, "extraction")
+def start_extraction(gpus: float, node: str | None) -> Any:
+    """A new extraction actor that reserves this share of a GPU, on a machine if one is named."""
+    return ExtractionWorker.options(num_cpus=SHARE, num_gpus=gpus, **_on(node)).remote(1, "extraction")
 
 
-def start_clustering(gpus: float, threads: int) -> Any:
+def start_clustering(gpus: float, threads: int, node: str | None) -> Any:
     """A new clustering actor that reserves this many GPUs; its result does not depend on the number of threads.
 
     It asks for no core: there is one of it, all labels wait for it, and behind queued superpixel tasks it would start
     only when the last of them is done.
     """
-    wants = {"num_cpus": 0, "num_gpus": gpus}
-    return ClusteringWorker.options(**wants, label_selector=_NOT_ON_THE_HEAD).remote(threads, "clustering")
+    return ClusteringWorker.options(num_cpus=0, num_gpus=gpus, **(_on(node) or _ANYWHERE)).remote(threads, "clustering")
+
+
+def start_task(job: Job, share: float, node: str | None) -> Any:
+    """A job as a task that reserves this share of a core, on a machine if one is named; a reference to its report."""
+    # Few names: Ray keeps figures for each of them for as long as the driver lives.
+    where = _on(node) or ({} if share else _ANYWHERE)
+    return run_job.options(num_cpus=share, name=job.name, **where).remote(job)
+
+
+def start_alone(job: Job, cores: float, gpus: float, node: str | None) -> Any:
+    """A job of any kind as a task that has all cores of a machine, so that nothing else uses its memory."""
+    task: Any = run_job.options(num_cpus=cores - _DRIVERS, num_gpus=gpus, name=job.name, **_on(node))
+    return task.remote(job, threads=1)
+
+
+def _on(node: str | None) -> dict[str, Any]:
+    # Where the machine is lost meanwhile, any other will do.
+    return {} if node is None else {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=True)}
 
 
 def _run(job: Job, cache: WorkerCache) -> Report:
+    require_gpu_of_this_worker()
     _kill_points(f"before {job.title}")
     with lacking_operations():
         outcome = job.run(cache)

@@ -32,7 +32,7 @@ def run_in_process(plan: Plan, storage: Storage, device: str) -> dict[str, str]:
     while len(execution.schedule):
         items = (execution.schedule.take(pool) for pool in (Pool.PROCESS, Pool.CLUSTER, Pool.EXTRACT))
         item = next(found for found in items if found is not None)
-        steps = execution.live_steps(item.payload)
+        steps = execution.live_steps(item)
         if not steps:
             execution.skip(item)
             continue

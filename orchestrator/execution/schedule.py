@@ -1,60 +1,66 @@
 """Which piece of work may start next.
 
-The model: items wait for other items to be settled (done or failed), and are taken from one queue per pool of workers.
-The schedule knows nothing of Ray, time or storage. The failure this guards against: a failed item that leaves those
-behind it waiting for ever; settling always releases, and who takes an item decides what of it is still worth doing.
+The model: items wait until all that they are behind has been reached, and are taken from one queue per pool of workers,
+those of the highest priority first. The schedule knows nothing of Ray, time or storage. The failure this guards
+against: a failed item that leaves those behind it waiting for ever; what failed is reached as well, and who takes an
+item decides what of it is still worth doing.
 """
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable
+import heapq
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 Payload = TypeVar("Payload")
 
+# What was taken and put back comes before all that was not.
+_FRONT, _REST = 0, 1
+
 
 @dataclass(frozen=True)
 class Item(Generic[Payload]):
-    """One piece of work: its name, the pool that runs it, what must be settled before, and what it is."""
+    """One piece of work: its name, the pool that runs it, what must be reached before, what it is, how urgent it is."""
 
     name: str
     pool: str
-    after: frozenset[str]
+    after: frozenset[Hashable]
     payload: Payload
+    priority: float = 0.0
 
 
 @dataclass
 class Schedule(Generic[Payload]):
-    """Items in the order in which they were given, released as what they wait for is settled."""
+    """Items by priority and then in the order in which they were added, released as what they wait for is reached."""
 
     _waiting_for: dict[str, int] = field(default_factory=dict)
     _items: dict[str, Item[Payload]] = field(default_factory=dict)
-    _behind: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-    _ready: dict[str, deque[str]] = field(default_factory=lambda: defaultdict(deque))
+    _behind: dict[Hashable, list[str]] = field(default_factory=lambda: defaultdict(list))
+    _ready: dict[str, list[tuple[int, float, int, str]]] = field(default_factory=lambda: defaultdict(list))
     _unsettled: Counter[str] = field(default_factory=Counter)
+    _added: int = 0
 
-    @staticmethod
-    def of(items: Iterable[Item[Payload]]) -> "Schedule[Payload]":
-        """A schedule of all items; a name in `after` that is no item counts as settled."""
-        schedule: Schedule[Payload] = Schedule()
-        given = list(items)
-        names = {item.name for item in given}
-        assert len(names) == len(given), "every item has a name of its own"
-        for item in given:
-            schedule._items[item.name] = item
-            schedule._unsettled[item.pool] += 1
-            pending = item.after & names
-            schedule._waiting_for[item.name] = len(pending)
-            for other in pending:
-                schedule._behind[other].append(item.name)
-            if not pending:
-                schedule._ready[item.pool].append(item.name)
-        return schedule
+    def add(self, items: Iterable[Item[Payload]]) -> None:
+        """Take in items; all that is in their `after` is yet to be reached."""
+        for item in items:
+            assert item.name not in self._items, "every item has a name of its own"
+            self._items[item.name] = item
+            self._unsettled[item.pool] += 1
+            self._waiting_for[item.name] = len(item.after)
+            for place in item.after:
+                self._behind[place].append(item.name)
+            if not item.after:
+                self._release(item)
 
     def take(self, pool: str) -> Item[Payload] | None:
         """The next item that may start in the pool, or None."""
         queue = self._ready[pool]
-        return self._items[queue.popleft()] if queue else None
+        return self._items[heapq.heappop(queue)[-1]] if queue else None
+
+    def peek(self, pool: str) -> Item[Payload] | None:
+        """What `take` would return, left where it is."""
+        queue = self._ready[pool]
+        return self._items[queue[0][-1]] if queue else None
 
     def ready(self, pool: str) -> int:
         """How many items of the pool could start now."""
@@ -62,15 +68,20 @@ class Schedule(Generic[Payload]):
 
     def put_back(self, item: Item[Payload]) -> None:
         """An item that was taken and must be tried again, before the others."""
-        self._ready[item.pool].appendleft(item.name)
+        self._added += 1
+        heapq.heappush(self._ready[item.pool], (_FRONT, -item.priority, -self._added, item.name))
 
-    def settle(self, name: str) -> None:
-        """The item is done or has failed for good; what waited for it alone becomes ready."""
-        for follower in self._behind.pop(name, ()):
+    def reach(self, place: Hashable) -> None:
+        """Something is done or has failed for good; what waited for it alone becomes ready."""
+        for follower in self._behind.pop(place, ()):
             self._waiting_for[follower] -= 1
             if not self._waiting_for[follower]:
-                self._ready[self._items[follower].pool].append(follower)
+                self._release(self._items[follower])
+
+    def settle(self, name: str) -> None:
+        """The item, which was taken, is over."""
         self._unsettled[self._items.pop(name).pool] -= 1
+        del self._waiting_for[name]
 
     def unsettled(self, pool: str) -> int:
         """How many items of the pool are not settled yet, whether they wait, are ready or run."""
@@ -79,3 +90,7 @@ class Schedule(Generic[Payload]):
     def __len__(self) -> int:
         """Items not yet settled."""
         return len(self._items)
+
+    def _release(self, item: Item[Payload]) -> None:
+        self._added += 1
+        heapq.heappush(self._ready[item.pool], (_REST, -item.priority, self._added, item.name))

@@ -20,8 +20,12 @@ Value = str | int | float | bool
 
 @dataclass(frozen=True)
 class TrialInfo:
-    """A name that can be a folder, the values of a training as one flat mapping, and those that tell it from others."""
+    """A name that can be a folder, the values of a training as one flat mapping, and those that tell it from others.
 
+    `experiment` is the one whose training it is shown as, the first of those that share it.
+    """
+
+    experiment: str
     name: str
     values: dict[str, Value]
     distinguishing: dict[str, Value]
@@ -29,6 +33,7 @@ class TrialInfo:
 
 def trial_info(plan: Plan, step: Step) -> TrialInfo:
     """Name and values of a training step. `pmiou` is that of its labels, where they were scored before it starts."""
+    plan = plan.experiment_of(step.key)
     users, cells = [planned.cell for planned in plan.users(step.key)], [planned.cell for planned in plan.cells]
     told = describe_shared(users, cells, seeds=True)
     name = _PLAIN.sub("_", f"{step.kind}-{told}")[:_LONGEST_NAME]
@@ -39,7 +44,9 @@ def trial_info(plan: Plan, step: Step) -> TrialInfo:
     scores = {plan.done[score.key].results["pmiou"] for score in _scores(plan, step) if score.key in plan.done}
     if len(scores) == 1 and (score := scores.pop()) is not None:
         apart["pmiou"] = float(score)
-    return TrialInfo(f"{name}-{step.key[:8]}", values | {f"cell.{key}": value for key, value in apart.items()}, apart)
+    return TrialInfo(
+        plan.name, f"{name}-{step.key[:8]}", values | {f"cell.{key}": value for key, value in apart.items()}, apart
+    )
 
 
 def _scores(plan: Plan, step: Step) -> list[Step]:

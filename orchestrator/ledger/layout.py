@@ -134,6 +134,11 @@ def lease_path(key: str, generation: int) -> str:
     return f"{lease_folder(key)}/{generation}.json"
 
 
+def leased_key(path: str) -> str:
+    """The step whose lease lies on a path."""
+    return PurePosixPath(path).parent.name
+
+
 def state_path(key: str) -> str:
     """The state of an unfinished training."""
     return f"{CHECKPOINTS}/{short(key)}.pt"

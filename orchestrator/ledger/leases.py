@@ -24,7 +24,7 @@ from typing import Annotated
 from pydantic import Field, TypeAdapter
 
 from orchestrator.ledger.documents import read_json
-from orchestrator.ledger.layout import lease_folder, lease_path, stem
+from orchestrator.ledger.layout import LEASES, lease_folder, lease_path, leased_key, stem
 from orchestrator.storage.store import Storage, StorageUnavailableError
 from workloads.errors import InputError
 
@@ -119,6 +119,16 @@ class Leases:
             if key not in self._held:
                 for generation, content in self._claims(key).items():
                     self._is_dead(lease_path(key, generation), content)
+
+    def is_free(self, key: str) -> bool:
+        """Whether nobody alive holds the lease of a step."""
+        with self._lock:
+            dead = [self._is_dead(lease_path(key, number), content) for number, content in self._claims(key).items()]
+        return all(dead)
+
+    def leased(self) -> set[str]:
+        """The steps that anybody holds a lease of, from one listing."""
+        return {leased_key(file.path) for file in self.storage.files(LEASES, deep=True)}
 
     def holder_of(self, key: str) -> Holder | None:
         """Who holds the lease of a step."""

@@ -5,8 +5,8 @@ row) carries its error and leaves the others alone. The plan reads listings and 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from orchestrator.ledger.inputs import InputFiles
@@ -19,7 +19,7 @@ from orchestrator.spec.grid import expand
 from orchestrator.steps.kinds import KINDS
 from orchestrator.steps.step import Stage, Step
 from orchestrator.storage.store import Storage
-from workloads.errors import GroupedInputError
+from workloads.errors import GroupedInputError, InputError
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Skipped:
 class Plan:
     """All cells and all distinct steps in an order in which they can be run, with the manifests of those done.
 
-    `skipped` holds the steps that this run leaves alone, `changed` the files that hold something else than was read.
+    `skipped` holds the steps that this run leaves alone, `changed` the files that hold something else than was read,
+    `parts` the plans that it joins.
     """
 
     name: str
@@ -46,6 +47,20 @@ class Plan:
     skipped: dict[str, Skipped] = field(default_factory=dict)
     changed: dict[str, list[str]] = field(default_factory=dict)
     imagined: Imagined | None = None
+    parts: tuple["Plan", ...] = ()
+
+    @property
+    def experiments(self) -> tuple["Plan", ...]:
+        """The plans of single experiments that this one is made of: itself, unless it was joined."""
+        return self.parts or (self,)
+
+    def experiment_of(self, key: str) -> "Plan":
+        """The first experiment that has a step."""
+        return next(plan for plan in self.experiments if key in plan.steps)
+
+    def alone(self) -> "Plan":
+        """The plan with what is done of its own steps, where it was joined with others."""
+        return replace(self, done={key: manifest for key, manifest in self.done.items() if key in self.steps})
 
     @property
     def pending(self) -> list[Step]:
@@ -126,6 +141,46 @@ def _outdated(steps: Iterable[Step], done: Mapping[str, Manifest]) -> set[str]:
             if other or key in outdated:
                 outdated.add(step.key)
     return outdated
+
+
+def joined(plans: Sequence[Plan]) -> Plan:
+    """One plan of several experiments: steps that they share are one. What is done or skipped is so in all of them.
+
+    Raises:
+        InputError: two have the same name, or ask for different ways to run.
+    """
+    if len(plans) == 1:
+        return plans[0]
+    first = plans[0]
+    for number, plan in enumerate(plans):
+        if plan.name in {other.name for other in plans[:number]}:
+            raise InputError(f"two of the experiments are called {plan.name!r}", key="name", value=plan.name)
+        asked, theirs = (each.compute.model_dump(exclude={"shard_images"}) for each in (first, plan))
+        for key, value in theirs.items():
+            if value != asked[key]:
+                raise InputError(
+                    f"{{key}} is {value!r} in {plan.name} and {asked[key]!r} in {first.name}, and they run together",
+                    key=f"compute.{key}",
+                    value=value,
+                    allowed=f"one for all, as by compute.{key}=... after the files",
+                )
+    done = {key: manifest for plan in plans for key, manifest in plan.done.items()}
+    skipped = {key: one for plan in plans for key, one in plan.skipped.items()}
+    # What one of them needs is run.
+    needed = {step.key for plan in plans for step in plan.pending}
+    skipped = {key: one for key, one in skipped.items() if key not in needed or one.status == "stopped"}
+    parts = tuple(replace(plan, done=done, skipped=skipped) for plan in plans)
+    return Plan(
+        name=" + ".join(plan.name for plan in plans),
+        document=first.document,
+        compute=first.compute,
+        cells=[cell for plan in plans for cell in plan.cells],
+        steps={key: step for plan in plans for key, step in plan.steps.items()},
+        done=done,
+        skipped=skipped,
+        changed={files: names for plan in plans for files, names in plan.changed.items()},
+        parts=parts,
+    )
 
 
 def skip_stopped(plan: Plan, storage: Storage) -> None:

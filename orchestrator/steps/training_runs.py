@@ -44,20 +44,22 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
     Rank 0 looks at the lease of its run before it writes: a training that another run has taken over ends there.
 
     `tell` is called by every worker after the same steps, about a hundred times a run. Rank 0 writes the whole state
-    after one of them whenever `checkpoint_seconds` have gone by, and when the training is given up.
+    whenever `checkpoint_seconds` have gone by, at whatever step, and when the training is given up.
     """
     if context.workers.rank == 0:
         job.require_lease()
     loop = _continued(job, context)
     storage, key = job.storage, job.key
     history = [row for row in read_history(storage, key) if row["step"] <= loop.step]
-    written = time.monotonic()
-    before = loop.step
-    evaluations = loop.step * _SUBSET_EVALUATIONS // loop.total_steps
-    for told in loop.run(report_every=max(1, loop.total_steps // 100)):
+    report_every = max(1, loop.total_steps // 100)
+    # States are kept between two reports, too: what was done at reports was done up to the last one.
+    before = loop.step - loop.step % report_every
+    keep = _Keeper(job, loop, checkpoint_seconds) if context.workers.rank == 0 else None
+    evaluations = before * _SUBSET_EVALUATIONS // loop.total_steps
+    for told in loop.run(report_every=report_every, between=keep):
         kill_point("training.kill", f"{job.title} step {told.step}")
         report = told
-        if context.workers.rank == 0:
+        if keep is not None:
             if told.step * _SUBSET_EVALUATIONS // loop.total_steps > evaluations:
                 evaluations = told.step * _SUBSET_EVALUATIONS // loop.total_steps
                 report = replace(told, shown=told.shown | job.evaluate_subset(loop))
@@ -67,13 +69,11 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
             history.append(history_row(report))
             job.require_lease()
             write_history(storage, key, history)
-            if time.monotonic() - written >= checkpoint_seconds:
-                _keep_state(job, loop)
-                written = time.monotonic()
+            keep()
         before = told.step
         if not tell(report):
-            if context.workers.rank == 0:
-                _keep_state(job, loop)
+            if keep is not None:
+                keep.now()
             return None
     job.source.leave_contents(storage)
     if context.workers.rank:
@@ -117,10 +117,25 @@ def _continued(job: TrainingJob, context: DistributedContext) -> Loop:
     return loop
 
 
-def _keep_state(job: TrainingJob, loop: Loop) -> None:
-    buffer = io.BytesIO()
-    torch.save(loop.state_dict() | {_ORIGIN: job.origin}, buffer)
-    job.storage.replace(state_path(job.key), buffer.getvalue())
+class _Keeper:
+    """Keeps the state of a training by the clock, as long as its step is this run's."""
+
+    def __init__(self, job: TrainingJob, loop: Loop, seconds: float) -> None:
+        self._job, self._loop, self._seconds = job, loop, seconds
+        self._kept = time.monotonic()
+
+    def __call__(self) -> None:
+        """Keep the state if it is time to."""
+        if time.monotonic() - self._kept >= self._seconds:
+            self._job.require_lease()
+            self.now()
+            self._kept = time.monotonic()
+
+    def now(self) -> None:
+        """Keep the state."""
+        buffer = io.BytesIO()
+        torch.save(self._loop.state_dict() | {_ORIGIN: self._job.origin}, buffer)
+        self._job.storage.replace(state_path(self._job.key), buffer.getvalue())
 
 
 def history_row(report: StepReport) -> dict[str, float]:

@@ -23,7 +23,7 @@ OVERRIDES = {
 @pytest.fixture
 def ran(folder: Path, monkeypatch: pytest.MonkeyPatch) -> lookbeyond.ExperimentResults:
     """Two cells on a small CamVid tree, run without Ray."""
-    monkeypatch.setattr("orchestrator.cluster.rounds.run_plan", run_here)
+    monkeypatch.setattr("orchestrator.cluster.run.run_plan", run_here)
     return lookbeyond.run("small.yaml", OVERRIDES, until="labels")
 
 

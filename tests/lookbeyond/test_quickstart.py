@@ -11,10 +11,10 @@ pytestmark = pytest.mark.slow
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 WITHOUT_RAY = """\
-import orchestrator.cluster.rounds
+import orchestrator.cluster.run
 from support.command_line import run_here
 
-orchestrator.cluster.rounds.run_plan = run_here"""
+orchestrator.cluster.run.run_plan = run_here"""
 
 
 def test_the_notebook_runs_and_finds_what_it_speaks_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

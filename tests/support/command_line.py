@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from orchestrator.cli import parser as cli
-from orchestrator.cluster.rounds import RunReport, run_plan
+from orchestrator.cluster.run import RunReport, run_plan
 from orchestrator.ledger.verification import verify
 from orchestrator.planning.plan import Plan
 from orchestrator.steps.jobs import WorkerCache
@@ -72,7 +72,7 @@ class Commands:
     def on_ray(self, *arguments: str) -> Answer:
         """One command whose work is done by Ray, which must be running."""
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("orchestrator.cluster.rounds.run_plan", run_plan)
+            patch.setattr("orchestrator.cluster.run.run_plan", run_plan)
             return self(*arguments)
 
     def results(self, name: str = "small", storage: str = "storage") -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import torch
 
-from orchestrator.cluster.rounds import RunReport, run_plan
+from orchestrator.cluster.run import RunReport, run_plan
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.planning.plan import Plan, make_plan

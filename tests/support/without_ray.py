@@ -62,7 +62,7 @@ def drive(execution: Execution, perform: Perform) -> list[Task]:
         ]
         assert items, "items are left, and none of them may start"
         for item in items:
-            steps = execution.live_steps(item.payload)
+            steps = execution.live_steps(item)
             if not steps:
                 execution.skip(item)
                 continue

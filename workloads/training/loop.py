@@ -163,6 +163,9 @@ class Loop:
             self.objective.segmentor.backbone.compile()
         self._forward: nn.Module = wrap(self.objective) if wrap else self.objective
         self._unchecked: tuple[int, Tensor] | None = None
+        # Of every step since the last report.
+        self._losses: list[Tensor] = []
+        self._shown: list[dict[str, Tensor]] = []
         self._filled: list[Tensor] = []
         self._warned = False
 
@@ -177,6 +180,7 @@ class Loop:
             "step": self.step,
             "objective": _copied(self.objective.state_dict()),
             "optimiser": _copied(self.optimiser.state_dict()),
+            "since_report": {"losses": _copied(self._losses), "shown": _copied(self._shown)},
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -191,6 +195,11 @@ class Loop:
             raise InputError(f"the training state is of another architecture: {str(error)[:300]}") from error
         self.optimiser.load_state_dict(state["optimiser"])
         self.step = int(state["step"])
+        # Those of an earlier version were taken at reports only.
+        since = state.get("since_report", {"losses": [], "shown": []})
+        device = self.machine.device
+        self._losses = [loss.to(device) for loss in since["losses"]]
+        self._shown = [{name: value.to(device) for name, value in one.items()} for one in since["shown"]]
         self._unchecked = None
 
     # Batches
@@ -215,10 +224,13 @@ class Loop:
 
     # Steps
 
-    def run(self, until: int | None = None, report_every: int = 1) -> Iterator[StepReport]:
+    def run(
+        self, until: int | None = None, report_every: int = 1, between: Callable[[], None] | None = None
+    ) -> Iterator[StepReport]:
         """Train up to step `until` (the end by default), reporting every few steps and at the last.
 
-        Between two reports the caller may take `state_dict()`. Raises `LossNotFiniteError`, and whatever the source
+        After a report, and in `between`, which is called after all other steps, the caller may take `state_dict()`.
+        Raises `LossNotFiniteError`, and whatever the source
         raises.
         """
         stop = min(until if until is not None else self.total_steps, self.total_steps)
@@ -232,24 +244,28 @@ class Loop:
                 _use_one_thread,
             )
             try:
-                yield from self._steps(batches, stop, report_every)
+                yield from self._steps(batches, stop, report_every, between)
             finally:
                 batches.close()
 
-    def _steps(self, batches: Prefetcher, stop: int, report_every: int) -> Iterator[StepReport]:
-        began, waited, losses, shown = time.perf_counter(), 0.0, [], []
+    def _steps(
+        self, batches: Prefetcher, stop: int, report_every: int, between: Callable[[], None] | None
+    ) -> Iterator[StepReport]:
+        began, waited, first = time.perf_counter(), 0.0, self.step
         while self.step < stop:
             asked = time.perf_counter()
             batch = batches.next()
             waited += time.perf_counter() - asked
-            losses.append(self._one_step(batch))
-            shown.append(self.objective.shown)
+            self._losses.append(self._one_step(batch))
+            self._shown.append(self.objective.shown)
             self._watch()
             if self.step == stop or self.step % report_every == 0:
+                losses, shown = self._losses, self._shown
+                self._losses, self._shown = [], []
                 loss = float(torch.stack(losses).mean())
                 self._check()
                 seconds = time.perf_counter() - began
-                images = len(losses) * self.config.batch_size
+                images = (self.step - first) * self.config.batch_size
                 yield StepReport(
                     step=self.step,
                     total_steps=self.total_steps,
@@ -260,7 +276,9 @@ class Loop:
                     wait_share=waited / seconds,
                     shown={name: float(torch.stack([one[name] for one in shown]).mean()) for name in shown[-1]},
                 )
-                began, waited, losses, shown = time.perf_counter(), 0.0, [], []
+                began, waited, first = time.perf_counter(), 0.0, self.step
+            elif between is not None:
+                between()
 
     def _one_step(self, batch: Batch) -> Tensor:
         """One optimiser step; the loss of the whole batch, a detached scalar on the device."""

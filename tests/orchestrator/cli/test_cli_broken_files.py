@@ -17,7 +17,7 @@ import torchvision
 from PIL import Image
 from support.command_line import HEIGHT, MOBILENET, WIDTH, Commands, mounted, refused, run_here
 
-from orchestrator.cluster.rounds import RunReport
+from orchestrator.cluster.run import RunReport
 from orchestrator.planning.plan import Plan
 from orchestrator.storage.store import Storage
 
@@ -239,7 +239,7 @@ def test_a_full_disk_is_named_whatever_found_no_room_and_what_is_done_is_kept(
             (small_disk / "filling").write_bytes(bytes(free.f_bavail * free.f_frsize - left))
         raise EOFError("Ran out of input")
 
-    monkeypatch.setattr("orchestrator.cluster.rounds.run_plan", labels_and_no_more)
+    monkeypatch.setattr("orchestrator.cluster.run.run_plan", labels_and_no_more)
     answer = command("run", "small.yaml", "--storage", str(small_disk))
     assert answer.code == 2
     assert any(f"the storage is full: {small_disk} has 0." in message for message in answer.messages), answer.err
@@ -250,7 +250,7 @@ def test_a_full_disk_is_named_whatever_found_no_room_and_what_is_done_is_kept(
     else:
         assert any("the results could not be written: storage" in message for message in answer.messages)
     (small_disk / "filling").unlink()
-    monkeypatch.setattr("orchestrator.cluster.rounds.run_plan", run_here)
+    monkeypatch.setattr("orchestrator.cluster.run.run_plan", run_here)
     assert command("run", "small.yaml", "--storage", str(small_disk)).code == 0
     assert command.results(storage="small-disk")["cells"][0]["status"] == "cached"
 

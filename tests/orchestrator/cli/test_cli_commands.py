@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
-from support.command_line import Commands, run_here, write_camvid, write_experiment
+from support.command_line import EXPERIMENT, Commands, refused, run_here, write_camvid, write_experiment
 
 from orchestrator.cli import parser as cli
 from orchestrator.ledger.manifests import Ledger
@@ -30,7 +31,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_experiment(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr("orchestrator.cluster.rounds.run_plan", run_here)
+        patch.setattr("orchestrator.cluster.run.run_plan", run_here)
         assert cli.main(["run", "small.yaml", GRID]) == 0
     return folder
 
@@ -44,7 +45,7 @@ def command(
     shutil.copytree(finished, folder)
     monkeypatch.chdir(folder)
     monkeypatch.delenv("LOOKBEYOND_STORAGE", raising=False)
-    monkeypatch.setattr("orchestrator.cluster.rounds.run_plan", run_here)
+    monkeypatch.setattr("orchestrator.cluster.run.run_plan", run_here)
     return Commands(folder, capsys)
 
 
@@ -226,6 +227,27 @@ def test_options_and_overrides_come_in_any_order(command: Commands) -> None:
         )
     ]
     assert keys[0] == keys[1] == keys[2]
+
+
+def test_several_experiments_are_one_plan_with_results_each(command: Commands) -> None:
+    more = {**EXPERIMENT, "grid": {"labels.outliers": [0.05, 0.1]}}
+    (command.folder / "more.yaml").write_text(yaml.safe_dump(more))
+    answer = command("run", "small.yaml", "more.yaml", "labels.images=3")
+    assert answer.code == 0
+    assert sum(line.startswith("results ") for line in answer.out.splitlines()) == 2
+    (small,), (same, other) = (command.results(name)["cells"] for name in ("small", "more"))
+    assert small["steps"] == same["steps"]
+    assert small["metrics"] == same["metrics"]
+    assert (small["status"], other["steps"]["sample"]) == ("done", small["steps"]["sample"])
+    assert other["steps"]["label"] != small["steps"]["label"]
+    # Shared shards were made once.
+    assert len(list(command.folder.glob("storage/shards/*/*.arrow"))) == len(
+        list(command.folder.glob("storage/shards/*/*.json"))
+    )
+    (command.folder / "more.yaml").write_text(yaml.safe_dump(more | {"compute": {"shard_images": 2, "workers": 1}}))
+    refused(command("run", "small.yaml", "more.yaml"), "compute.workers", "they run together")
+    refused(command("run", "small.yaml", "small.yaml"), "name", "small")
+    assert command("run", "small.yaml", "more.yaml", "compute.workers=1").code == 0
 
 
 def test_the_results_file_says_everything(command: Commands) -> None:

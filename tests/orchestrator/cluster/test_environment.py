@@ -185,8 +185,8 @@ def test_a_run_that_is_ended_for_memory_says_how_much_there_was(
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(experiment | {"compute": {"lost_worker_retries": 1}}))
     ended = lookbeyond("run", "own.yaml", "--until", "labels")
     assert ended.returncode == 1
-    said = r"was ended for memory: [\d.]+GB of [\d.]+GB were in use, [\d.]+GB of them by this worker; less is"
-    assert re.search(said, ended.stderr), ended.stderr
+    said = r"images 0 to 1 of pool train\) was ended for memory, also with a machine to itself: [\d.]+GB of [\d.]+GB "
+    assert re.search(said + r"were in use, [\d.]+GB of them by this worker; less is", ended.stderr), ended.stderr
 
 
 @pytest.mark.parametrize(("name", "value"), [("PYTHONOPTIMIZE", "2"), ("PYTHONWARNINGS", "error")])

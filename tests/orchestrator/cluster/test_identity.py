@@ -13,7 +13,8 @@ from typing import Any
 import psutil
 import pytest
 
-from orchestrator.cluster.rounds import RunReport, run_plan
+from orchestrator.cluster.gpu_check import VARIABLE
+from orchestrator.cluster.run import RunReport, run_plan
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.verification import verify
@@ -136,7 +137,7 @@ import ray
 
 def main():
     document, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
-    from orchestrator.cluster.rounds import run_plan
+    from orchestrator.cluster.run import run_plan
     from orchestrator.planning.plan import make_plan
     from orchestrator.execution.progress import Progress
     from orchestrator.storage.store import Storage
@@ -173,7 +174,7 @@ def test_four_workers_on_three_nodes_of_which_one_is_lost(
 ) -> None:
     document = {**experiment, "compute": {"shard_images": 2, "workers": 4}}
     repository = str(Path(__file__).resolve().parents[3])
-    environment = os.environ | {"PYTHONPATH": repository, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+    environment = os.environ | {"PYTHONPATH": repository, "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", VARIABLE: "cpu"}
     environment.pop("RAY_ADDRESS", None)
     command = [sys.executable, "-c", _NODES, json.dumps(document), str(tmp_path)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)

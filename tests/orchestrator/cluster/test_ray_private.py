@@ -7,6 +7,7 @@ import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -42,7 +43,10 @@ def test_train_reads_its_settings_where_they_are_put() -> None:
 
 def test_tune_and_the_log_monitor_read_theirs(monkeypatch: pytest.MonkeyPatch) -> None:
     from ray._private import log_monitor, state
+    from ray.tune.execution import tune_controller
+    from ray.tune.experimental import output
     from ray.tune.experimental.output import get_air_verbosity
+    from ray.tune.utils import callback
 
     for name in ray_private.FEW_LOOKS_FOR_LOGS:
         assert f'"{name}"' in inspect.getsource(log_monitor)
@@ -53,6 +57,15 @@ def test_tune_and_the_log_monitor_read_theirs(monkeypatch: pytest.MonkeyPatch) -
         assert get_air_verbosity(0) is not None
         monkeypatch.setenv(name, value)
     assert get_air_verbosity(0) is None
+    for name in ray_private.TUNE_SETTINGS:
+        sources = (tune_controller, callback, output)
+        assert any(f'"{name}"' in inspect.getsource(each) for each in sources), name
+
+
+def test_a_machine_is_known_by_the_label_that_ray_gives_it() -> None:
+    from ray.util.placement_group import NODE_ID_LABEL_KEY
+
+    assert ray_private.NODE_LABEL == NODE_ID_LABEL_KEY
 
 
 def test_the_job_client_is_quiet_and_its_head_says_when_it_is_too_early() -> None:
@@ -92,14 +105,23 @@ def test_a_lean_trainer_leaves_out_what_it_names_and_nothing_else(cleans_up: boo
     assert sorted(everything) == sorted([*lean, *gone])
 
 
-def test_the_controller_leaves_its_process_where_train_calls_it(tmp_path: Path) -> None:
+def test_the_controller_says_its_process_and_its_placement_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from ray.train.v2._internal.execution.controller import controller
+    from ray.train.v2._internal.execution.worker_group import worker_group
 
-    callback = ray_private.controller_pid_callback(tmp_path, "controller-")
+    group = SimpleNamespace(id=SimpleNamespace(hex=lambda: "abc"))
+    monkeypatch.setattr(worker_group, "placement_group", lambda bundles: group)
+    sent: list[dict[str, str]] = []
+    callback = ray_private.controller_watch(tmp_path, "controller-", sent.append)
     assert RunConfig(callbacks=[callback]).callbacks == [callback]
     assert '"after_controller_start"' in inspect.getsource(controller)
+    assert "pg = placement_group(" in inspect.getsource(worker_group.WorkerGroup._create_placement_group)
     callback.after_controller_start(None)
     assert [path.name for path in tmp_path.iterdir()] == [f"controller-{os.getpid()}"]
+    assert worker_group.placement_group([]) is group
+    assert sent == [{ray_private.PLACEMENT_GROUP: "abc"}]
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """What TensorBoard finds of a trial: the curves of its training, none of Tune's, and what tells it from others."""
 
+import csv
+import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,9 +19,6 @@ class Trial(SimpleNamespace):
     def __hash__(self) -> int:
         return id(self)
 
-    def init_local_path(self) -> None:
-        Path(self.local_path).mkdir()
-
 
 def result(step: int, **values: Any) -> dict[str, Any]:
     """What Tune hands on, its own among it."""
@@ -29,15 +28,29 @@ def result(step: int, **values: Any) -> dict[str, Any]:
 
 
 def test_curves_are_those_of_the_training_and_hparams_what_tells_it_apart(tmp_path: Path) -> None:
-    trial = Trial(local_path=str(tmp_path / "trial"), config={"config": {"key": "k", "steps": 9}})
-    info = TrialInfo("finetune-ours-k", {"key": "k", "steps": 9}, {"kind": "finetune", "row": "ours", "pmiou": 20.0})
-    logger = TrainingLogger({"k": info})
+    info = TrialInfo(
+        "some", "finetune-ours-k", {"key": "k", "steps": 9}, {"kind": "finetune", "row": "ours", "pmiou": 20.0}
+    )
+    trial = Trial(config={"config": info.values, "info": info})
+    logger = TrainingLogger(tmp_path)
+    logger.log_trial_result(1, trial, {"placement_group": "abc", "training_iteration": 1})
     logger.log_trial_result(1, trial, result(1, main_loss=0.7))
     logger.log_trial_result(2, trial, result(2, main_loss=0.6, val_miou_subset=30.0))
     logger.log_trial_result(3, trial, {"timesteps_total": 4, "miou": 35.0, "finetune_loss": 0.2, "images_trained": 8})
     logger.log_trial_end(trial)
     logger.log_trial_end(trial)
-    events = EventAccumulator(str(tmp_path / "trial"))
+    folder = tmp_path / "some/finetune-ours-k"
+    lines = [json.loads(line) for line in (folder / "result.json").read_text().splitlines()]
+    assert [(line["timesteps_total"], line.get("loss")) for line in lines] == [(1, 1.0), (2, 0.5), (4, None)]
+    assert not {"config", "pid", "trial_id"} & set().union(*lines)
+    with (folder / "progress.csv").open(newline="") as file:
+        assert [(row["timesteps_total"], row["miou"]) for row in csv.DictReader(file)] == [
+            ("1", ""),
+            ("2", ""),
+            ("4", "35.0"),
+        ]
+    assert json.loads((folder / "params.json").read_text()) == {"config": {"key": "k", "steps": 9}}
+    events = EventAccumulator(str(folder))
     events.Reload()
     assert set(events.Tags()["scalars"]) == {
         "loss",

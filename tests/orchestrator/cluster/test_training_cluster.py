@@ -1,5 +1,7 @@
 """Trainings on a real Ray: the same weights whatever is killed and however many work."""
 
+import os
+import pickle
 import shutil
 import signal
 import threading
@@ -10,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from ray.util.placement_group import placement_group_table
 from support.training_on_ray import EXPERIMENT, actors, compute, run, wait_until, weights
 from support.trainings import assert_equal
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -55,16 +58,41 @@ def test_a_second_run_executes_nothing_and_tensorboard_has_curves(trained: Train
     assert plan.done[cell.roles["finetune"].key].results["miou"] >= 0
 
 
-def test_more_trials_than_cores_end_and_one_seed_gives_the_same_bits(
-    trained: Trained, labelled_storage: Storage
+def test_trainings_of_one_run_are_the_same_bits_and_one_that_fails_fails_alone(
+    trained: Trained, labelled_storage: Storage, tmp_path: Path
 ) -> None:
-    _, report = run({**EXPERIMENT, "grid": {"pretrain.seed": [0, 1, 2]}}, labelled_storage, until="pretrain")
-    assert report.failed == {}
+    """More of them than cores; and nothing that lies where Tune once kept its own is read, let alone executed."""
+    executed = tmp_path / "executed"
+    for folder in ("grid", "grid/trial"):
+        place = Path(labelled_storage.locate(f"tune/{folder}"))
+        place.mkdir(parents=True, exist_ok=True)
+        for name in ("error.pkl", "tuner.pkl", "trainable.pkl", "experiment_state-2026-01-01_00-00-00.json"):
+            (place / name).write_bytes(pickle.dumps(Malicious(executed)))
+    grid = {"pretrain.seed": [0, 1], "pretrain.optimiser.learning_rate": [0.01, 1e30]}
+    plan, report = run({**EXPERIMENT, "grid": grid}, labelled_storage, until="pretrain")
+    keys = [cell.roles["pretrain"].key for cell in plan.cells]
+    assert set(report.failed) == report.input_errors == {keys[1], keys[3]}
+    assert all("images of the batch: " in error for error in report.failed.values())
     found = weights(labelled_storage, "pretrain")
-    assert len(found) == 3
+    assert found.keys() == {keys[0], keys[2]}
     for key, reference in weights(trained[0], "pretrain").items():
         assert_equal(found[key], reference)
     wait_until(lambda: "TrainController" not in actors())
+    assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
+    assert not executed.exists()
+    shown = {path.name for path in Path(labelled_storage.locate("tune")).rglob("*") if path.is_file()}
+    assert not {name for name in shown if name.endswith(".pkl")} - {"error.pkl", "tuner.pkl", "trainable.pkl"}
+    assert {"params.json", "result.json", "progress.csv"} <= shown
+
+
+class Malicious:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.mkdir, (str(self._path),)
 
 
 def test_two_workers_give_the_losses_of_one(trained: Trained, labelled_storage: Storage) -> None:

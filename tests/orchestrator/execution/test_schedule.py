@@ -1,6 +1,7 @@
 """The schedule: every item of any graph is run once, after what it waits for, whatever fails on the way."""
 
 import random
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -19,13 +20,20 @@ def graphs(draw: st.DrawFn) -> list[Item[int]]:
     items = []
     for number in range(count):
         behind = draw(st.sets(st.integers(0, number - 1), max_size=4)) if number else set()
-        names = {f"item {other}" for other in behind} | ({"no item of this round"} if draw(st.booleans()) else set())
-        items.append(Item(f"item {number}", draw(st.sampled_from(POOLS)), frozenset(names), number))
+        names = {f"item {other}" for other in behind}
+        priority = draw(st.sampled_from((0.0, 1.0, 2.0)))
+        items.append(Item(f"item {number}", draw(st.sampled_from(POOLS)), frozenset(names), number, priority))
     return draw(st.permutations(items))
 
 
-def item(name: str, *after: str, pool: str = "process") -> Item[None]:
-    return Item(name, pool, frozenset(after), None)
+def item(name: str, *after: str, pool: str = "process", priority: float = 0.0) -> Item[None]:
+    return Item(name, pool, frozenset(after), None, priority)
+
+
+def schedule_of(items: Iterable[Item[Any]]) -> Schedule[Any]:
+    schedule: Schedule[Any] = Schedule()
+    schedule.add(items)
+    return schedule
 
 
 def drain(schedule: Schedule[Any], pool: str = "process") -> list[str]:
@@ -40,7 +48,7 @@ def drain(schedule: Schedule[Any], pool: str = "process") -> list[str]:
 @given(graphs(), st.integers(0, 2**32))
 def test_any_graph_is_run_completely_and_in_order(items: list[Item[int]], seed: int) -> None:
     chance = random.Random(seed)
-    schedule = Schedule.of(items)
+    schedule = schedule_of(items)
     names = {one.name for one in items}
     in_flight: list[Item[int]] = []
     settled: set[str] = set()
@@ -48,8 +56,10 @@ def test_any_graph_is_run_completely_and_in_order(items: list[Item[int]], seed: 
     while len(schedule):
         for pool in POOLS:
             for _ in range(chance.randint(0, schedule.ready(pool))):
+                expected = schedule.peek(pool)
                 one = schedule.take(pool)
                 assert one is not None
+                assert one is expected
                 assert one.pool == pool
                 assert one.after & names <= settled
                 in_flight.append(one)
@@ -63,29 +73,35 @@ def test_any_graph_is_run_completely_and_in_order(items: list[Item[int]], seed: 
             schedule.put_back(one)
             continue
         settled.add(one.name)
+        schedule.reach(one.name)
         schedule.settle(one.name)
     assert settled == names
     assert not in_flight
     assert all(schedule.take(pool) is None for pool in POOLS)
 
 
-def test_items_start_in_the_order_in_which_they_are_given() -> None:
-    schedule = Schedule.of(item(name) for name in ("c", "a", "b"))
-    assert drain(schedule) == ["c", "a", "b"]
+def test_items_start_by_priority_and_then_in_the_order_in_which_they_are_given() -> None:
+    schedule = schedule_of(item(name) for name in ("c", "a", "b"))
+    schedule.add([item("urgent", priority=2.0), item("less", priority=1.0)])
+    assert drain(schedule) == ["urgent", "less", "c", "a", "b"]
 
 
 def test_an_item_waits_for_all_that_it_is_behind() -> None:
-    schedule = Schedule.of([item("label", "cluster", "superpixels"), item("cluster"), item("superpixels")])
+    schedule = schedule_of([item("label", "cluster", "superpixels"), item("cluster"), item("superpixels")])
     assert drain(schedule) == ["cluster", "superpixels"]
-    schedule.settle("superpixels")
+    schedule.reach("superpixels")
     assert schedule.take("process") is None
-    schedule.settle("cluster")
+    schedule.reach("cluster")
+    schedule.reach("cluster")
     assert drain(schedule) == ["label"]
-    assert len(schedule) == 1
+    assert len(schedule) == 3
+    for name in ("cluster", "superpixels", "label"):
+        schedule.settle(name)
+    assert len(schedule) == schedule.unsettled("process") == 0
 
 
 def test_pools_have_queues_of_their_own() -> None:
-    schedule = Schedule.of([item("a", pool="extract"), item("b", pool="cluster"), item("c", pool="extract")])
+    schedule = schedule_of([item("a", pool="extract"), item("b", pool="cluster"), item("c", pool="extract")])
     assert schedule.ready("extract") == 2
     assert schedule.ready("process") == 0
     assert drain(schedule, "extract") == ["a", "c"]
@@ -93,7 +109,7 @@ def test_pools_have_queues_of_their_own() -> None:
 
 
 def test_what_is_put_back_is_next() -> None:
-    schedule = Schedule.of([item("a"), item("b"), item("c")])
+    schedule = schedule_of([item("a"), item("b"), item("c")])
     first = schedule.take("process")
     assert first is not None
     schedule.put_back(first)
@@ -102,11 +118,12 @@ def test_what_is_put_back_is_next() -> None:
 
 def test_two_items_of_one_name_are_a_mistake_of_ours() -> None:
     with pytest.raises(AssertionError, match="name of its own"):
-        Schedule.of([item("a"), item("a")])
+        schedule_of([item("a"), item("a")])
 
 
 def test_settling_twice_is_a_mistake_of_ours() -> None:
-    schedule = Schedule.of([item("a")])
+    schedule = schedule_of([item("a")])
+    schedule.take("process")
     schedule.settle("a")
     with pytest.raises(KeyError):
         schedule.settle("a")

@@ -52,7 +52,7 @@ def test_the_head_runs_no_work_and_workers_come_from_zero_on_spot(name: str) -> 
     document = load(name)
     types = dict(document["available_node_types"])
     head = types.pop(document["head_node_type"])
-    assert head["resources"] == {"CPU": 0}
+    assert head["resources"] == {"CPU": 0, "lookbeyond_driver": 1}
     assert head["labels"]["lookbeyond.role"] == "head"
     assert "--num-cpus=0" in document["head_start_ray_commands"][1]
     assert "spot" not in str(head).lower()

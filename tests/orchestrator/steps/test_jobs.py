@@ -12,7 +12,7 @@ def heavy(code: str) -> set[str]:
 
 
 def test_commands_and_drivers_import_nothing_slow() -> None:
-    assert heavy("import orchestrator.cli.commands, orchestrator.cluster.rounds") == set()
+    assert heavy("import orchestrator.cli.commands, orchestrator.cluster.run") == set()
 
 
 def test_a_plan_is_made_without_torch(tmp_path: object) -> None:

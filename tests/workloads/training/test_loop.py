@@ -101,6 +101,17 @@ def test_a_killed_run_continues_with_the_same_bits():
         assert torch.equal(tensor, continued.objective.state_dict()[name]), name
 
 
+def test_a_state_from_between_two_reports_continues_with_the_same_reports():
+    undisturbed = [(report.step, report.loss) for report in loop().run(report_every=3)]
+    killed, states = loop(), {}
+    list(killed.run(report_every=3, between=lambda: states.update({killed.step: saved_and_read(killed.state_dict())})))
+    assert 2 in states
+    assert not states.keys() & {step for step, _ in undisturbed}
+    continued = loop()
+    continued.load_state_dict(states[2])
+    assert [(report.step, report.loss) for report in continued.run(report_every=3)] == undisturbed
+
+
 def equal_copy(configuration):
     return type(configuration).model_validate(configuration.model_dump())
 

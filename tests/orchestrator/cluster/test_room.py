@@ -1,0 +1,101 @@
+"""What fits where: trainings on machines of unequal size, and who waits for whom."""
+
+import pytest
+
+from orchestrator.cluster.room import Claim, Machine, Room, Workers
+from orchestrator.planning.capacity import Capacity, Machines
+
+
+def room_of(*machines: tuple[int, float, float]) -> Room:
+    """Machines that are up: how many, and the cores and GPUs of each."""
+    room = Room(Capacity.fixed([Machines(*one) for one in machines]))
+    nodes = [(cores, gpus) for count, cores, gpus in machines for _ in range(count)]
+    room.update({f"node {number}": each for number, each in enumerate(nodes)})
+    return room
+
+
+def placed(room: Room, workers: Workers) -> list[list[tuple[float, float]]]:
+    """The cores and GPUs of the workers of as many trainings as find a place."""
+    found = []
+    while claim := room.place(workers):
+        found.append([(cores, gpus) for _, cores, gpus in claim.parts])
+    return found
+
+
+@pytest.mark.parametrize(
+    ("machines", "workers", "expected"),
+    [
+        (((4, 4, 1), (1, 64, 1)), Workers(1, True, None), [[(64, 1)], *[[(4, 1)]] * 4]),
+        (((1, 96, 8), (8, 8, 1)), Workers(1, True, None), [*[[(12, 1)]] * 8, *[[(8, 1)]] * 8]),
+        (((8, 8, 1),), Workers(4, True, None), [[(8, 1)] * 4] * 2),
+        (((1, 16, 4), (4, 8, 1)), Workers(4, True, None), [[(4, 1)] * 4, [(8, 1)] * 4]),
+        (((2, 16, 0),), Workers(1, False, None), [[(16, 0)]] * 2),
+        (((2, 16, 0),), Workers(2, False, None), [[(8, 0)] * 2] * 2),
+        (((2, 4, 1),), Workers(1, True, 5), []),
+    ],
+    ids=["one larger", "many and one", "over machines", "together first", "whole", "halves", "too many cores"],
+)
+def test_a_training_takes_what_suits_its_machine(
+    machines: tuple[tuple[int, float, float], ...], workers: Workers, expected: list[list[tuple[float, float]]]
+) -> None:
+    assert placed(room_of(*machines), workers) == expected
+
+
+def test_brief_work_keeps_off_gpus_and_off_what_a_training_waits_for() -> None:
+    room = room_of((1, 4, 1), (1, 2, 0))
+    gpu, plain = room.machines
+    tasks = [room.claim(1, 0, off_gpus=True) for _ in range(3)]
+    assert [task.machine if task else None for task in tasks] == [plain, plain, None]
+    waiting = room.claim(1, 0, off_gpus=True, queue=1.0)
+    assert waiting is not None
+    assert waiting.machine is plain
+    actor = room.claim(0.5, 1)
+    assert actor is not None
+    assert actor.machine is gpu
+    training = Workers(1, True, None)
+    assert room.place(training) is None
+    room.reserve_for(training)
+    assert room.reserved == {gpu}
+    assert room.claim(0.5, 0) is None
+    room.release(actor)
+    claim = room.place(training)
+    assert claim is not None
+    assert (claim.machine, claim.cores) == (gpu, 4)
+    assert room.with_gpus(1, after_brief=True) is None
+
+
+def test_where_trainings_have_all_cores_tasks_go_on_beside_them_one_a_machine() -> None:
+    room = room_of((2, 8, 1))
+    training = Workers(1, True, None)
+    claims = [room.place(training) for _ in range(2)]
+    assert room.claim(1, 0) is None
+    squeezed = [room.squeeze() for _ in range(3)]
+    assert [one is not None for one in squeezed] == [True, True, False]
+    release(room, claims[0])
+    # They hold nothing that a training would wait for.
+    assert room.place(training) is not None
+    for one in squeezed[:2]:
+        release(room, one)
+    assert all(one.brief_cores == pytest.approx(0) for one in room.machines)
+
+
+def test_a_cluster_that_grows_takes_work_for_machines_that_are_to_come() -> None:
+    capacity = Capacity((), (Machines(3, 8, 1), Machines(4, 16)), limit=4, scales=True)
+    room = Room(capacity)
+    room.update({})
+    training = Workers(1, True, None)
+    first = room.place(training)
+    assert first is not None
+    assert first.nodes == (None,)
+    assert placed(room, training) == [[(8, 1)]] * 2
+    # Four machines at most: one is left, whatever kind it is.
+    assert [room.claim(16, 0) is not None for _ in range(2)] == [True, False]
+    room.update({"a": (8.0, 1.0)})
+    assert sum(one.node == "a" and one.free_gpus == 0 for one in room.machines) == 1
+    room.update({})
+    assert all(isinstance(one, Machine) and one.node is None for one in room.machines)
+
+
+def release(room: Room, claim: Claim | None) -> None:
+    assert claim is not None
+    room.release(claim)
