@@ -36,7 +36,7 @@ from orchestrator.spec.loading import load_experiment, name_after
 from orchestrator.spec.naming import describe
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
-from workloads.formats import counted, duration, said_once, size
+from workloads.formats import counted, duration, figure, said_once, size
 
 _DEMO = Path(__file__).with_name("demo.yaml")
 
@@ -253,6 +253,19 @@ def export_backbone(options: Namespace) -> int:
     cell = chosen_cell(made, options.stage, row=options.row, cell=options.cell)
     card = write_backbone(made, cell, options.stage, storage, Path(options.output))
     print(f"backbone  {options.output}\ncard      {card}")
+    return 0
+
+
+def export_model(options: Namespace) -> int:
+    """Write the fine-tuned network of one cell into a folder."""
+    from orchestrator.results.model_export import export_model as write_model
+
+    storage = Storage(options.storage)
+    made = make_plan(_document(options), storage, write_listings=False)
+    cell = chosen_cell(made, "finetune", row=options.row, cell=options.cell)
+    written = write_model(made, cell, options.format, storage, Path(options.output))
+    score = "" if written.miou is None else f", mIoU {figure(written.miou)}"
+    print(f"network  {written.cell}{score}\nwritten  {', '.join(written.files)} in {options.output}")
     return 0
 
 

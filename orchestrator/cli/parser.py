@@ -36,6 +36,7 @@ examples:
   lookbeyond predict demo pictures masks                  classes of images that the experiment never saw
   lookbeyond export labels experiments/camvid-k.yaml labels-out --cell 3
   lookbeyond export backbone demo backbone.pth            loads strictly into torchvision's network of that name
+  lookbeyond export model demo network --row ours         the network for lookbeyond.load_model, ONNX or torch
   lookbeyond report storage                               tables, plots and provenance of all that was run there
   lookbeyond submit demo --address http://localhost:8265 --storage s3://BUCKET/FOLDER       as a job on a cluster
 
@@ -290,10 +291,26 @@ def _add_export(commands: "argparse._SubParsersAction") -> None:
         help="indexed PNGs, COCO with RLE, CVAT's segmentation mask 1.1, or mmsegmentation's layout (default png)",
     )
 
+    model = _command(
+        what, "model", "a fine-tuned network as a whole, what it takes and gives, and a card", handler="export_model"
+    )
+    model.add_argument("experiment", help="experiment file (YAML), or demo")
+    model.add_argument("output", help="folder to write to; made if it does not exist")
+    _add_overrides(model)
+    _add_storage(model)
+    _add_cell(model)
+    model.add_argument(
+        "--format",
+        choices=["safetensors", "onnx", "torch-export", "torchvision"],
+        default="safetensors",
+        help="what lookbeyond.load_model reads, ONNX (extra onnx), a program of torch.export, or a state dict of "
+        "torchvision's DeepLabV3 (default safetensors)",
+    )
+
     backbone = _command(
         what,
         "backbone",
-        "a trained backbone as a state dict in torchvision's names, and a card",
+        "a trained backbone as a state dict in its publisher's names, and a card",
         handler="export_backbone",
     )
     backbone.add_argument("experiment", help="experiment file (YAML), or demo")

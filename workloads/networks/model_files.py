@@ -5,7 +5,6 @@ they belong to, what its classes are called and how images are prepared. The fai
 load and predict, with another size, mean or order of classes than they were trained for.
 """
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any, Literal
@@ -20,10 +19,17 @@ from workloads.errors import InputError
 from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.networks.plain_files import read_safetensors
 from workloads.networks.segmentors import Segmentor, build_segmentor
+from workloads.networks.weight_files import file_sha256
 from workloads.redaction import redacted
 
-WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
+WEIGHTS: dict[str, str] = {
+    "safetensors": "model.safetensors",
+    "onnx": "model.onnx",
+    "torch-export": "model.pt2",
+    "torchvision": "model.pth",
+}
+"""The file of each form that a network is written in."""
 Colour = tuple[int, int, int]
 
 
@@ -44,19 +50,55 @@ class ModelDescription(Config):
     evaluation: EvaluationConfig = Field(description="how images are prepared and predicted")
     mean: tuple[float, float, float] = Field(IMAGENET_MEAN, description="subtracted from RGB in 0 to 1")
     std: tuple[float, float, float] = Field(IMAGENET_STD, description="what the difference is divided by")
+    written_as: Literal["safetensors", "onnx", "torch-export", "torchvision"] = "safetensors"
+    input_size: tuple[int, int] | None = Field(
+        None, description="height and width of the input, in a form that has one size; images are resized to it"
+    )
     sha256: str = Field("", description="of the file of weights")
     made: dict[str, Any] = Field(default_factory=dict, description="where the network comes from")
 
 
 def write_model(folder: Path, network: Segmentor, description: ModelDescription) -> ModelDescription:
-    """Write both files into a folder that is there; returns the description with the digest of the weights."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    data = safetensors.torch.save(tensors)
-    described = description.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
-    (folder / WEIGHTS).write_bytes(data)
+    """Write a network in the form that its description names, and the description, into a folder that is there.
+
+    Returns the description with the digest of the weights.
+
+    Raises
+    ------
+    InputError
+        The network cannot be written in that form, or what writes it is not installed.
+    """
+    from workloads.networks.model_formats import write_onnx, write_program, write_torchvision
+
+    place = folder / WEIGHTS[description.written_as]
+    match description.written_as:
+        case "safetensors":
+            tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+            place.write_bytes(safetensors.torch.save(tensors))
+        case "torchvision":
+            write_torchvision(network, place)
+        case "torch-export":
+            assert description.input_size is not None
+            write_program(network, description.input_size, place)
+        case "onnx":
+            assert description.input_size is not None
+            write_onnx(network, description.input_size, _properties(description), place)
+    described = description.model_copy(update={"sha256": file_sha256(place)})
     # Where it comes from may be a URL with a password.
     (folder / DESCRIPTION).write_text(f"{redacted(described.model_dump_json(indent=1))}\n", encoding="utf-8")
     return described
+
+
+def _properties(description: ModelDescription) -> dict[str, str]:
+    """What an ONNX file says of its input and output, as JSON."""
+    return {
+        "input": "RGB in 0 to 1, less mean, over std, as (batch, 3, height, width)",
+        "mean": json.dumps(description.mean),
+        "std": json.dumps(description.std),
+        "size": json.dumps(description.input_size),
+        "classes": json.dumps([one.name for one in description.classes]),
+        "colours": json.dumps([one.colour for one in description.classes]),
+    }
 
 
 def read_model(path: Path) -> tuple[Segmentor, ModelDescription]:
@@ -74,11 +116,17 @@ def read_model(path: Path) -> tuple[Segmentor, ModelDescription]:
     """
     folder = path if path.is_dir() else path.parent
     described = _described(folder / DESCRIPTION)
-    weights = folder / WEIGHTS
+    if described.written_as != "safetensors":
+        raise InputError(
+            f"{folder} holds a network as {described.written_as}",
+            key="path",
+            value=str(path),
+            allowed="export it as safetensors, or give the file to what reads that format",
+        )
+    weights = folder / WEIGHTS["safetensors"]
     if not weights.is_file():
         raise InputError(f"{weights} is missing", key="path", value=str(path))
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    if digest != described.sha256:
+    if file_sha256(weights) != described.sha256:
         raise InputError(f"{weights} is not the file that {DESCRIPTION} was written with", key="path", value=str(path))
     network = build_segmentor(described.network, len(described.classes))
     state, own = read_safetensors(weights), network.state_dict()
