@@ -9,6 +9,8 @@ import pytest
 import yaml
 from PIL import Image
 
+from workloads.formats import counted
+
 if TYPE_CHECKING:
     from support.command_line import Commands
 
@@ -75,7 +77,7 @@ def test_pairs_of_images_and_masks_are_found_whatever_the_layout(
     checked = command("check", "experiment.yaml", "--json")
     assert checked.code == 0, checked.out
     for pool, count in pools.items():
-        assert f"masks {pool}: {count} images, {count} read" in checked.out
+        assert f"masks {pool}: {counted(count, 'image')}, {count} read" in checked.out
     assert command("init", "mine").code == 2, "a file that is there is not written over"
 
 
