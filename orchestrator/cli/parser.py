@@ -27,14 +27,15 @@ true classes."""
 _EXAMPLES = """\
 examples:
   lookbeyond demo                                         the whole method on generated scenes, no download
-  lookbeyond run   experiments/own-images.yaml dataset.root=PICTURES   label maps for any folder of images
-  lookbeyond check experiments/camvid-k.yaml dataset.root=CamVid
-  lookbeyond plan  experiments/camvid-k.yaml              what would be computed, what is there already
-  lookbeyond run   experiments/camvid-k.yaml labels.images=100 grid.labels.outliers='[0, 0.05]'
-  lookbeyond run   experiments/camvid.yaml compute.early_stopping={}   gives up what others leave behind
-  lookbeyond run   table2.yaml table3.yaml size=small     several experiments as one plan, shared steps once
-  lookbeyond predict demo pictures masks                  classes of images that the experiment never saw
-  lookbeyond export labels experiments/camvid-k.yaml labels-out --cell 3
+  lookbeyond init  pictures                               an experiment file for a folder, with masks or without
+  lookbeyond check experiments/own-images.yaml dataset.root=pictures   what would fail, before it does
+  lookbeyond plan  experiments/own-images.yaml dataset.root=pictures   what would be computed, and how long it takes
+  lookbeyond plan  experiments/own-images.yaml --images 5000 --size 1024x2048   the same without the pictures
+  lookbeyond run   experiments/own-images.yaml dataset.root=pictures   label maps for any folder of images
+  lookbeyond run   experiments/own-images.yaml dataset.root=pictures grid.labels.outliers='[0, 0.05]'
+  lookbeyond run   mine.yaml yours.yaml                   several experiments as one plan, shared steps once
+  lookbeyond export labels experiments/own-images.yaml labels-out dataset.root=pictures
+  lookbeyond predict demo pictures masks --row ours       classes of images that the experiment never saw
   lookbeyond export backbone demo backbone.pth            loads strictly into torchvision's network of that name
   lookbeyond export model demo network --row ours         the network for lookbeyond.load_model, ONNX or torch
   lookbeyond report storage                               tables, plots and provenance of all that was run there

@@ -367,13 +367,18 @@ def _images_left(steps: list[Step], ledger: Ledger) -> Iterable[tuple[Step, int]
 
 
 def _uncertainty(spent: Iterable[_Spent]) -> str:
-    seconds: dict[str, float] = defaultdict(float)
+    """A guess where enough of the work on either device is one."""
+    seconds: dict[tuple[str, bool], float] = defaultdict(float)
     for one in spent:
-        seconds[one.source] += one.seconds
-    total = sum(seconds.values())
-    if not total or not seconds.keys() - {"given"}:
+        for device, amount in (("cores", one.cores), ("gpus", one.gpus)):
+            seconds[device, one.source == "assumed"] += amount if one.source != "given" else 0.0
+    if not sum(seconds.values()):
         return ""
-    return "a guess" if seconds["assumed"] > _SMALL_SHARE * total else f"within a factor of {_FACTOR}"
+    guessed = any(
+        seconds[device, True] > _SMALL_SHARE * (seconds[device, True] + seconds[device, False])
+        for device in ("cores", "gpus")
+    )
+    return "a guess" if guessed else f"within a factor of {_FACTOR}"
 
 
 def _at_least(cores: float, gpus: float, capacity: Capacity) -> float | None:
