@@ -52,12 +52,14 @@ def run(script: str, folder: Path) -> str:
     """Run a block's commands with `python` and `lookbeyond` of the copy, and return what they print."""
     tools = folder / "bin"
     tools.mkdir(exist_ok=True)
-    for name, start in (("python", ""), ("lookbeyond", "-m lookbeyond")):
-        (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@"\n')
+    # Packages go into a folder of this test's, and are made of what is installed.
+    site = f'--quiet --no-deps --no-build-isolation --upgrade --target "{folder / "site"}"'
+    for name, start, end in (("python", "", ""), ("lookbeyond", "-m lookbeyond", ""), ("pip", "-m pip", site)):
+        (tools / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@" {end}\n')
         (tools / name).chmod(0o755)
     environment = os.environ | {
         "PATH": f"{tools}{os.pathsep}{os.environ['PATH']}",
-        "PYTHONPATH": str(folder),
+        "PYTHONPATH": f"{folder}{os.pathsep}{folder / 'site'}",
         "OMP_NUM_THREADS": "1",
     }
     for name in ("RAY_ADDRESS", "LOOKBEYOND_STORAGE"):
@@ -76,8 +78,9 @@ def test_every_block_of_the_page_on_extending_works(tmp_path: Path) -> None:
     for block in blocks("extending.md"):
         path = tmp_path / block.file
         match block.language:
-            case "python" | "yaml":
+            case "python" | "yaml" | "toml":
                 assert not path.exists()
+                path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(block.text)
             case "diff":
                 path.write_text(edited(path.read_text(), block.text))

@@ -8,13 +8,15 @@ from pydantic import AfterValidator, Field, model_validator
 from workloads.configs.base import HashedConfig
 from workloads.configs.networks import TIMM, TIMM_NAME, SegmentorConfig
 from workloads.errors import InputError
+from workloads.plugins import EXTRACTORS, plugin_names
 
 Arch = Literal["filters", "mobilenet_v2", "resnet18", "resnet50", "vgg19", "deeplabv3_resnet50", "segmentor"]
 
 
 def _known(arch: str) -> str:
-    if arch not in get_args(Arch) and re.fullmatch(TIMM_NAME, arch) is None:
-        allowed = f"allowed: {', '.join(get_args(Arch))}, or {TIMM}NAME for any network of timm's"
+    names = (*get_args(Arch), *plugin_names(EXTRACTORS))
+    if arch not in names and re.fullmatch(TIMM_NAME, arch) is None:
+        allowed = f"allowed: {', '.join(names)}, or {TIMM}NAME for any network of timm's"
         raise InputError(value=arch, allowed=allowed)
     return arch
 
@@ -43,7 +45,7 @@ class ExtractorConfig(HashedConfig, tag="ExtractorConfig"):
     arch: Annotated[Arch | str, AfterValidator(_known)] = Field(
         "filters",
         description="network: filters (weight-free filter bank), a torchvision network, timm/NAME for any of "
-        "timm's, or segmentor (a network this project fine-tuned, described by `network`)",
+        "timm's, segmentor (a network this project fine-tuned, described by `network`), or one that a plug-in adds",
     )
     layer: str | None = Field(
         None,

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, Field
 
 from workloads.configs.base import HashedConfig
 from workloads.errors import InputError
+from workloads.plugins import SEGMENTORS, plugin_names
 
 Backbone = Literal["resnet50", "resnet18", "mobilenet_v2"]
 TIMM = "timm/"
@@ -15,8 +16,9 @@ TIMM_NAME = r"timm/[A-Za-z0-9_]+(\.[A-Za-z0-9_.-]+)?"
 
 
 def _known(backbone: str) -> str:
-    if backbone not in get_args(Backbone) and re.fullmatch(TIMM_NAME, backbone) is None:
-        allowed = f"allowed: {', '.join(get_args(Backbone))}, or {TIMM}NAME for a network of timm's that has stages"
+    names = (*get_args(Backbone), *plugin_names(SEGMENTORS))
+    if backbone not in names and re.fullmatch(TIMM_NAME, backbone) is None:
+        allowed = f"allowed: {', '.join(names)}, or {TIMM}NAME for a network of timm's that has stages"
         raise InputError(value=backbone, allowed=allowed)
     return backbone
 
@@ -33,6 +35,12 @@ IMAGENET_WEIGHTS: dict[str, str] = {
 
 def imagenet_weights(backbone: str) -> str:
     """The name of a backbone's ImageNet weights; of one of timm's, what timm publishes under its name."""
+    if backbone in plugin_names(SEGMENTORS):
+        raise InputError(
+            f"no ImageNet weights are known of {backbone}, which a plug-in adds",
+            key="init",
+            allowed="give a file of them",
+        )
     return "pretrained" if backbone.startswith(TIMM) else IMAGENET_WEIGHTS[backbone]
 
 
@@ -47,7 +55,8 @@ class SegmentorConfig(HashedConfig, tag="SegmentorConfig"):
         "deeplabv3", description="segmentation head; fcn: one 3x3 convolution before the last 1x1"
     )
     backbone: Annotated[Backbone | str, AfterValidator(_known)] = Field(
-        "resnet50", description="torchvision backbone, or timm/NAME for any network of timm's that has stages"
+        "resnet50",
+        description="torchvision backbone, timm/NAME for any network of timm's that has stages, or a plug-in's",
     )
     output_stride: Literal[8, 16, 32] = Field(8, description="pixels of the input per cell of the features")
     auxiliary_head: bool = Field(True, description="a second, plain head on the stage before last while training")

@@ -5,13 +5,16 @@ it, so that the same data on another machine has the same keys. The failure this
 leaking into the identity of a result.
 """
 
+import logging
 import os
-from collections.abc import Callable
-from typing import Annotated, Any, get_args
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args
 
 from pydantic import Field
 
+from workloads import plugins
 from workloads.bucket_paths import BucketPath, absolute, any_path
+from workloads.configs.base import HashedConfig
 from workloads.datasets.ade20k import Ade20k, Ade20kConfig
 from workloads.datasets.base import Dataset, ImageEntry, Picture
 from workloads.datasets.camvid import Camvid, CamvidConfig
@@ -25,6 +28,23 @@ from workloads.datasets.survey import Survey, survey
 from workloads.datasets.table import Table, TableConfig
 from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
+from workloads.plugins import loaded
+
+_LOG = logging.getLogger("lookbeyond.plugins")
+
+
+def _usable(found: dict[str, type[Dataset]]) -> Iterator[type[Dataset]]:
+    """The plug-ins that say what they are; others are named and left out."""
+    taken = {config.model_fields["name"].default for config in get_args(AnyDatasetConfig)}
+    for name, one in found.items():
+        config = getattr(one, "config_type", None)
+        if not (isinstance(config, type) and issubclass(config, HashedConfig)):
+            _LOG.warning("data set %r has no config_type that is a HashedConfig; it is left out", name)
+        elif "name" not in config.model_fields or config.model_fields["name"].default != name or name in taken:
+            _LOG.warning("data set %r is called otherwise in its configuration, or is built in; it is left out", name)
+        else:
+            yield one
+
 
 AnyDatasetConfig = (
     CamvidConfig
@@ -36,9 +56,15 @@ AnyDatasetConfig = (
     | TableConfig
     | ScenesConfig
 )
-DatasetConfig = Annotated[AnyDatasetConfig, Field(discriminator="name")]
+"""The configurations of the data sets that are built in."""
+_PLUGINS: dict[type, type[Dataset]] = {one.config_type: one for one in _usable(loaded(plugins.DATASETS))}
+_CONFIGS = (*get_args(AnyDatasetConfig), *_PLUGINS)
+if TYPE_CHECKING:
+    DatasetConfig = AnyDatasetConfig
+else:
+    DatasetConfig = Annotated[Union[_CONFIGS], Field(discriminator="name")]  # noqa: UP007 - of types found here
 """The type of a configuration's ``dataset`` field: ``name`` chooses, unknown options are errors."""
-DATASETS: tuple[str, ...] = tuple(config.model_fields["name"].default for config in get_args(AnyDatasetConfig))
+DATASETS: tuple[str, ...] = tuple(config.model_fields["name"].default for config in _CONFIGS)
 """The names of all data sets."""
 
 __all__ = [
@@ -60,7 +86,7 @@ __all__ = [
 
 def dataset_options(name: Any) -> tuple[str, ...]:
     """The options of a data set beside its name; none for a name that is not known."""
-    found = [config for config in get_args(AnyDatasetConfig) if config.model_fields["name"].default == name]
+    found = [config for config in _CONFIGS if config.model_fields["name"].default == name]
     return tuple(option for config in found for option in config.model_fields if option != "name")
 
 
@@ -95,7 +121,8 @@ def open_dataset(config: AnyDatasetConfig, root: str | os.PathLike[str] | None) 
             value=str(root),
             allowed="described as masks, folder or table, images and masks are read from buckets",
         )
-    return _OPENERS[type(config)](place, config)
+    opener: Callable[[Any, Any], Dataset] = _PLUGINS.get(type(config)) or _OPENERS[type(config)]
+    return opener(place, config)
 
 
 def absolute_root(config: AnyDatasetConfig, root: str | None) -> str | None:

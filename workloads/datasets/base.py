@@ -11,12 +11,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from workloads.bucket_paths import AnyPath, BucketPath
+from workloads.configs.base import HashedConfig
 from workloads.errors import InputError
 from workloads.ignored import IGNORE_CLASS
 
@@ -81,12 +82,14 @@ class Dataset(ABC):
         classes: names of the M classes in the order of their values; () when there is no ground truth.
         palette: uint8 (M, 3), one RGB colour a class.
         pools: names of the pools that are there.
+        config_type: of a data set that a plug-in adds, the type of its configuration.
     """
 
     name: str
     classes: tuple[str, ...]
     palette: UInt8Array
     pools: tuple[str, ...]
+    config_type: ClassVar[type[HashedConfig]]
 
     @property
     def num_classes(self) -> int | None:

@@ -41,6 +41,7 @@ from workloads.networks.segmentors import Segmentor
 from workloads.networks.timm_networks import Sides, TimmFeatures, build_timm, measure_centres, measure_sides
 from workloads.networks.weight_files import RANDOM, weights_identity
 from workloads.networks.weights import WeightsReport, load_backbone
+from workloads.plugins import EXTRACTORS, plugin
 
 SMALLEST_LENGTH = 1e-12
 """A vector shorter than this is divided by it instead of by its length, so an all-zero vector stays zero."""
@@ -319,7 +320,7 @@ def _network(config: ExtractorConfig, stride: Literal[8, 16, 32]) -> tuple[nn.Mo
                 assert config.network is not None
                 return _segmentor(config.network, stride), _last_activation(config.network)
             case _:
-                raise AssertionError(config.arch)
+                network, layer = plugin(EXTRACTORS, config.arch)()
         return dilate(network, stride), layer
 
 

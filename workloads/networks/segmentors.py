@@ -37,6 +37,7 @@ from workloads.errors import InputError
 from workloads.networks.dilation import dilate
 from workloads.networks.timm_backbones import TimmBackbone
 from workloads.networks.weights import WeightsReport, load_backbone
+from workloads.plugins import SEGMENTORS, plugin, plugin_names
 
 PYRAMID_BINS = (1, 2, 3, 6)
 # Per backbone: channels of the stage before last (auxiliary head) and of the last stage (head).
@@ -101,7 +102,12 @@ def _backbone(name: str) -> nn.Module:
         case "mobilenet_v2":
             return MobileNetBackbone()
         case _:
-            raise AssertionError(name)
+            backbone: nn.Module = plugin(SEGMENTORS, name)()
+            return backbone
+
+
+def _stage_channels(name: str) -> tuple[int, int]:
+    return STAGE_CHANNELS[name] if name in STAGE_CHANNELS else plugin(SEGMENTORS, name).channels
 
 
 class PyramidPooling(nn.Module):
@@ -188,7 +194,7 @@ class Segmentor(nn.Module):
             self.middle_stride = self.backbone.strides[0]
         else:
             self.backbone = _backbone(config.backbone)
-            middle, last = STAGE_CHANNELS[config.backbone]
+            middle, last = _stage_channels(config.backbone)
             self.middle_stride = min(MIDDLE_STRIDE, config.output_stride)
             if config.output_stride < 32:
                 dilate(self.backbone, config.output_stride)
@@ -334,7 +340,9 @@ def publishers_backbone(network: Segmentor, seed: int = 0) -> PublishersBackbone
     name = network.config.backbone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name.startswith(TIMM):
+        if name in plugin_names(SEGMENTORS):
+            whole = network.trunk.state_dict()
+        elif name.startswith(TIMM):
             whole = timm.create_model(name.removeprefix(TIMM), pretrained=False, num_classes=0).state_dict()
         else:
             whole = torchvision.models.get_model(name, weights=None).state_dict()
@@ -347,4 +355,7 @@ def loads_into(backbone: str) -> str:
     """The call that makes the network which `publishers_backbone` is for."""
     if backbone.startswith(TIMM):
         return f"timm.create_model({backbone.removeprefix(TIMM)!r}, num_classes=0)"
+    if backbone in plugin_names(SEGMENTORS):
+        made = plugin(SEGMENTORS, backbone)
+        return f"{made.__module__}.{made.__qualname__}()"
     return f"torchvision.models.{backbone}()"
