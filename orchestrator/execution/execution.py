@@ -247,6 +247,7 @@ class Execution:
                 key=step.key,
                 meaning=step.meaning,
                 inputs=step.input_keys,
+                made_of={role: self.done[key].content for role, key in step.input_keys.items() if key in self.done},
                 shards=records,
                 results=outcome.results.get(step.key, {}),
                 provenance=self._provenance(step, [*records, *outcome.files.values()]),

@@ -68,8 +68,14 @@ class Manifest:
 
     @property
     def content(self) -> str:
-        """SHA-256 of all that the step made: two trainings of one step may end in different networks."""
-        return hashlib.sha256("".join(record.sha256 for record in self.records).encode()).hexdigest()
+        """What tells all that the step made from what it may have made: two trainings may end in different networks.
+
+        Of shards it is what they were made by, where that is known: one that the same network has mended is no other.
+        """
+        made_by = sorted({record.origin for record in self.shards if record.origin})
+        shards = made_by or [record.sha256 for record in self.shards]
+        files = [record.sha256 for record in self.files.values()]
+        return hashlib.sha256("".join([*shards, *files]).encode()).hexdigest()
 
     @property
     def records(self) -> list[ShardRecord]:

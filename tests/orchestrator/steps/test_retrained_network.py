@@ -104,6 +104,31 @@ def test_what_is_left_of_a_run_with_the_same_network_stands(plan: Plan, storage:
     assert kinds["sample"] == 1
 
 
+def test_all_that_was_made_of_the_former_network_is_made_again(plan: Plan, storage: Storage) -> None:
+    """Nothing was lost but the network: what stands says what it was made of, down to the score."""
+    train_again(plan, storage)
+    outdated = {roles(plan)[role].key for role in ("sample", *AFTER)}
+    again = make_plan(plan.document, storage, write_listings=False, until="labels")
+    assert {step.key for step in again.pending} == outdated
+    assert Ledger(storage).manifest("sample", roles(plan)["sample"].key) is not None, "a plan takes nothing away"
+    done = run(plan.document, storage, until="labels")
+    assert {step.key for step in done.finished} == outdated
+    label = roles(plan)["label"].key
+    assert done.plan.done[label].content != plan.done[label].content
+    assert make_plan(plan.document, storage, write_listings=False, until="labels").pending == []
+
+
+def test_a_shard_that_is_mended_by_the_same_network_outdates_nothing(plan: Plan, storage: Storage) -> None:
+    label = roles(plan)["label"]
+    before = plan.done[label.key]
+    forget(plan, storage, "label")
+    Ledger(storage).forget_shard(label.stream, label.images.shards[0].digest)
+    done = run(plan.document, storage, until="labels")
+    assert [step.key for step in done.finished] == [label.key]
+    assert done.plan.done[label.key].content == before.content
+    assert set(before.made_of) >= {"network", "cluster"}
+
+
 def test_clusters_of_the_former_network_label_nothing(plan: Plan, storage: Storage) -> None:
     label = roles(plan)["label"]
     train_again(plan, storage)
@@ -141,8 +166,7 @@ def test_the_state_of_a_fit_is_of_its_features(plan: Plan, storage: Storage, mon
     storage.replace(place, write_arrays(state))
     sample = Ledger(storage).finished("sample", roles(plan)["sample"].key)
     forget(plan, storage, "sample")
-    first = replace(sample.shards[0], sha256="0" * 64)
-    Ledger(storage).commit(replace(sample, shards=[first, *sample.shards[1:]]))
+    Ledger(storage).commit(replace(sample, shards=[replace(one, origin="0" * 64) for one in sample.shards]))
     np.testing.assert_array_equal(centres(), fitted)
     assert resumed[-1] is False, "and not from that of other features"
 
