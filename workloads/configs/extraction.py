@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import AfterValidator, Field, model_validator
 
-from workloads.configs.base import HashedConfig
+from workloads.configs.base import LATER, HashedConfig
 from workloads.configs.networks import TIMM, TIMM_NAME, SegmentorConfig
 from workloads.errors import InputError
 from workloads.plugins import EXTRACTORS, plugin_names
@@ -70,6 +70,12 @@ class ExtractorConfig(HashedConfig, tag="ExtractorConfig"):
         ge=1,
         description="images per forward pass on a GPU (a CPU takes one); it changes the last bits of features",
     )
+    reflect: Annotated[int, LATER] = Field(
+        0,
+        ge=0,
+        description="cells by which the image is mirrored outwards before features are taken, and that are cut off "
+        "again: zero padding makes features of their own along an image's border",
+    )
     seed: int = Field(0, description="seed of random weights")
     filter_bank: FilterBankConfig = Field(FilterBankConfig(), description="options of arch filters")
     network: SegmentorConfig | None = Field(None, description="architecture of arch segmentor")
@@ -109,6 +115,9 @@ class ExtractorConfig(HashedConfig, tag="ExtractorConfig"):
                 value=self.network,
                 allowed="it belongs to segmentor",
             )
+        if self.arch == "filters" and self.reflect:
+            message = f"{{key}} is {self.reflect}, but arch filters knows no padding"
+            raise InputError(message, key="reflect", value=self.reflect, allowed="leave it out")
         if self.arch == "filters" and (self.layer is not None or self.precision != "float32"):
             raise InputError("arch filters has one layer and computes in float32", key="layer, precision")
         return self

@@ -130,6 +130,8 @@ class Extractor:
 
     def _batch(self, images: Sequence[np.ndarray], first: int) -> torch.Tensor:
         features_BDhw = self._forward(self._input(images))
+        if cut := self.config.reflect:
+            features_BDhw = features_BDhw[:, :, cut:-cut, cut:-cut]
         # The largest magnitude per image: not finite if any feature is not, zero if half precision lost them all.
         largest = features_BDhw.abs().amax(dim=(1, 2, 3))
         for position, value in enumerate(largest.tolist(), start=first):
@@ -158,6 +160,15 @@ class Extractor:
             images_B3HW = F.interpolate(
                 images_B3HW, (height, width), mode="bilinear", align_corners=False, antialias=True
             )
+        if margin := self.config.reflect * self.stride:
+            if margin >= min(height, width):
+                raise InputError(
+                    f"{{key}} {self.config.reflect} mirrors {margin} pixels of an image of {height} x {width}",
+                    key="reflect",
+                    value=self.config.reflect,
+                    allowed=f"allowed: at most {(min(height, width) - 1) // self.stride}",
+                )
+            images_B3HW = F.pad(images_B3HW, (margin, margin, margin, margin), mode="reflect")
         return images_B3HW.contiguous(memory_format=torch.channels_last)
 
     def _forward(self, images_B3HW: torch.Tensor) -> torch.Tensor:

@@ -374,3 +374,20 @@ def test_a_segmentation_network_is_read_at_the_stride_it_was_trained_at_unless_a
     assert ExtractorConfig(arch="resnet50").output_stride == ExtractorConfig().output_stride == 16
     spelt_out = ExtractorConfig(arch="deeplabv3_resnet50", output_stride=8)
     assert spelt_out == ExtractorConfig.model_validate({"arch": "deeplabv3_resnet50", "output_stride": None})
+
+
+def test_mirrored_surroundings_leave_no_frame_along_the_border():
+    def features(image, reflect):
+        config = ExtractorConfig(arch="resnet18", layer="layer2", output_stride=8, reflect=reflect, normalize=False)
+        return build_extractor(config, "random", "cpu").features([image])[0]
+
+    (image,) = pictures(1)
+    assert features(image, 2).shape == features(image, 0).shape
+    padded = np.pad(image, ((16, 16), (16, 16), (0, 0)), mode="reflect")
+    torch.testing.assert_close(features(image, 2), features(padded, 0)[:, 2:-2, 2:-2])
+    plain = np.full_like(image, 90)
+    framed, even = features(plain, 0), features(plain, 7)
+    assert (framed - framed[:, 4:5, 4:5]).abs().max() > 0.05 * framed.abs().max()
+    torch.testing.assert_close(even, even[:, 4:5, 4:5].expand_as(even), rtol=1e-4, atol=1e-5)
+    with pytest.raises(InputError, match=r"reflect 99 mirrors 792 pixels of an image of .*; allowed: at most"):
+        features(image, 99)
