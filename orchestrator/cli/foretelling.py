@@ -19,7 +19,10 @@ def foretell(made: Plan, storage: Storage, progress: Progress, address: str | No
         progress.ahead(ahead(made, Ledger(storage)))
         # Nobody waits for it, and a run that ends before it does not either.
         threading.Thread(target=_reckon, args=(made, storage, progress), daemon=True).start()
-    progress.wait(f"connecting to Ray at {address}" if address else "starting Ray, which takes some seconds")
+    if address:
+        progress.wait("joining Ray", f"at {address}")
+    else:
+        progress.wait("starting Ray", "takes some seconds")
 
 
 def ahead(made: Plan, ledger: Ledger) -> list[Ahead]:

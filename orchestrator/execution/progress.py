@@ -139,13 +139,13 @@ class Progress:
         self._seconds = dict(seconds)
         self._show_whole()
 
-    def wait(self, text: str) -> None:
-        """What is waited for until something moves."""
+    def wait(self, what: str, more: str) -> None:
+        """What is waited for until something moves: two or three words, and more about it."""
         if not self.is_shown:
-            self.say(text)
+            self.say(f"{what}: {more}")
             return
         self._waited()
-        self._waiting = self._bars.add_task(text, total=None, count="", note="")
+        self._waiting = self._bars.add_task(what, total=None, count="", note=more)
 
     def expect(self, title: str, images: int) -> None:
         """This many images are ahead for one more step of a title."""

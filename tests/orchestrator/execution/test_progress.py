@@ -99,8 +99,8 @@ def test_a_bar_of_trainings_moves_by_their_steps_and_is_full_at_the_end(clock: C
 def test_words_stand_there_until_something_moves(clock: Clock) -> None:
     progress = on_terminal(60)
     progress.ahead([Ahead("label images", 4)])
-    progress.wait("starting Ray, which takes some seconds")
-    assert any("starting Ray" in line for line in shown(progress))
+    progress.wait("starting Ray", "takes some seconds")
+    assert any("starting Ray" in line and "takes some seconds" in line for line in shown(progress))
     progress.advance("label images", 1)
     assert not any("starting Ray" in line for line in shown(progress))
 
@@ -108,13 +108,13 @@ def test_words_stand_there_until_something_moves(clock: Clock) -> None:
 def test_a_log_has_a_line_for_what_is_waited_for_and_for_every_title(clock: Clock) -> None:
     out = io.StringIO()
     with Progress(Console(file=out, width=80)) as progress:
-        progress.wait("starting Ray, which takes some seconds")
+        progress.wait("starting Ray", "takes some seconds")
         for _ in range(2):
             progress.expect("label images", 8)
         clock.now += 30
         progress.finished("label images")
         progress.finished("label images")
-    lines = ["starting Ray, which takes some seconds", "label images: done, 30 s after the start"]
+    lines = ["starting Ray: takes some seconds", "label images: done, 30 s after the start"]
     assert [line for line in out.getvalue().splitlines() if line] == lines
 
 
