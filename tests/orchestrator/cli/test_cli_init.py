@@ -91,6 +91,66 @@ def test_an_unlabelled_folder_gets_an_experiment_too(command: "Commands", folder
     assert command("run", "labels.yaml", "labels.clustering.k=3", "labels.superpixels.n_segments=40").code == 0
 
 
+def as_they_are(labels: np.ndarray) -> Image.Image:
+    return Image.fromarray(labels)
+
+
+def shifted(labels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.where(labels == 11, 255, labels + 40).astype(np.uint8))
+
+
+def colours(labels: np.ndarray) -> Image.Image:
+    return Image.fromarray(np.vstack([CAMVID_COLOURS, [[0, 0, 0]]]).astype(np.uint8)[labels])
+
+
+def palette(labels: np.ndarray) -> Image.Image:
+    indexed = Image.fromarray(labels, mode="P")
+    indexed.putpalette(np.resize(CAMVID_COLOURS, (256, 3)).reshape(-1).tolist())
+    return indexed
+
+
+def test_labels_and_scores_are_those_of_camvid_however_masks_are_written(command: "Commands", folder: Path) -> None:
+    """One edit at most: what is ignored, where that is no value that says so."""
+    for path in (folder / "camvid").glob("*annot/*.png"):
+        mask = np.array(Image.open(path))
+        mask[:4] = 11
+        Image.fromarray(mask).save(path)
+    cheap = ["labels.sampling.pixels_per_image=20", "labels.superpixels.n_segments=20", "labels.clustering={k: 6}"]
+    cheap += ["labels.extractor={arch: filters, output_stride: 8, batch_size: 2}", "--until", "labels"]
+    assert command("run", "small.yaml", *cheap).code == 0
+    assert command("export", "labels", "small.yaml", "expected", *cheap[:-2], "--pool", "val").code == 0
+    expected = {path.name: path.read_bytes() for path in (folder / "expected").glob("[0-9]*.png")}
+    assert len(expected) == 2
+    score = command.results()["cells"][0]["metrics"]["pmiou"]
+    for way in (as_they_are, shifted, colours, palette):
+        mine, end = folder / way.__name__, "_mask" if way is palette else ""
+        for pool in ("train", "val"):
+            for path in (folder / "camvid" / pool).iterdir():
+                save(Image.open(path), mine / "images" / pool / path.name)
+                mask = np.asarray(Image.open(folder / "camvid" / f"{pool}annot" / path.name))
+                save(way(mask), mine / "masks" / pool / f"{path.stem}{end}.png")
+        names = (f"images/train/{path.name}\n" for path in sorted((mine / "images" / "train").iterdir()))
+        (mine / "train.txt").write_text("".join(names))
+        file = f"{way.__name__}.yaml"
+        assert command("init", mine.name, "-o", file).code == 0
+        text = (folder / file).read_text()
+        edited = text.replace("11: class 11 ", "11: null ").replace("{name: class 0, colour: [0, 0, 0]}", BLACK)
+        assert sum(one != other for one, other in zip(text.splitlines(), edited.splitlines(), strict=True)) <= 1
+        (folder / file).write_text(edited)
+        assert command("check", file).code == 0
+        options = [*cheap, "--storage", f"storage-{way.__name__}"]
+        assert command("run", file, *options).code == 0
+        found = command.results(way.__name__, f"storage-{way.__name__}")["cells"][0]["metrics"]["pmiou"]
+        assert found == pytest.approx(score, abs=1e-9)
+        exported = [*cheap[:-2], "--storage", f"storage-{way.__name__}", "--pool", "val"]
+        assert command("export", "labels", file, f"out-{way.__name__}", *exported).code == 0
+        written = {path.name: path.read_bytes() for path in (folder / f"out-{way.__name__}").glob("[0-9]*.png")}
+        assert written == expected
+
+
+BLACK = "{name: null, colour: [0, 0, 0]}"
+
+
 def test_masks_that_are_taken_for_pictures_are_noticed(command: "Commands", folder: Path) -> None:
     for path in (folder / "camvid" / "train").iterdir():
         save(Image.open(path), folder / "mine" / f"{path.stem}.jpg")
