@@ -32,8 +32,8 @@ def _wait_for(folder: Path, pattern: str, process: "subprocess.Popen[str]") -> N
 
 @pytest.mark.parametrize(
     "numbers",
-    [[signal.SIGINT], [signal.SIGHUP], [signal.SIGTERM, signal.SIGINT]],
-    ids=["ctrl-c", "terminal-closed", "supervisor-and-ctrl-c"],
+    [[signal.SIGINT], [signal.SIGHUP, signal.SIGINT]],
+    ids=["ctrl-c", "terminal-closed-and-ctrl-c"],
 )
 def test_an_interrupted_run_says_so_and_the_same_command_finishes(
     lookbeyond: Any, tmp_path: Path, command: Commands, numbers: list[signal.Signals]

@@ -69,13 +69,6 @@ def undisturbed(experiment: dict[str, Any], ray_session: None, tmp_path_factory:
     return found
 
 
-def test_two_workers_write_what_one_worker_writes(
-    experiment: dict[str, Any], undisturbed: Digests, ray_session: None, tmp_path: Path
-) -> None:
-    run(experiment, tmp_path)
-    assert digests(tmp_path) == undisturbed
-
-
 def test_a_cell_alone_writes_what_it_writes_in_a_grid(
     experiment: dict[str, Any], undisturbed: Digests, ray_session: None, tmp_path: Path
 ) -> None:
@@ -86,7 +79,9 @@ def test_a_cell_alone_writes_what_it_writes_in_a_grid(
     assert len(found) == 1 + 2 + 1 + 2 + 1
 
 
-def test_killed_workers(experiment: dict[str, Any], undisturbed: Digests, ray_session: None, tmp_path: Path) -> None:
+def test_two_workers_that_are_killed_write_what_one_worker_writes(
+    experiment: dict[str, Any], undisturbed: Digests, ray_session: None, tmp_path: Path
+) -> None:
     # A plain task, the clustering actor and an extraction actor.
     killers = [Killer(job, tmp_path, done) for job, done in (("SuperpixelJob", 1), ("ClusterJob", 0), ("LabelJob", 2))]
     for killer in killers:

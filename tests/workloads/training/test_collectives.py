@@ -132,7 +132,7 @@ def test_batch_normalisation_over_two_workers_is_that_over_the_whole_batch(tmp_p
         assert part[4] == whole[4] == 1
 
 
-@pytest.mark.parametrize("job", ["pretrain", "finetune", "balanced finetune"])
+@pytest.mark.parametrize("job", ["pretrain", "balanced finetune"])
 def test_two_workers_with_half_the_batch_are_one_with_the_whole(job, tmp_path):
     losses, state = run(job, SingleProcess())
     found = two_workers(tmp_path, job)
