@@ -80,25 +80,25 @@ def test_classes_are_those_of_the_network_and_fill_the_legend(
     assert "0 steps to run" in again.err
 
 
-@pytest.mark.parametrize("images", ["new", "new/?.png", "new.csv", "s3"])
 def test_labels_of_new_images_have_the_numbers_of_the_experiment(
-    images: str, command: "Commands", folder: Path, request: pytest.FixtureRequest
+    command: "Commands", folder: Path, bucket: str
 ) -> None:
     assert command("run", "small.yaml").code == 0
-    shutil.copytree(folder / "camvid" / "train", folder / "new")
-    (folder / "new.csv").write_text("\n".join(["image", *(f"new/{path.name}" for path in (folder / "new").iterdir())]))
-    if images == "s3":
-        images = Storage(f"s3://{request.getfixturevalue('bucket')}/new").uri
-        for path in (folder / "new").iterdir():
-            Storage(images).replace(path.name, path.read_bytes())
-    assert command("predict", "small.yaml", images, "out", "--what", "labels").code == 0
     assert command("export", "labels", "small.yaml", "known").code == 0
     written = sorted(path.name for path in (folder / "known").glob("*.png"))
-    assert sorted(path.name for path in (folder / "out").glob("*.png")) == written
-    for name in written:
-        np.testing.assert_array_equal(
-            np.asarray(Image.open(folder / "out" / name)), np.asarray(Image.open(folder / "known" / name))
-        )
+    shutil.copytree(folder / "camvid" / "train", folder / "new")
+    (folder / "new.csv").write_text("\n".join(["image", *(f"new/{path.name}" for path in (folder / "new").iterdir())]))
+    remote = Storage(f"s3://{bucket}/new")
+    for path in (folder / "new").iterdir():
+        remote.replace(path.name, path.read_bytes())
+    for number, images in enumerate(("new", "new/?.png", "new.csv", remote.uri)):
+        out = folder / f"out{number}"
+        assert command("predict", "small.yaml", images, out.name, "--what", "labels").code == 0
+        assert sorted(path.name for path in out.glob("*.png")) == written
+        for name in written:
+            np.testing.assert_array_equal(
+                np.asarray(Image.open(out / name)), np.asarray(Image.open(folder / "known" / name))
+            )
 
 
 @pytest.mark.parametrize(
