@@ -19,6 +19,7 @@ from orchestrator.steps.pretrain import PretrainStep
 from orchestrator.steps.rates import Extent, Rate, config_of
 from orchestrator.steps.step import CellSteps, Step
 from orchestrator.steps.training import (
+    SUBSET_EVALUATIONS,
     DistributedContext,
     TrainingJob,
     TrainingStep,
@@ -180,10 +181,14 @@ class FinetuneStep(TrainingStep):
             ((one, extent.passes / config.batch_size),),
             augmentation(config.augmentation, extent.size, extent.passes, 1),
         )
-        # The subset that is looked at while it trains is small beside the whole.
-        scored = [config.evaluation, *([config.evaluation_multi_scale] if config.evaluation_multi_scale else [])]
+        every = extent.images
+        # On the way a subset is looked at, and all images where that is asked for; a few predictions are kept.
+        looks = SUBSET_EVALUATIONS * min(_SUBSET_IMAGES, every) + min(_PREDICTED_IMAGES, every)
+        scored = [(config.evaluation, every * (1 + len(config.scores_at)) + looks)]
+        if config.evaluation_multi_scale is not None:
+            scored.append((config.evaluation_multi_scale, every))
         return total(
-            trained, *(evaluation(config.segmentor, classes, each, extent.size, extent.images) for each in scored)
+            trained, *(evaluation(config.segmentor, classes, how, extent.size, images) for how, images in scored)
         )
 
     @property

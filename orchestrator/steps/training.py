@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from workloads.training.collectives import Workers
     from workloads.training.loop import Loop, Machine, Wrap
 
+# How often a training is evaluated on a subset while it runs: enough to see it improve.
+SUBSET_EVALUATIONS = 5
+
 
 @dataclass(frozen=True)
 class DistributedContext:

@@ -14,7 +14,7 @@ import torch
 from orchestrator.ledger.layout import state_path
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.training_states import read_history, read_state, say_damaged, training_seconds, write_history
-from orchestrator.steps.training import DistributedContext, TrainingJob
+from orchestrator.steps.training import SUBSET_EVALUATIONS, DistributedContext, TrainingJob
 from orchestrator.storage.faults import kill_point
 from workloads.training.collectives import SingleProcess
 from workloads.training.loop import Loop, Machine, StepReport
@@ -24,9 +24,6 @@ Tell = Callable[[StepReport], bool]
 
 # In a state: see `TrainingJob.origin`.
 _ORIGIN = "origin"
-
-# How often a training is evaluated while it runs: enough to see it improve.
-_SUBSET_EVALUATIONS = 5
 
 
 def train_alone(job: TrainingJob) -> Outcome:
@@ -55,13 +52,13 @@ def train(job: TrainingJob, context: DistributedContext, tell: Tell, checkpoint_
     # States are kept between two reports, too: what was done at reports was done up to the last one.
     before = loop.step - loop.step % report_every
     keep = _Keeper(job, loop, checkpoint_seconds) if context.workers.rank == 0 else None
-    evaluations = before * _SUBSET_EVALUATIONS // loop.total_steps
+    evaluations = before * SUBSET_EVALUATIONS // loop.total_steps
     for told in loop.run(report_every=report_every, between=keep):
         kill_point("training.kill", f"{job.title} step {told.step}")
         report = told
         if keep is not None:
-            if told.step * _SUBSET_EVALUATIONS // loop.total_steps > evaluations:
-                evaluations = told.step * _SUBSET_EVALUATIONS // loop.total_steps
+            if told.step * SUBSET_EVALUATIONS // loop.total_steps > evaluations:
+                evaluations = told.step * SUBSET_EVALUATIONS // loop.total_steps
                 report = replace(told, shown=told.shown | job.evaluate_subset(loop))
             for share in job.scores_at:
                 if before < share * loop.total_steps <= told.step:

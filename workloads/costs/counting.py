@@ -20,6 +20,9 @@ from workloads.costs.work import NetworkPass
 from workloads.features.extractors import on_meta
 from workloads.networks.segmentors import Segmentor
 
+# Of a parameter, in bytes of a forward pass.
+_OPTIMISER_BYTES = 8
+
 
 class CostCounter(TorchDispatchMode):
     """Counts what runs below it."""
@@ -57,14 +60,20 @@ def count(one: NetworkPass) -> PassCost:
     """The forward pass of a batch; what gradients cost is in the speed of training."""
     images = torch.empty((one.batch, 3, *one.image_size), device="meta")
     forward: Callable[[torch.Tensor], Any]
+    network: torch.nn.Module | None = None
     if one.segmentor is not None:
         with torch.device("meta"):
             # In training, batch statistics of a single cell are refused; they cost the same in evaluation.
-            forward = Segmentor(one.segmentor, one.num_classes).eval()
+            network = Segmentor(one.segmentor, one.num_classes).eval()
+        forward = network
     else:
         assert one.extractor is not None
         forward = on_meta(one.extractor)
     counter = CostCounter()
+    if one.training and network is not None:
+        # The optimiser reads and writes every parameter and its moments, as fast as memory; the bytes of a forward pass
+        # stand for three times themselves where gradients are computed.
+        counter.bytes += _OPTIMISER_BYTES * sum(each.numel() for each in network.parameters())
     with counter:
         forward(images)
     return counter.cost

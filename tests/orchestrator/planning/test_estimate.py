@@ -57,8 +57,9 @@ def test_a_fine_tuning_costs_its_labelled_images_and_not_those_it_is_judged_on(
 ) -> None:
     finetune = {"recipe": "small", "steps": None, "epochs": 3, "batch_size": 4, "fraction": 0.5}
     document = {key: value for key, value in tiny.items() if key != "grid"} | {"pretrain": None, "finetune": finetune}
-    rates = GIVEN.rates | {"finetune/deeplabv3_mobilenet_v2/16": Rate(seconds=1)}
-    costs = estimate(make_plan(document, storage, write_listings=False), storage, Assumptions(rates=rates))
+    plan = make_plan(document, storage, write_listings=False)
+    [name] = [step.rate_name(step.meaning) for step in plan.steps.values() if step.kind == "finetune"]
+    costs = estimate(plan, storage, Assumptions(rates=GIVEN.rates | {name: Rate(seconds=1)}))
     assert costs.seconds_by_kind["finetune"] == 3 * 12
 
 
