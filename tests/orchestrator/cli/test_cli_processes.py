@@ -76,14 +76,12 @@ def test_two_runs_at_once_share_the_work(lookbeyond: Any, tmp_path: Path) -> Non
     first, second = (json.loads(out)["cells"] for _, out, _ in ends)
     assert [cell["steps"] for cell in first] == [cell["steps"] for cell in second]
     assert [cell["metrics"] for cell in first] == [cell["metrics"] for cell in second]
-    # Whoever executes a step names the images that were quarantined in it: a step executed twice would name them twice.
-    said = [line for _, _, err in ends for line in err.splitlines() if line.startswith("quarantined in ")]
-    assert sorted(line.split(":", 1)[0] for line in said) == [
-        "quarantined in label",
-        "quarantined in label",
-        "quarantined in sample",
-        "quarantined in superpixels",
-    ]
+    # Whoever executes a step names the images that were quarantined in it: of one executed twice both would speak.
+    said = [line.split(":", 1)[0] for _, _, err in ends for line in err.splitlines() if line.startswith("quarantined ")]
+    assert said.count("quarantined in sample") == said.count("quarantined in superpixels") == 1
+    # The two label steps name the same image, which a run that executes both says once.
+    assert said.count("quarantined in label") in (1, 2)
+    assert len(said) == 2 + said.count("quarantined in label")
     here = list(tmp_path.glob("storage/shards/*/*.arrow"))
     assert len(here) == len(list(tmp_path.glob("storage/shards/*/*.json")))
     assert list(tmp_path.glob("storage/leases/*/*")) == []
