@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_data_option(parser)
     parser.add_argument("--figures", type=Path, required=True, help="keep the figures there, features beside it")
+    parser.add_argument("--networks", nargs="+", choices=WEIGHTS, default=[*WEIGHTS], help="default: both")
     parser.add_argument("--clusters", type=int, nargs="+", default=[17, 11, 22], help="default: 17 11 22")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="default: 0 1 2 3 4")
     parser.add_argument("--report", action="store_true", help="print what is there and compute nothing")
@@ -103,11 +104,11 @@ def compute(options: argparse.Namespace) -> None:
     pictures: Pictures | None = None
     for num_clusters in options.clusters:
         for seed in options.seeds:
-            for network, weights in WEIGHTS.items():
+            for network in options.networks:
                 if (network, num_clusters, seed) in done:
                     continue
                 pictures = pictures or _pictures(dataset)
-                extractor = _extractor(str(options.data / weights))
+                extractor = _extractor(str(options.data / WEIGHTS[network]))
                 kept = options.figures.with_name(f"{options.figures.stem}-{network}")
                 train, val = (_features(dataset, extractor, kept, pool) for pool in ("train", "val"))
                 model = _fit(dataset, train, num_clusters, seed)
