@@ -14,7 +14,10 @@ from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.verification import verify
 from orchestrator.storage.store import Storage
 
-DOCUMENT = EXPERIMENT | {"rows": [{"row": "labels", "set": {"pretrain": None, "finetune": None}}]}
+DOCUMENT = EXPERIMENT | {
+    "dataset": EXPERIMENT["dataset"] | {"num_train": 4, "num_val": 2},
+    "rows": [{"row": "labels", "set": {"pretrain": None, "finetune": None}}],
+}
 
 
 def test_what_is_planted_is_neither_run_nor_believed(tmp_path: Path) -> None:
@@ -30,9 +33,10 @@ def test_what_is_planted_is_neither_run_nor_believed(tmp_path: Path) -> None:
         ledger.forget(roles[role].kind, roles[role].key)
     storage.replace(lease_path(roles["cluster"].key, 0), b"{}")
     chance = random.Random(0)
-    kinds = {plant(place, executed, chance) for _ in range(60)}
-    assert len(kinds) == 9 and None not in kinds
-    assert storage.exists(state_path(roles["cluster"].key)) and storage.exists(cluster_state_path(roles["cluster"].key))
+    states, kinds = [state(roles["cluster"].key) for state in (state_path, cluster_state_path)], set[str | None]()
+    while len(kinds) < 9 or not all(map(storage.exists, states)):
+        kinds.add(plant(place, executed, chance))
+    assert None not in kinds
     assert len({damage(place, chance) for _ in range(30)}) > 5
     again = run(DOCUMENT, storage, until="labels")
     assert again.failed == [] and not executed.exists()
