@@ -75,9 +75,9 @@ RATES = {
     "storage.write": 0.02,
     "storage.full": 0.01,
     "storage.slow": 0.005,
-    "driver.stop": 0.05,
+    "driver.stop": 0.2,
     "training.stop": 0.3,
-    "worker.stop": 0.03,
+    "worker.stop": 0.1,
     # In every phase of a run: the folders that it writes to one after the other.
     **{
         f"storage.full@{folder}": 0.3
