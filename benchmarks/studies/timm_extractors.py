@@ -12,6 +12,7 @@ and at most a quarter of a cell. Ends with 0 when all networks meet it.
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -96,16 +97,16 @@ def differs(ours: Extractor, name: str, file: str) -> float:
 
 def timms_features(name: str, file: str, ours: Extractor, image: np.ndarray) -> Tensor:
     """What timm's documentation says to call."""
-    options = {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
-    plain = timm.create_model(name, **options)
+    options: dict[str, Any] = {"pretrained": True, "pretrained_cfg_overlay": {"file": file}}
+    plain: Any = timm.create_model(name, **options)
     tokens = getattr(plain, "num_prefix_tokens", None)
     if tokens is not None:
-        network: nn.Module = timm.create_model(name, num_classes=0, dynamic_img_size=True, **options)
+        network: Any = timm.create_model(name, num_classes=0, dynamic_img_size=True, **options)
     elif ours.stride == plain.feature_info[-1]["reduction"]:
         network = timm.create_model(name, features_only=True, out_indices=(-1,), **options)
     else:
         network = timm.create_model(name, features_only=True, out_indices=(-1,), output_stride=ours.stride, **options)
-    config = timm.data.resolve_model_data_config(network)
+    config: Any = timm.data.resolve_model_data_config(network)
     mean, std = (torch.tensor(config[part]).view(3, 1, 1) for part in ("mean", "std"))
     images = (torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255 - mean) / std
     if tokens is None:
@@ -114,7 +115,8 @@ def timms_features(name: str, file: str, ours: Extractor, image: np.ndarray) -> 
         return maps if maps.shape[1] == ours.channels else maps.permute(0, 3, 1, 2)
     patches = network.eval().forward_features(images)[:, tokens:]
     side = SIZE[0] // ours.stride
-    return patches.transpose(1, 2).reshape(1, -1, side, side)
+    features: Tensor = patches.transpose(1, 2).reshape(1, -1, side, side)
+    return features
 
 
 def distance_from_dots(ours: Extractor) -> np.ndarray:
@@ -136,7 +138,8 @@ def distance_from_dots(ours: Extractor) -> np.ndarray:
         weight /= weight.sum()
         centre = [float((weight.sum(1 - axis) * np.arange(DOTTED[axis])).sum()) for axis in (0, 1)]
         away.append((centre[0] - row, centre[1] - column))
-    return np.mean(away, axis=0)
+    mean: np.ndarray = np.mean(away, axis=0)
+    return mean
 
 
 if __name__ == "__main__":
