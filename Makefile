@@ -4,13 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test cluster-test check audit format lock clean
+.PHONY: demo test long-test cluster-test check audit format lock clean
 
 demo: $(READY)
 	$(BIN)/lookbeyond demo
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -m "not long" --numprocesses 2 --dist loadfile --no-loadscope-reorder
+
+# Whole scenarios of trainings on Ray, of which `make test` has the shorter ones: ten minutes more.
+long-test: $(READY)
+	$(BIN)/python -m pytest -m long
 
 # Real clusters: jobs, three hosts from `ray up` to `ray down`, an autoscaled one, the demo on S3. Root and half an hour.
 cluster-test: $(READY)

@@ -9,6 +9,7 @@ Aim: at most 1e-5,
 and at most a quarter of a cell. Ends with 0 when all networks meet it.
 """
 
+import argparse
 import sys
 import tempfile
 from pathlib import Path
@@ -46,10 +47,12 @@ DOTTED = (352, 352)
 WEIGHTS = 2
 
 
-def main(names: list[str]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Try each; a line for each."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="networks of timm's; by default ten of several kinds")
     failed = []
-    for name in names or NAMES:
+    for name in parser.parse_args(arguments).names or NAMES:
         difference, distances = 0.0, []
         for seed in range(WEIGHTS):
             with tempfile.TemporaryDirectory() as folder:
@@ -143,4 +146,4 @@ def distance_from_dots(ours: Extractor) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

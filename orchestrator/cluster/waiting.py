@@ -38,7 +38,7 @@ class Waiting:
             waited = now - self._since.setdefault(name, now)
             if waited >= self.patience and name not in self._said:
                 self._said.add(name)
-                self.progress.note(f"{name}: waiting for {duration(waited)}: {reason}")
+                self.progress.say(f"{name}: waiting for {duration(waited)}: {reason}")
 
     def took(self, kind: str, seconds: float) -> None:
         """Work of a kind has ended after so long."""

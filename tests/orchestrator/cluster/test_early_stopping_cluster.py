@@ -37,6 +37,7 @@ def train_in_process(storage: Storage, seed: int) -> str:
     return job.key
 
 
+@pytest.mark.long
 def test_what_is_left_behind_is_given_up_remembered_and_taken_up_by_a_run_without(
     ray_session: None, tmp_path: Path
 ) -> None:

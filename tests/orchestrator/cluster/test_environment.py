@@ -176,6 +176,7 @@ def test_a_run_in_a_folder_of_modules_without_a_home_and_a_usable_temporary_fold
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_a_run_that_is_ended_for_memory_says_how_much_there_was(
     lookbeyond: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

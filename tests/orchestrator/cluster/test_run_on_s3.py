@@ -54,6 +54,7 @@ def test_the_same_bytes_on_s3_though_requests_fail(
     assert (found.damaged, found.steps) == ({}, 7)
 
 
+@pytest.mark.long
 def test_a_training_on_ray_keeps_its_states_on_s3_though_requests_fail(
     labels: dict[str, Any], bucket: str, s3: S3Server, tmp_path: Path, lookbeyond: Any
 ) -> None:

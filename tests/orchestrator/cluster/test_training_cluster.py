@@ -95,6 +95,7 @@ class Malicious:
         return os.mkdir, (str(self._path),)
 
 
+@pytest.mark.long
 def test_two_workers_give_the_losses_of_one(trained: Trained, labelled_storage: Storage) -> None:
     plan, report = run(compute(train_workers=2), labelled_storage, until="pretrain")
     assert report.failed == {}
@@ -144,6 +145,7 @@ class Killer(threading.Thread):
             return False
 
 
+@pytest.mark.long
 def test_a_killed_driver_and_the_same_command_again(trained: Trained, labelled: Path, lookbeyond: Any) -> None:
     shutil.copytree(labelled, lookbeyond.folder / "storage")
     (lookbeyond.folder / "grid.yaml").write_text(yaml.safe_dump(EXPERIMENT))

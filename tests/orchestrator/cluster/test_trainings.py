@@ -2,6 +2,7 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ pytestmark = pytest.mark.slow
 STAYS = {"_AutoscalingCoordinatorActor"}
 
 
+@pytest.mark.long
 def test_an_interrupted_run_leaves_nothing_on_a_cluster_that_stays_up(
     ray_session: None, lookbeyond: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -52,8 +54,16 @@ def test_an_interrupted_run_leaves_nothing_on_a_cluster_that_stays_up(
 def test_what_can_never_be_placed_is_refused_at_once(ray_session: None, labelled_storage: Storage) -> None:
     with pytest.raises(InputError, match=r"1 core and 1 GPU each.* never have more than 1 machine with 2 cores"):
         run(compute(device="cuda"), labelled_storage)
-    with pytest.raises(InputError, match=r"3 workers of 1 core and 0 GPUs each.* never have more than 1 machine"):
-        run(compute(train_workers=3), labelled_storage)
+    with pytest.raises(InputError, match=r"4 workers of 1 core and 0 GPUs each.* never have more than 1 machine"):
+        run(compute(train_workers=4), labelled_storage)
+
+
+@pytest.fixture
+def interrupts() -> Iterator[None]:
+    """Ray Train takes SIGINT for itself where it is called on the main thread, and keeps it."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def groups() -> set[str]:
@@ -61,8 +71,9 @@ def groups() -> set[str]:
     return {group["state"] for group in placement_group_table().values()} - {"REMOVED"}
 
 
+@pytest.mark.long
 def test_a_failed_start_leaves_no_placement_group(
-    ray_session: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ray_session: None, interrupts: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Workers that cannot be placed, whose connection fails (there is no GPU), or that die while they start."""
     job = make_job(Storage(str(tmp_path / "storage")))
@@ -97,6 +108,7 @@ def _dying_at_start() -> type[TorchConfig]:
     return Dying
 
 
+@pytest.mark.long
 def test_what_others_hold_is_waited_for_where_trainings_run_and_is_a_named_error_where_none_can(
     ray_session: None, labelled_storage: Storage
 ) -> None:

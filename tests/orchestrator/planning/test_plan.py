@@ -211,7 +211,7 @@ def test_equal_weights_at_two_places_are_the_same_work(storage: Storage, tmp_pat
 @pytest.mark.parametrize(
     ("dataset", "message"),
     [
-        ({"name": "folder"}, "dataset.root: missing"),
+        ({"name": "folder"}, "dataset.root: is missing"),
         ({"name": "folder", "root": "nowhere"}, "nowhere does not exist"),
         ({"name": "scenes", "root": "."}, "scenes are generated"),
         ({"name": "scenes", "pool": "trian"}, r"'trian'.*train, val"),

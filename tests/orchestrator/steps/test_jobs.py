@@ -16,7 +16,8 @@ def test_commands_and_drivers_import_nothing_slow() -> None:
 
 
 def test_a_plan_is_made_without_torch(tmp_path: object) -> None:
-    command = f"['plan', 'demo', '--storage', {str(tmp_path)!r}]"
+    filters = "labels.extractor={arch: filters, output_stride: 8}"
+    command = f"['plan', 'demo', {filters!r}, '--storage', {str(tmp_path)!r}]"
     assert "torch" not in heavy(f"import orchestrator.cli.parser; assert orchestrator.cli.parser.main({command}) == 0")
 
 

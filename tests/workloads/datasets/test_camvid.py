@@ -121,7 +121,7 @@ def test_a_broken_label_file_is_named(root: Path) -> None:
 def test_missing_root_unknown_pool_empty_pool_no_layout(root: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere does not exist"):
         open_dataset(CamvidConfig(), tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"dataset\.root: missing"):
+    with pytest.raises(InputError, match=r"dataset\.root: is missing"):
         open_dataset(CamvidConfig(), None)
     with pytest.raises(InputError, match="no pool 'val' here; pools: train, test, fit, held_out"):
         Camvid(root).entries("val")

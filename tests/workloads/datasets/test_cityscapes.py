@@ -83,7 +83,7 @@ def test_classes_palette_identity(root: Path) -> None:
 
 def test_the_environment_is_a_hint_and_nothing_more(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CITYSCAPES_DATASET", str(root))
-    with pytest.raises(InputError, match=r"dataset\.root: missing.*CITYSCAPES_DATASET="):
+    with pytest.raises(InputError, match=r"dataset\.root: is missing.*CITYSCAPES_DATASET="):
         open_dataset(CityscapesConfig(), None)
     monkeypatch.delenv("CITYSCAPES_DATASET")
     with pytest.raises(InputError) as caught:
