@@ -47,9 +47,9 @@ def demo(options: Namespace) -> int:
 
 
 def run(options: Namespace) -> int:
-    """Run an experiment, or several as one plan: whatever is no ``key=value`` is one more file."""
-    more = [one for one in options.overrides if "=" not in one]
-    overrides = [one for one in options.overrides if "=" in one]
+    """Run an experiment, or several as one plan: what ends as experiment files do is one more of them."""
+    more = [one for one in options.overrides if "=" not in one and one.endswith((".yaml", ".yml"))]
+    overrides = [one for one in options.overrides if one not in more]
     files = [options.experiment, *more]
     if options.json and more:
         raise InputError("prints one document; allowed: one experiment", key="--json")

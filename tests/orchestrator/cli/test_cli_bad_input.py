@@ -18,7 +18,7 @@ from support.command_line import HEIGHT, MOBILENET, WIDTH, Commands, mounted, re
         (["labels.images=0"], ["labels.images", "0", "greater than or equal to 1"]),
         (["labels.outliers=1.5"], ["labels.outliers", "1.5", "less than 1"]),
         (["grid.labels.outliers=0.1"], ["grid.labels.outliers", "0.1", "list"]),
-        (["labels.images"], ["labels.images does not exist", "there are small.yaml"]),
+        (["labels.images"], ["'labels.images'", "key=value"]),
         (["dataset.root=nowhere"], ["dataset.root", "nowhere", "does not exist"]),
         (["dataset.root="], ["dataset.root", "missing"]),
         (["dataset.root=small.yaml"], ["dataset.root", "small.yaml", "is not a folder"]),
