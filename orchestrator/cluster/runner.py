@@ -110,10 +110,11 @@ class Runner:
         """What waits at the moment, and what for."""
         reasons = {}
         now = time.monotonic()
+        # Where work of this run is under way, that is what has the room.
+        is_idle = not self._running and not (self.trainings is not None and self.trainings.active)
         for pool in self._blocked:
-            is_training = pool is Pool.TRAIN and self.trainings is not None and self.trainings.active
-            if not is_training and not self._in_flight(pool):
-                reasons[f"{pool} steps"] = f"nothing of them runs, and no machine has room; {self.room.free()}"
+            if is_idle:
+                reasons[f"{pool} steps"] = f"nothing runs, and no machine has room; {self.room.free()}"
         for running in self._running.values():
             if self.waiting.is_late(running.item.payload.kind, now - running.since):
                 how_long = "much longer than others of its kind"
