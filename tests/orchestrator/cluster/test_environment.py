@@ -151,7 +151,8 @@ def test_where_the_home_folder_cannot_be_written_the_run_has_a_token_of_its_own(
     monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
     with fit_for_ray(1):
         assert len(os.environ["RAY_AUTH_TOKEN"]) == 32
-    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    # Taken away by the monkey patch it would be put back at the end, for all tests that follow.
+    del os.environ["RAY_AUTH_TOKEN"]
 
 
 @pytest.mark.slow
