@@ -54,7 +54,7 @@ def test_what_can_never_be_placed_is_refused_at_once(ray_session: None, labelled
     with pytest.raises(InputError, match=r"1 core and 1 GPU each.* never have more than 1 machine with 2 cores"):
         run(compute(device="cuda"), labelled_storage)
     with pytest.raises(InputError, match=r"4 workers of 1 core and 0 GPUs each.* never have more than 1 machine"):
-        run(compute(train_workers=4), labelled_storage)
+        run(compute(train_workers=4), labelled_storage, until="pretrain")
 
 
 @pytest.fixture
