@@ -5,7 +5,7 @@ that its name and not its code travels with every job.
 """
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -46,6 +46,19 @@ def empty_record(path: str, images: int) -> ShardRecord:
     return ShardRecord.of(path, b"", rows=images, columns=[], images=images)
 
 
+@contextmanager
+def in_place_of_jobs(make: Callable[..., EmptyJob]) -> Iterator[None]:
+    """The steps' own jobs are left out: `make` gets what makes the original, and what that would get."""
+    originals = {kind: kind.job for kind in KINDS}
+    for kind, original in originals.items():
+        kind.job = partial(make, original)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for kind, original in originals.items():
+            kind.job = original  # type: ignore[method-assign]
+
+
 class Messages:
     """Makes the jobs empty, and weighs what goes to the workers."""
 
@@ -55,19 +68,8 @@ class Messages:
         self.largest = 0
         self.first = 0.0
 
-    @contextmanager
-    def in_place_of_jobs(self) -> Iterator[None]:
-        """The steps' own jobs are left out."""
-        originals = {kind: kind.job for kind in KINDS}
-        for kind, original in originals.items():
-            kind.job = partial(self._make, original)  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            for kind, original in originals.items():
-                kind.job = original  # type: ignore[method-assign]
-
-    def _make(self, original: Any, storage: Storage, steps: tuple[Step, ...], shard: Any, device: str) -> EmptyJob:
+    def make(self, original: Any, storage: Storage, steps: tuple[Step, ...], shard: Any, device: str) -> EmptyJob:
+        """The job that stands for one of the steps."""
         self.first = self.first or time.perf_counter()
         job = original(storage, steps, shard, device)
         streams = tuple(step.stream for step in steps if step.stream)

@@ -30,7 +30,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from benchmarks.cost_model.grid_pays import EXPERIMENTS, name_cityscapes
 from benchmarks.measuring import Aim, not_measured, put, table, verdict
-from benchmarks.performance.empty_work import EmptyJob, empty_record
+from benchmarks.performance.empty_work import EmptyJob, empty_record, in_place_of_jobs
 from orchestrator.cluster import trainings
 from orchestrator.cluster.gpu_check import VARIABLE
 from orchestrator.cluster.run import run_plan
@@ -44,7 +44,6 @@ from orchestrator.planning.estimate import read_assumptions
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.spec.loading import load_experiment
 from orchestrator.steps.jobs import WorkerCache
-from orchestrator.steps.kinds import KINDS
 from orchestrator.steps.rates import Rate
 from orchestrator.steps.step import Pool, Step
 from orchestrator.steps.training import TrainingJob
@@ -95,7 +94,7 @@ def measure(options: argparse.Namespace, gpus: int) -> dict[str, Any]:
         Path(busy).mkdir()
         sleeping = Sleeping({key: seconds * scale for key, seconds in work.seconds.items()}, busy)
         lost = Losses(options.losses / 3600 / scale, options.seed, folder)
-        with sleeping.in_place_of_jobs(), sleeping_trainings(partial(sleep, sleeping, lost)):
+        with in_place_of_jobs(sleeping.make), sleeping_trainings(partial(sleep, sleeping, lost)):
             begun = time.perf_counter()
             report = run_plan(plan, storage, said, address=None, dashboard=False)
             seconds = time.perf_counter() - begun
@@ -189,19 +188,8 @@ class Sleeping:
     seconds: dict[str, float]
     busy: str
 
-    @contextmanager
-    def in_place_of_jobs(self) -> Iterator[None]:
-        """The steps' own jobs are left out."""
-        originals = {kind: kind.job for kind in KINDS}
-        for kind, original in originals.items():
-            kind.job = partial(self._make, original)  # type: ignore[method-assign]
-        try:
-            yield
-        finally:
-            for kind, original in originals.items():
-                kind.job = original  # type: ignore[method-assign]
-
-    def _make(self, original: Any, storage: Storage, steps: tuple[Step, ...], shard: Any, device: str) -> SleepingJob:
+    def make(self, original: Any, storage: Storage, steps: tuple[Step, ...], shard: Any, device: str) -> SleepingJob:
+        """The job that stands for one of the steps."""
         job = original(storage, steps, shard, device)
         share = 1 / len(steps[0].images.shards) if shard else 1.0
         # What is done together takes as long as the longest of them.

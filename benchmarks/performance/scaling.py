@@ -26,7 +26,7 @@ from ray._private.internal_api import node_stats
 from ray.cluster_utils import Cluster
 
 from benchmarks.measuring import Aim, put, table, verdict
-from benchmarks.performance.empty_work import Messages, empty_record
+from benchmarks.performance.empty_work import Messages, empty_record, in_place_of_jobs
 from orchestrator.cluster import run as running
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.image_sets import read_listing
@@ -77,7 +77,7 @@ def overhead(workers: int, images: int, shard_images: int) -> dict[str, Any]:
         plan = make_plan(document(images, shard_images), storage, write_listings=True, until="labels")
         messages = Messages()
         before, processor = store_bytes(), time.process_time()
-        with messages.in_place_of_jobs():
+        with in_place_of_jobs(messages.make):
             report = running.run_plan(plan, storage, progress, address=None, dashboard=False)
         seconds, processor = time.perf_counter() - messages.first, time.process_time() - processor
         assert not report.failed, report.failed

@@ -202,23 +202,26 @@ class Runner:
         claim = self.room.claim(share, 0.0, off_gpus=self.uses_gpus, queue=queue)
         if claim is None and self.trainings is not None and self.trainings.active:
             claim, share = self.room.squeeze(), 0.0
-        if claim is None:
-            return False
-        steps = self.sharing.lease(execution, item)
-        if steps:
-            self._send(execution, item, steps, claim=claim, share=share)
-        else:
-            self.room.release(claim)
-        return True
+        return self._start_in(claim, execution, item, share=share)
 
     def _start_alone(self, execution: Execution, item: Item[Task]) -> bool:
         gpus = 1.0 if self.uses_gpus and item.pool in (Pool.EXTRACT, Pool.CLUSTER) else 0.0
-        claim = self.room.claim_whole(gpus)
+        return self._start_in(self.room.claim_whole(gpus), execution, item, gpus=gpus)
+
+    def _start_in(
+        self,
+        claim: Claim | None,
+        execution: Execution,
+        item: Item[Task],
+        *,
+        share: float = SHARE,
+        gpus: float | None = None,
+    ) -> bool:
         if claim is None:
             return False
         steps = self.sharing.lease(execution, item)
         if steps:
-            self._send(execution, item, steps, claim=claim, gpus=gpus)
+            self._send(execution, item, steps, claim=claim, share=share, gpus=gpus)
         else:
             self.room.release(claim)
         return True

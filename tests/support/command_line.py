@@ -51,6 +51,18 @@ class Answer:
         return [line.removeprefix("lookbeyond: ") for line in lines if line.startswith("lookbeyond: ")]
 
 
+FINE_TUNED = [
+    "finetune.recipe=small",
+    "finetune.steps=2",
+    "finetune.batch_size=2",
+    "finetune.segmentor={backbone: mobilenet_v2, head_channels: 8, atrous_rates: [1, 2, 3]}",
+    "finetune.augmentation={image_size: [32, 48], crop: [33, 33], crop_mode: fixed, cutout: [0, 0]}",
+    "finetune.evaluation={image_size: [32, 48]}",
+    "finetune.evaluation_multi_scale=null",
+]
+"""What makes of an experiment one whose small network is fine-tuned, for two steps."""
+
+
 class Commands:
     """Runs commands in this process, in a folder with a CamVid tree and ``small.yaml``, without Ray."""
 

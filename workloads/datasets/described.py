@@ -3,8 +3,10 @@
 from pathlib import PurePosixPath
 
 import numpy as np
+from pydantic import Field
 
 from workloads.bucket_paths import AnyPath
+from workloads.configs.base import HashedConfig
 from workloads.datasets.base import Json, UInt8Array
 from workloads.datasets.classes import Classes, ClassTable, Ignored, read_classes
 from workloads.datasets.decode import decode_image, decode_labels, image_mode, label_doubts
@@ -15,6 +17,23 @@ from workloads.errors import BrokenImageError, InputError
 _COLOURED = ("RGB", "RGBA")
 TRIED = 20
 """Files that are looked for before a description is taken for wrong."""
+
+
+class DescribedConfig(HashedConfig, tag="DescribedConfig"):
+    """What is described of classes, pools and depths, wherever the images are named."""
+
+    classes: Classes | None = Field(
+        None,
+        description="names in the order of their values, {value: name}, {name, values, colour}, or a file of them; a "
+        "name of null is ignored",
+    )
+    ignore: Ignored = Field((), description="values, or colours, of pixels that count for nothing")
+    pool: str = Field("train", description="pool whose images are labelled")
+    val: str = Field("val", description="pool with masks on which scores are measured")
+    sixteen_bit: SixteenBit = None
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())
 
 
 class Described(FileDataset):

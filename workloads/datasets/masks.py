@@ -19,10 +19,8 @@ from pydantic import Field, model_validator
 from workloads.bucket_paths import AnyPath
 from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry
-from workloads.datasets.classes import Classes, Ignored
 from workloads.datasets.decode import IMAGE_SUFFIXES
-from workloads.datasets.depth import SixteenBit
-from workloads.datasets.described import TRIED, Described, missing
+from workloads.datasets.described import TRIED, Described, DescribedConfig, missing
 from workloads.datasets.files import FileFacts, scan_glob, scan_tree
 from workloads.errors import BrokenImageError, InputError
 
@@ -54,23 +52,11 @@ class PoolConfig(HashedConfig, tag="MaskPoolConfig"):
         return self
 
 
-class MasksConfig(HashedConfig, tag="MasksConfig"):
+class MasksConfig(DescribedConfig, tag="MasksConfig"):
     """Folders of images and masks."""
 
     name: Literal["masks"] = Field("masks", description="any folders of images and masks, by description")
     pools: dict[str, PoolConfig] = Field(min_length=1, description="pools by the names that they are given here")
-    classes: Classes | None = Field(
-        None,
-        description="names in the order of their values, {value: name}, {name, values, colour}, or a file of them; a "
-        "name of null is ignored",
-    )
-    ignore: Ignored = Field((), description="values, or colours, of pixels that count for nothing")
-    pool: str = Field("train", description="pool whose images are labelled")
-    val: str = Field("val", description="pool with masks on which scores are measured")
-    sixteen_bit: SixteenBit = None
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,8 @@ import pyarrow.parquet
 from pydantic import Field
 
 from workloads.bucket_paths import AnyPath, BucketPath, any_path, is_uri
-from workloads.configs.base import HashedConfig
 from workloads.datasets.base import ImageEntry
-from workloads.datasets.classes import Classes, Ignored
-from workloads.datasets.depth import SixteenBit
-from workloads.datasets.described import TRIED, Described, missing
+from workloads.datasets.described import TRIED, Described, DescribedConfig, missing
 from workloads.datasets.files import FileFacts, present
 from workloads.errors import BrokenImageError, InputError
 
@@ -34,25 +31,13 @@ TABLE_SUFFIXES = tuple(_SUFFIXES)
 """How names of tables end, in small letters."""
 
 
-class TableConfig(HashedConfig, tag="TableConfig"):
+class TableConfig(DescribedConfig, tag="TableConfig"):
     """A table of images."""
 
     name: Literal["table"] = Field("table", description="a Parquet or CSV table with columns image, mask, pool")
     file: str = Field(
         min_length=1, description="the table, below the root, or s3:// or gs://; places in it are relative to it"
     )
-    classes: Classes | None = Field(
-        None,
-        description="names in the order of their values, {value: name}, {name, values, colour}, or a file of them; a "
-        "name of null is ignored",
-    )
-    ignore: Ignored = Field((), description="values, or colours, of pixels that count for nothing")
-    pool: str = Field("train", description="pool whose images are labelled")
-    val: str = Field("val", description="pool with masks on which scores are measured")
-    sixteen_bit: SixteenBit = None
-
-    def __hash__(self) -> int:
-        return hash(self.model_dump_json())
 
 
 @dataclass(frozen=True)

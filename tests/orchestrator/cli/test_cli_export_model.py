@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
-from support.command_line import refused
+from support.command_line import FINE_TUNED, refused
 
 import lookbeyond
 
@@ -13,13 +13,7 @@ if TYPE_CHECKING:
     from support.command_line import Commands
 
 TRAINED = [
-    "finetune.recipe=small",
-    "finetune.steps=2",
-    "finetune.batch_size=2",
-    "finetune.segmentor={backbone: mobilenet_v2, head_channels: 8, atrous_rates: [1, 2, 3]}",
-    "finetune.augmentation={image_size: [32, 48], crop: [33, 33], crop_mode: fixed, cutout: [0, 0]}",
-    "finetune.evaluation={image_size: [32, 48]}",
-    "finetune.evaluation_multi_scale=null",
+    *FINE_TUNED,
     "grid=[{seed: [0], finetune: [null]}, {seed: [1, 2], labels.source: [pixel]}]",
 ]
 

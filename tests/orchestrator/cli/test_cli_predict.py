@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from support.command_line import FINE_TUNED
 
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.steps.tensors import read_tensors
@@ -21,15 +22,6 @@ from workloads.scoring.evaluation import predict
 if TYPE_CHECKING:
     from support.command_line import Commands
 
-TRAINED = [
-    "finetune.recipe=small",
-    "finetune.steps=2",
-    "finetune.batch_size=2",
-    "finetune.segmentor={backbone: mobilenet_v2, head_channels: 8, atrous_rates: [1, 2, 3]}",
-    "finetune.augmentation={image_size: [32, 48], crop: [33, 33], crop_mode: fixed, cutout: [0, 0]}",
-    "finetune.evaluation={image_size: [32, 48]}",
-    "finetune.evaluation_multi_scale=null",
-]
 # Three cells: one that only makes labels, and two networks.
 ROWS = [
     "grid=[{seed: [0], finetune: [null]}, {seed: [1, 2], labels.source: [auxiliary]}]",
@@ -50,8 +42,8 @@ def pictures(folder: Path) -> Path:
 def test_classes_are_those_of_the_network_and_fill_the_legend(
     command: "Commands", folder: Path, pictures: Path
 ) -> None:
-    assert command("run", "small.yaml", *TRAINED).code == 0
-    answer = command("predict", "small.yaml", "new", "out", *TRAINED, "compute.quarantine_limit=0.5", "--confidence")
+    assert command("run", "small.yaml", *FINE_TUNED).code == 0
+    answer = command("predict", "small.yaml", "new", "out", *FINE_TUNED, "compute.quarantine_limit=0.5", "--confidence")
     assert answer.code == 0, answer.err
     assert "broken.png" in answer.err
     assert {str(path.relative_to(folder / "out")) for path in (folder / "out").rglob("*.png")} == {
@@ -75,7 +67,7 @@ def test_classes_are_those_of_the_network_and_fill_the_legend(
     assert [entry["value"] for entry in legend["classes"]] == list(range(11))
     assert legend["miou"] == trained.results["miou"]
     assert list(legend["quarantined"]) == ["broken.png"]
-    again = command("predict", "small.yaml", "new", "out", *TRAINED, "compute.quarantine_limit=0.5")
+    again = command("predict", "small.yaml", "new", "out", *FINE_TUNED, "compute.quarantine_limit=0.5")
     assert again.code == 0
     assert "0 steps to run" in again.err
 
@@ -111,7 +103,7 @@ def test_labels_of_new_images_have_the_numbers_of_the_experiment(
     ],
 )
 def test_the_cell_is_never_a_guess(command: "Commands", pictures: Path, options: list[str], said: list[str]) -> None:
-    answer = command("predict", "small.yaml", "new", "out", *TRAINED, *ROWS, *options)
+    answer = command("predict", "small.yaml", "new", "out", *FINE_TUNED, *ROWS, *options)
     assert answer.code == 2
     for part in said:
         assert part in answer.err
