@@ -156,7 +156,9 @@ def _in_package(weights: str) -> PublishedWeights:
         )
     said = found.metadata.json
     licence = said.get("license_expression") or said.get("license")
-    return PublishedWeights(files[0], f"{_PACKAGE}{name} {found.version}", str(licence) if licence else None)
+    # Build tools wrote this word where nothing was said.
+    known = str(licence) if licence and licence != "UNKNOWN" else None
+    return PublishedWeights(files[0], f"{_PACKAGE}{name} {found.version}", known)
 
 
 def _distribution(name: str) -> str:
