@@ -52,7 +52,8 @@ def small_demo(folder: Path) -> Path:
     demo = yaml.safe_load(commands._DEMO.read_text())
     demo["dataset"] |= {"num_train": 8, "num_val": 2, "image_size": [64, 96]}
     demo["labels"]["sampling"]["pixels_per_image"] = 20
-    demo["pretrain"] = {"recipe": "small", "steps": 2, "batch_size": 2, "views": SIZES}
+    del demo["pretrain"]["epochs"]
+    demo["pretrain"] |= {"steps": 2, "batch_size": 2, "views": SIZES}
     demo["finetune"] |= {"steps": 2, "batch_size": 2, "fraction": 0.5, "augmentation": SIZES}
     demo["finetune"]["evaluation"] = {"image_size": [64, 96]}
     path = folder / "demo-small.yaml"
