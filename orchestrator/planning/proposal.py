@@ -37,6 +37,8 @@ _ENDS = 12
 _NUMBER = re.compile(r"[a-zA-Z]?[0-9]+[a-zA-Z]?")
 _BRIGHT = 255
 _HELD_OUT = 0.8
+LABELLED = "labelled"
+"""The pool of those images of `train` that have a mask, where not all have one."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class MaskValues:
 class Proposal:
     """What was found in a folder: images by pool, the masks' templates by pool, and what is in the masks.
 
-    `like_masks` are folders without pairs whose pictures look like masks; `deep` is whether images have more than 8
+    `only_masked` are pools of images of which some have no mask, and are left out; `like_masks` are folders without pairs whose pictures look like masks; `deep` is whether images have more than 8
     bits.
     """
 
@@ -73,6 +75,7 @@ class Proposal:
     suffixes: Counter[str]
     sizes: Counter[tuple[int, int]]
     shares: dict[str, tuple[float, float]] = field(default_factory=dict)
+    only_masked: set[str] = field(default_factory=set)
     like_masks: list[str] = field(default_factory=list)
     deep: bool = False
 
@@ -96,11 +99,18 @@ def propose(root: Path) -> Proposal:
     images: dict[str, str] = {}
     masks: dict[str, str] = {}
     counts: dict[str, int] = {}
+    only_masked: set[str] = set()
     for picture, mask in pairs:
         pool = _pool(picture.folder, images)
-        images[pool] = _images(picture, files)
+        images[pool], counts[pool] = _images(picture, files), len(picture.files)
+        with_mask = len(picture.stems & mask.stems)
+        if with_mask < len(picture.stems):
+            # All images of train are for auxiliary labels, those with a mask for fine-tuning, too.
+            labelled = LABELLED if pool == "train" else pool
+            images[labelled], counts[labelled] = images[pool], with_mask
+            only_masked.add(labelled)
+            pool = labelled
         masks[pool] = _template(picture, mask)
-        counts[pool] = len(picture.files)
     values = _values(root, [path for _, mask in pairs for path in mask.files]) if pairs else None
     if not pairs:
         images, counts = _pools_without_masks(files)
@@ -113,15 +123,21 @@ def propose(root: Path) -> Proposal:
         masks=masks,
         counts=counts,
         values=values,
+        only_masked=only_masked,
         suffixes=Counter(path.suffix.lower() for path in files),
         sizes=Counter(size for path in _sample(files) if (size := picture_size(root / path)) is not None),
     )
     if masks and "val" not in images:
-        only = next(iter(images))
-        found.shares = {only: (0.0, _HELD_OUT), "val": (_HELD_OUT, 1.0)}
-        images["val"], masks["val"] = images[only], masks[only]
-        counts["val"] = counts[only] - round(_HELD_OUT * counts[only])
-        counts[only] -= counts["val"]
+        only = next(iter(masks))
+        if only in only_masked:
+            only_masked.add("val")
+        images["val"], masks["val"], counts["val"] = images[only], masks[only], counts[only]
+        if counts[only] > 1:
+            # Of two images one each.
+            kept = _HELD_OUT if counts[only] > 2 else 0.5
+            found.shares = {only: (0.0, kept), "val": (kept, 1.0)}
+            counts["val"] -= round(kept * counts[only])
+            counts[only] -= counts["val"]
     return found
 
 
@@ -151,13 +167,14 @@ def _end(name: str) -> str:
 
 
 def _pairs(root: Path, groups: Sequence[_Group]) -> list[tuple[_Group, _Group]]:
-    """Images with their masks: pairs of groups that share most names, each picture in one pair."""
+    """Images with their masks: pairs of groups that share most names of the smaller one, each picture in one pair."""
     candidates = []
     for mask in groups:
         for group in groups:
             picture = _without(group, mask)
             shared = picture.stems & mask.stems
-            if 2 * len(shared) >= max(1, len(picture.stems)) and _same_pool(picture, mask):
+            # Many images and few masks are the rule; masks of other pools may lie in the same folder.
+            if 2 * len(shared) >= max(1, min(len(picture.stems), len(mask.stems))) and _same_pool(picture, mask):
                 candidates.append((picture, mask, len(shared)))
     candidates.sort(key=lambda one: (-one[2], str(one[0].folder), one[0].end, str(one[1].folder), one[1].end))
     likely = {group: _looks_like_masks(root, group) for pair in candidates for group in pair[:2]}
@@ -273,7 +290,8 @@ def as_experiment(found: Proposal, name: str, where: str) -> str:
         f"name: {name}",
     ]
     if found.masks:
-        lines += [*_described(found, where), *_LABELS_WITH_CLASSES, *_TRAINING]
+        pool = f", pool: {LABELLED}" if LABELLED in found.masks else ""
+        lines += [*_described(found, where), *_LABELS_WITH_CLASSES, *_TRAINING, f"finetune: {{recipe: small{pool}}}"]
     else:
         lines += [
             f"# {pattern} look like masks, but no pictures go with them by name: describe them, or move them away."
@@ -286,11 +304,19 @@ def as_experiment(found: Proposal, name: str, where: str) -> str:
 def _described(found: Proposal, where: str) -> list[str]:
     lines = ["dataset:", "  name: masks", f"  root: {_quoted(where)}", "  pools:"]
     for pool, images in found.images.items():
+        masks = f", masks: {_quoted(found.masks[pool])}" if pool in found.masks else ""
+        only = ", only_masked: true" if pool in found.only_masked else ""
         share = f", share: {list(found.shares[pool])}" if pool in found.shares else ""
-        said = f"   # {counted(found.counts[pool], 'image')}"
-        lines.append(f"    {pool}: {{images: {_quoted(images)}, masks: {_quoted(found.masks[pool])}{share}}}{said}")
+        said = f"   # {counted(found.counts[pool], 'image')}{' with a mask' if only else ''}"
+        lines.append(f"    {pool}: {{images: {_quoted(images)}{masks}{only}{share}}}{said}")
+    if LABELLED in found.masks:
+        lines.append("  # Auxiliary labels and pre-training see all images, fine-tuning those that have a mask.")
     if found.shares:
-        lines.append("  # No folder of validation images was found, so the last fifth by name is kept for scores.")
+        part = "fifth" if found.shares["val"][0] == _HELD_OUT else "half"
+        of = " of those with a mask" if found.only_masked else ""
+        lines.append(f"  # No folder of validation images was found, so the last {part}{of} by name is kept for scores.")
+    elif "val" in found.images and found.images["val"] in [found.images[p] for p in found.masks if p != "val"]:
+        lines.append("  # Decide: one image alone has a mask, so scores are of what was trained on; mark some more.")
     assert found.values is not None
     pixels = found.values.pixels
     ignored = [] if found.values.coloured else [value for value in (255, 65535) if value in pixels]
@@ -340,7 +366,6 @@ _LABELS = (
 _TRAINING = (
     "# A network for two cores, from random weights; delete `pretrain` to see what it gives without.",
     "pretrain: {recipe: small}",
-    "finetune: {recipe: small}",
 )
 
 

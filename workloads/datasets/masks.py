@@ -39,10 +39,18 @@ class PoolConfig(HashedConfig, tag="MaskPoolConfig"):
         description="folder of the same layout, or a template below the root: {stem} and {name} of the image's file, "
         "{parent} its folder below the root, {inside} its folder below the pool's; {stem-_left} leaves out an end",
     )
-
+    only_masked: bool = Field(
+        False, description="keep the images whose mask is there; false: an image without one is a broken file"
+    )
     share: tuple[float, float] | None = Field(
         None, description="part of the images in the order of their ids, e.g. [0.0, 0.8]; null for all"
     )
+
+    @model_validator(mode="after")
+    def _masks_to_look_for(self) -> Self:
+        if self.only_masked and self.masks is None:
+            raise InputError(key="only_masked", value=True, allowed="allowed: false for a pool without masks")
+        return self
 
     @model_validator(mode="after")
     def _a_part(self) -> Self:
@@ -138,11 +146,14 @@ class Masks(Described):
 
     def _share(self, pool: str) -> Iterator[tuple[str, _Found]]:
         """The listed images, or the part of them that the pool keeps; a mask that lies among them is no image."""
-        share, template = self.config.pools[pool].share, self.config.pools[pool].masks or ""
+        described = self.config.pools[pool]
+        share, template = described.share, described.masks or ""
         listed = sorted(self._listed(pool), key=_by_name)
         if "{" in template:
             masks = {self._mask(pool, image) for _, image in listed}
             listed = [one for one in listed if one[1].path not in masks]
+        if described.only_masked:
+            listed = [one for one in listed if (self.root / self._mask(pool, one[1])).exists()]
         if share is None:
             return iter(listed)
         return iter(listed[round(share[0] * len(listed)) : round(share[1] * len(listed))])
@@ -184,7 +195,9 @@ class Masks(Described):
     def _require_masks(self, pool: str) -> None:
         """Refuse a template that finds no mask of the first images: it is wrong, and not the files."""
         masks = self.config.pools[pool].masks
-        tried = [(image, self._mask(pool, image)) for _, image in sorted(self._listed(pool), key=_by_name)[:TRIED]]
+        listed = sorted(self._listed(pool), key=_by_name)
+        first = listed if self.config.pools[pool].only_masked else listed[:TRIED]
+        tried = [(image, self._mask(pool, image)) for _, image in first]
         if tried and not any((self.root / mask).exists() for _, mask in tried):
             image, mask = tried[0]
             raise missing(repr(masks), image.path, self.root / mask, f"dataset.pools.{pool}.masks", masks)

@@ -40,6 +40,12 @@ def palettes_by_city(mine: Path, number: int, pool: str, picture: Image.Image, m
     save(indexed, mine / pool / "truth" / f"{number}_truth.png")
 
 
+def few_masks(mine: Path, number: int, pool: str, picture: Image.Image, mask: Image.Image) -> None:
+    save(picture, mine / "photos" / f"{pool}-{number}.jpg")
+    if number < 2:
+        save(mask, mine / "masks" / f"{pool}-{number}.png")
+
+
 def save(picture: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     picture.save(path)
@@ -61,6 +67,7 @@ def rearranged(folder: Path, way: Callable[..., None]) -> Path:
         (side_by_side, {"train": 5, "val": 1}, []),
         (colours_of_one_pool, {"train": 5, "val": 1}, []),
         (palettes_by_city, {"train": 4, "val": 2}, [255]),
+        (few_masks, {"train": 6, "labelled": 3, "val": 1}, []),
     ],
 )
 def test_pairs_of_images_and_masks_are_found_whatever_the_layout(
@@ -72,7 +79,8 @@ def test_pairs_of_images_and_masks_are_found_whatever_the_layout(
     assert "images and masks: " + ", ".join(f"{pool} {count}" for pool, count in pools.items()) in answer.out
     document = yaml.safe_load((folder / "experiment.yaml").read_text())
     assert document["dataset"]["ignore"] == ignored
-    # Six images hold every class, for all that is known of them.
+    assert document["finetune"].get("pool", "train") == ("labelled" if "labelled" in pools else "train")
+    # So few images hold every class, for all that is known of them.
     assert len(document["dataset"]["classes"]) == 11 - len(ignored)
     checked = command("check", "experiment.yaml", "--json")
     assert checked.code == 0, checked.out
@@ -89,6 +97,19 @@ def test_an_unlabelled_folder_gets_an_experiment_too(command: "Commands", folder
     assert "images, no masks: train 4" in answer.out
     assert command("check", "labels.yaml").code == 0
     assert command("run", "labels.yaml", "labels.clustering.k=3", "labels.superpixels.n_segments=40").code == 0
+
+
+@pytest.mark.parametrize(("number", "pools"), [(2, "labelled 1, val 1"), (1, "labelled 1, val 1")])
+def test_two_masks_or_one_are_enough_to_begin(number: int, pools: str, command: "Commands", folder: Path) -> None:
+    for path in (folder / "camvid" / "train").iterdir():
+        save(Image.open(path), folder / "mine" / "photos" / path.name)
+    for path in sorted((folder / "camvid" / "trainannot").iterdir())[:number]:
+        save(Image.open(path), folder / "mine" / "masks" / path.name)
+    answer = command("init", "mine")
+    assert f"images and masks: train 4, {pools}" in answer.out
+    warned = "one image alone has a mask" in (folder / "experiment.yaml").read_text()
+    assert warned == (number == 1)
+    assert command("check", "experiment.yaml").code == 0
 
 
 def as_they_are(labels: np.ndarray) -> Image.Image:

@@ -257,3 +257,22 @@ def test_a_table_is_a_function_of_the_value(groups: list[set[int]], value: int) 
     table = ClassTable.of(classes, ())
     expected = next((k for k, group in enumerate(distinct) if value in group), -1)
     assert int(table.values[value]) == expected
+
+
+def test_only_images_with_a_mask_are_kept_where_that_is_asked_for(camvid: Path) -> None:
+    (camvid / "trainannot" / "0016_1.png").unlink()
+    pool = {"images": "train", "masks": "trainannot"}
+    pools = {"all": pool, "some": pool | {"only_masked": True}, "last": pool | {"only_masked": True, "share": [0.5, 1]}}
+    dataset = described(camvid, pools=pools | {"unmasked": {"images": "train"}}, classes=[*NAMES, None])
+    found = {name: [entry.id for entry in dataset.entries(name)] for name in dataset.pools}
+    assert found == {
+        "all": ["0016_0", "0016_1", "0016_2"],
+        "some": ["0016_0", "0016_2"],
+        "last": ["0016_2"],
+        "unmasked": ["0016_0", "0016_1", "0016_2"],
+    }
+    assert dataset.read_ground_truth("some", "0016_2").shape == (HEIGHT, WIDTH)
+    with pytest.raises(ValueError, match="only_masked"):
+        described(camvid, pools={"train": {"images": "train", "only_masked": True}}, classes=NAMES)
+    with pytest.raises(InputError, match="which is not there"):
+        described(camvid, pools={"train": pool | {"masks": "elsewhere/{stem}.png", "only_masked": True}}, classes=NAMES)
