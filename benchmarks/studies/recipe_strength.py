@@ -5,7 +5,7 @@ on CamVid, from each of the weights; its state is kept beside the figures after 
 command goes on where it was ended.
 
 The plain script shrinks images and ground truth to 180x240 before it scores, while experiments score at the ground
-truth's own 360x480, where borders and thin classes cost more. Both are told; the aim compares like with like, at 180x240.
+truth's own 360x480. Both are told; the aim compares like with like, at 180x240.
 
     LOOKBEYOND_DATA=data python -m benchmarks.studies.recipe_strength --states /tmp/strength --at 150 300
 """
@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import torchvision.transforms.v2 as V2
 import torchvision.transforms.v2.functional as V
 
 from benchmarks.measuring import WEIGHTS, Aim, add_data_option, put, table, verdict
@@ -98,7 +97,7 @@ class Shrunk:
         small = V.resize(image, list(PLAIN_SIZE), antialias=True).permute(1, 2, 0).numpy()
         assert sample.labels is not None
         truth = torch.from_numpy(sample.labels.copy())[None]
-        return Sample(small, V.resize(truth, list(PLAIN_SIZE), V2.InterpolationMode.NEAREST_EXACT)[0].numpy())
+        return Sample(small, V.resize(truth, list(PLAIN_SIZE), V.InterpolationMode.NEAREST_EXACT)[0].numpy())
 
 
 def score(

@@ -63,8 +63,8 @@ class MaskValues:
 class Proposal:
     """What was found in a folder: images by pool, the masks' templates by pool, and what is in the masks.
 
-    `only_masked` are pools of images of which some have no mask, and are left out; `like_masks` are folders without pairs whose pictures look like masks; `deep` is whether images have more than 8
-    bits.
+    `only_masked` are pools of images of which some have no mask, and are left out; `like_masks` are folders without
+    pairs whose pictures look like masks; `deep` is whether images have more than 8 bits.
     """
 
     root: Path
@@ -314,7 +314,9 @@ def _described(found: Proposal, where: str) -> list[str]:
     if found.shares:
         part = "fifth" if found.shares["val"][0] == _HELD_OUT else "half"
         of = " of those with a mask" if found.only_masked else ""
-        lines.append(f"  # No folder of validation images was found, so the last {part}{of} by name is kept for scores.")
+        lines.append(
+            f"  # No folder of validation images was found, so the last {part}{of} by name is kept for scores."
+        )
     elif "val" in found.images and found.images["val"] in [found.images[p] for p in found.masks if p != "val"]:
         lines.append("  # Decide: one image alone has a mask, so scores are of what was trained on; mark some more.")
     assert found.values is not None

@@ -1,16 +1,20 @@
 """Which images a step takes, and their batches made ahead of time.
 
-The images of a run are a stream of seeded permutations, one per epoch, cut into batches; a background thread makes the
-next batches while a step computes.
+The images of a run are a stream of seeded permutations, one per epoch, cut into batches. The next batches are made
+while a step computes: by a thread where the step computes on the processor itself, by processes of torch's `DataLoader`
+beside a device of its own. What a batch holds depends on its step alone, so it is the same whoever makes it.
 """
 
 import queue
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
 from workloads.errors import InputError
 from workloads.seeding import generator
@@ -84,23 +88,39 @@ class Order:
         return chosen
 
 
+Batch = dict[str, Tensor]
+
+
+class Batches(Protocol):
+    """Batches of consecutive steps; an error in making one is raised at its step."""
+
+    def next(self) -> Batch:
+        """The next batch; waits for it."""
+
+    def close(self) -> None:
+        """End what makes them; what it prepared is forgotten."""
+
+
+def stacked(samples: Sequence[Batch]) -> Batch:
+    """The batch of some samples, which have no batch dimension."""
+    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+
+
 class Prefetcher:
-    """Batches made by a background thread, a few steps ahead; an error there is raised here, at its step.
+    """Batches made by a background thread, a few steps ahead."""
 
-    `initializer` is called by that thread before all else.
-    """
-
-    def __init__(self, make: Callable[[int], Any], steps: range, ahead: int, initializer: Callable[[], None]) -> None:
-        self._initializer = initializer
-        self._queue: queue.Queue[tuple[Any, BaseException | None]] = queue.Queue(maxsize=max(1, ahead))
+    def __init__(self, make: Callable[[int], Batch], steps: range, ahead: int) -> None:
+        self._queue: queue.Queue[tuple[Batch | None, BaseException | None]] = queue.Queue(maxsize=max(1, ahead))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(make, steps), name="batches", daemon=True)
         self._thread.start()
 
     def _fill(self, make: Callable[[int], Any], steps: range) -> None:
-        self._initializer()
+        # Each thread has its own team of OpenMP workers. With a second team there are more of these than cores, and
+        # those of the training then sleep after every operation instead of waiting for the next.
+        torch.set_num_threads(1)
         for step in steps:
-            item: tuple[Any, BaseException | None]
+            item: tuple[Batch | None, BaseException | None]
             try:
                 item = (make(step), None)
             except BaseException as error:  # handed to the thread that waits for the batch
@@ -114,14 +134,91 @@ class Prefetcher:
             if self._stop.is_set() or item[1] is not None:
                 return
 
-    def next(self) -> Any:
-        """The next batch; waits for it."""
+    def next(self) -> Batch:
+        """See `Batches.next`."""
         made, error = self._queue.get()
         if error is not None:
             raise error
+        assert made is not None
         return made
 
     def close(self) -> None:
-        """Stop the thread; what it prepared is forgotten."""
+        """See `Batches.close`."""
         self._stop.set()
         self._thread.join(timeout=10)
+
+
+class LoaderProcesses:
+    """Batches made by processes of a `DataLoader`, each a whole batch at a time, `ahead` of them by each process.
+
+    `make` gives the sample at a place of the batch of a step. The processes are forked, since importing torch anew
+    takes longer than many a step, and never touch the device.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[int, int], Batch],
+        steps: range,
+        share: int,
+        *,
+        processes: int,
+        ahead: int,
+        pinned: bool,
+    ) -> None:
+        loader: DataLoader[Any] = DataLoader(
+            _Samples(make),
+            batch_sampler=_Places(steps, share),
+            collate_fn=_stacked_or_error,
+            num_workers=processes,
+            prefetch_factor=ahead,
+            pin_memory=pinned,
+            multiprocessing_context="fork",
+        )
+        self._batches: Any = iter(loader)
+
+    def next(self) -> Batch:
+        """See `Batches.next`."""
+        made: Batch | BaseException = next(self._batches)
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+    def close(self) -> None:
+        """See `Batches.close`."""
+        # A DataLoader has no other way: its processes end when nobody holds its iterator.
+        self._batches = None
+
+
+class _Places:
+    """The places of each step's batch, as a sampler of batches gives them."""
+
+    def __init__(self, steps: range, share: int) -> None:
+        self._steps, self._share = steps, share
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return ([(step, place) for place in range(self._share)] for step in self._steps)
+
+
+class _Samples(Dataset[Any]):
+    """Samples by (step, place); an error is handed over whole, since a DataLoader would make its type another."""
+
+    def __init__(self, make: Callable[[int, int], Batch]) -> None:
+        self._make = make
+
+    def __getitem__(self, place: tuple[int, int]) -> Batch | Exception:
+        try:
+            return self._make(*place)
+        except Exception as error:
+            return error
+
+
+def _stacked_or_error(samples: Sequence[Batch | Exception]) -> Batch | Exception:
+    made: list[Batch] = []
+    for sample in samples:
+        if isinstance(sample, Exception):
+            return sample
+        made.append(sample)
+    return stacked(made)

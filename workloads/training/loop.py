@@ -15,7 +15,6 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +27,17 @@ from workloads.errors import InputError
 from workloads.formats import counted
 from workloads.networks.segmentors import Segmentor
 from workloads.seeding import generator, stable_hash
-from workloads.training.batches import Order, Prefetcher, Sample, Slot, Source
+from workloads.training.batches import (
+    Batch,
+    Batches,
+    LoaderProcesses,
+    Order,
+    Prefetcher,
+    Sample,
+    Slot,
+    Source,
+    stacked,
+)
 from workloads.training.collectives import SingleProcess, Workers, share_batch_norm
 from workloads.training.optimisation import build_optimiser, learning_rate_factor
 from workloads.training.views import crop_of_batch
@@ -38,9 +47,10 @@ logger = logging.getLogger(__name__)
 # A training is warned of when so many steps on end had less than this share of what they can learn from.
 WATCHED_STEPS = 50
 LITTLE = 0.1
+# And of a device that waits longer than this share of its time for batches.
+MUCH_WAITING = 0.1
 _MORE_TO_LEARN = "Larger superpixels, a smaller output stride or views that are scaled down less give more"
 
-Batch = dict[str, Tensor]
 Wrap = Callable[[nn.Module], nn.Module]
 
 
@@ -49,18 +59,18 @@ class Machine:
     """How a run is executed; none of it decides what is computed beyond the last bits and the dropout masks.
 
     Masks are drawn in the order of memory, so the layout changes which activations are dropped. `prefetch` is in
-    batches; `loader_threads` decode and augment.
+    batches, of each of the `loader_processes` that decode and augment; with none of these a thread does.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     channels_last: bool = True
     prefetch: int = 3
-    loader_threads: int = 1
+    loader_processes: int = 0
 
     @classmethod
     def of(cls, device: torch.device, cores: int) -> "Machine":
         """The machine of a worker with so many cores: beside a GPU all but one of them load, on a CPU they compute."""
-        return cls(device=device, loader_threads=1 if device.type == "cpu" else max(1, cores - 1))
+        return cls(device=device, loader_processes=cores - 1 if device.type == "cuda" else 0)
 
 
 class Objective(nn.Module, ABC):
@@ -81,7 +91,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
-        """The tensors of one slot, without the batch dimension; called in a background thread."""
+        """The tensors of one slot, without the batch dimension; called in a thread or process of its own."""
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step; `progress` is the share of the run done, for momentum networks."""
@@ -208,15 +218,34 @@ class Loop:
         """Ids of the images of a step's whole batch, in order."""
         return [image_id for image_id, _ in self.order.batch(step)]
 
-    def _make_batch(self, step: int, pool: ThreadPoolExecutor) -> Batch:
-        share = self.config.batch_size // self.workers.size
-        first = self.workers.rank * share
+    def _sample(self, step: int, place: int) -> Batch:
+        """The inputs at a place of this worker's share of a step's batch."""
+        first = self.workers.rank * self._share
+        image_id, epoch = self.order.batch(step)[first + place]
         crop = crop_of_batch(self.objective.views, generator(self.config.seed, "crop", step))
-        chosen = enumerate(self.order.batch(step)[first : first + share], step * self.config.batch_size + first)
-        slots = [Slot(image_id, epoch, crop, place) for place, (image_id, epoch) in chosen]
-        made = list(pool.map(lambda slot: self.objective.inputs(self.source.load(slot.image_id), slot), slots))
-        batch = {name: torch.stack([one[name] for one in made]) for name in made[0]}
+        slot = Slot(image_id, epoch, crop, step * self.config.batch_size + first + place)
+        return self.objective.inputs(self.source.load(image_id), slot)
+
+    def batches(self, steps: range) -> Batches:
+        """Batches of the steps, of this worker's share, made ahead of time; whoever asks for them closes them."""
+        if self.machine.loader_processes:
+            return LoaderProcesses(
+                self._sample,
+                steps,
+                self._share,
+                processes=self.machine.loader_processes,
+                ahead=self.machine.prefetch,
+                pinned=self._on_gpu,
+            )
+        return Prefetcher(self._whole_batch, steps, self.machine.prefetch)
+
+    def _whole_batch(self, step: int) -> Batch:
+        batch = stacked([self._sample(step, place) for place in range(self._share)])
         return {name: tensor.pin_memory() for name, tensor in batch.items()} if self._on_gpu else batch
+
+    @property
+    def _share(self) -> int:
+        return self.config.batch_size // self.workers.size
 
     @property
     def _on_gpu(self) -> bool:
@@ -236,29 +265,28 @@ class Loop:
         stop = min(until if until is not None else self.total_steps, self.total_steps)
         if self.step >= stop:
             return
-        with ThreadPoolExecutor(max(1, self.machine.loader_threads), "samples", _use_one_thread) as pool:
-            batches = Prefetcher(
-                lambda step: self._make_batch(step, pool),
-                range(self.step, stop),
-                self.machine.prefetch,
-                _use_one_thread,
-            )
-            try:
-                yield from self._steps(batches, stop, report_every, between)
-            finally:
-                batches.close()
+        batches = self.batches(range(self.step, stop))
+        try:
+            yield from self._steps(batches, stop, report_every, between)
+        finally:
+            batches.close()
 
     def _steps(
-        self, batches: Prefetcher, stop: int, report_every: int, between: Callable[[], None] | None
+        self, batches: Batches, stop: int, report_every: int, between: Callable[[], None] | None
     ) -> Iterator[StepReport]:
         began, waited, first = time.perf_counter(), 0.0, self.step
+        watch = WaitWatch(self.machine.loader_processes)
         while self.step < stop:
             asked = time.perf_counter()
             batch = batches.next()
-            waited += time.perf_counter() - asked
+            waiting = time.perf_counter() - asked
+            waited += waiting
             self._losses.append(self._one_step(batch))
             self._shown.append(self.objective.shown)
             self._watch()
+            # A processor computes while it waits, and a thread of its own loads.
+            if self.machine.device.type != "cpu":
+                watch.note(waiting, time.perf_counter() - asked)
             if self.step == stop or self.step % report_every == 0:
                 losses, shown = self._losses, self._shown
                 self._losses, self._shown = [], []
@@ -339,6 +367,32 @@ class Loop:
         self._unchecked = None
 
 
+class WaitWatch:
+    """Warns, once, of a device that waits for its batches for much of the time.
+
+    The first `WATCHED_STEPS`, in which processes start, are left out; the next ones decide.
+    """
+
+    def __init__(self, loader_processes: int) -> None:
+        self._loading = counted(max(1, loader_processes), "process", "processes")
+        self._steps = 0
+        self._waited = self._spent = 0.0
+
+    def note(self, waited: float, spent: float) -> None:
+        """How long a step waited and how long it took with that, in seconds."""
+        self._steps += 1
+        if WATCHED_STEPS < self._steps <= 2 * WATCHED_STEPS:
+            self._waited += waited
+            self._spent += spent
+        if self._steps == 2 * WATCHED_STEPS and self._waited > MUCH_WAITING * self._spent:
+            logger.warning(
+                "the device waits for its images %.0f %% of the time, with %s that load them; more cores for a worker "
+                "(compute.train_cores) help, and so do images that are stored smaller or as JPEG",
+                100 * self._waited / self._spent,
+                self._loading,
+            )
+
+
 def _require_compiler(device: torch.device) -> None:
     """Say so before the first step where torch.compile would find no compiler for the CPU."""
     # The same choice as torch's own, which names neither the option nor what to do.
@@ -348,15 +402,6 @@ def _require_compiler(device: torch.device) -> None:
             f"compile is true, but this machine has no C++ compiler ({compiler}); allowed: false, or true with one "
             "installed (CXX names another)"
         )
-
-
-def _use_one_thread() -> None:
-    """Have torch split none of the calling thread's operations; the first thing that a loading thread does.
-
-    Each thread has its own team of OpenMP workers. With a second team there are more of these than cores, and those of
-    the training then sleep after every operation instead of waiting for the next.
-    """
-    torch.set_num_threads(1)
 
 
 def _copied(state: Any) -> Any:

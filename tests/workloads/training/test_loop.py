@@ -1,7 +1,10 @@
 import dataclasses
 import functools
 import io
+import multiprocessing
+import os
 import shutil
+import signal
 import threading
 
 import numpy as np
@@ -15,7 +18,7 @@ from workloads.errors import BrokenImageError, InputError
 from workloads.networks.segmentors import build_segmentor
 from workloads.training.batches import Order, Sample
 from workloads.training.finetuning import finetuning_loop
-from workloads.training.loop import LossNotFiniteError, Machine
+from workloads.training.loop import WATCHED_STEPS, LossNotFiniteError, Machine, WaitWatch
 from workloads.training.optimisation import learning_rate_factor
 
 torch.set_num_threads(1)
@@ -116,16 +119,16 @@ def equal_copy(configuration):
     return type(configuration).model_validate(configuration.model_dump())
 
 
-def test_one_seed_gives_one_result_and_threads_do_not_matter():
-    first, second = loop(), loop(machine=Machine(prefetch=1, loader_threads=3))
+def test_one_seed_gives_one_result_whoever_loads():
+    first, second = loop(), loop(machine=Machine(prefetch=1, loader_processes=3))
     losses = [report.loss for report in first.run()]
     assert losses == [report.loss for report in second.run()]
     assert losses != [report.loss for report in loop(config(seed=1)).run()]
 
 
 def test_the_cores_beside_a_gpu_load_images():
-    assert Machine.of(torch.device("cuda"), 8).loader_threads == 7
-    assert Machine.of(torch.device("cuda"), 1).loader_threads == 1
+    assert Machine.of(torch.device("cuda"), 8).loader_processes == 7
+    assert Machine.of(torch.device("cuda"), 1).loader_processes == 0
     assert Machine.of(torch.device("cpu"), 8) == Machine()
 
 
@@ -134,13 +137,13 @@ def test_loading_takes_one_thread_and_leaves_the_trainings_own_alone():
 
     class Asking(Stripes):
         def load(self, image_id):
-            seen.add((threading.current_thread().name.split("_")[0], torch.get_num_threads()))
+            seen.add((threading.current_thread().name, torch.get_num_threads()))
             return super().load(image_id)
 
     torch.set_num_threads(2)
     try:
         list(loop(source=Asking()).run())
-        assert seen == {("samples", 1)}
+        assert seen == {("batches", 1)}
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(1)
@@ -184,7 +187,8 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_images_before_the_update(
         run.state_dict()
 
 
-def test_a_broken_image_is_named_by_the_training_thread():
+@pytest.mark.parametrize("loader_processes", [0, 2])
+def test_a_broken_image_is_named_by_the_training_thread(loader_processes):
     class Broken(Stripes):
         def load(self, image_id):
             if image_id == "image3":
@@ -192,14 +196,38 @@ def test_a_broken_image_is_named_by_the_training_thread():
             return super().load(image_id)
 
     with pytest.raises(BrokenImageError, match="image3: truncated"):
-        list(loop(config(steps=None, epochs=1), Broken()).run())
+        list(loop(config(steps=None, epochs=1), Broken(), machine=Machine(loader_processes=loader_processes)).run())
 
 
-def test_leaving_a_run_early_stops_its_threads():
-    reports = loop(config(steps=50)).run()
+@pytest.mark.parametrize("loader_processes", [0, 2])
+def test_leaving_a_run_early_stops_what_loads(loader_processes):
+    reports = loop(config(steps=50), machine=Machine(loader_processes=loader_processes)).run()
     next(reports)
+    assert len(multiprocessing.active_children()) == loader_processes
     reports.close()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith(("batches", "samples"))]
+    assert not multiprocessing.active_children()
+    assert not [thread for thread in threading.enumerate() if thread.name == "batches"]
+
+
+def test_a_loading_process_that_dies_ends_the_training():
+    class Dying(Stripes):
+        def load(self, image_id):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match="DataLoader worker"):
+        list(loop(source=Dying(), machine=Machine(loader_processes=1)).run())
+
+
+@pytest.mark.parametrize(("waited", "warned"), [(0.05, 0), (0.3, 1)])
+def test_a_device_that_waits_for_its_images_is_warned_of_once(waited, warned, caplog):
+    watch = WaitWatch(3)
+    for _ in range(WATCHED_STEPS):
+        watch.note(0.9, 1.0)
+    for _ in range(3 * WATCHED_STEPS):
+        watch.note(waited, 1.0)
+    messages = [record.message for record in caplog.records]
+    assert len(messages) == warned
+    assert all("waits for its images 30 % of the time, with 3 processes" in message for message in messages)
 
 
 def test_reports_cover_the_interval():
