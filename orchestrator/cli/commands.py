@@ -24,7 +24,8 @@ from orchestrator.planning.estimate import Estimate, cores_here, estimate, read_
 from orchestrator.planning.explain import explain as explain_plan
 from orchestrator.planning.imagined import Imagined, parsed_size
 from orchestrator.planning.plan import Plan, make_plan
-from orchestrator.planning.proposal import as_experiment, propose
+from orchestrator.planning.proposal import propose
+from orchestrator.planning.proposal_text import as_experiment
 from orchestrator.planning.speeds import keep_speeds
 from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
@@ -92,10 +93,10 @@ def init(options: Namespace) -> int:
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", folder.resolve().name).strip("-.") or "experiment"
     # Whole or not at all: half of it would be there already when the same command is given again.
     Storage(str(output.absolute().parent)).replace(output.name, as_experiment(found, name, options.folder).encode())
-    pools = ", ".join(f"{pool} {count}" for pool, count in found.counts.items())
-    what = "images and masks" if found.masks else "images, no masks"
-    for pattern in found.like_masks:
-        print(f"lookbeyond: {pattern} look like masks, but no pictures go with them by name", file=sys.stderr)
+    pools = ", ".join(f"{name} {pool.count}" for name, pool in found.pools.items())
+    what = "images and masks" if found.has_masks else "images, no masks"
+    for note in found.notes:
+        print(f"lookbeyond: {note}", file=sys.stderr)
     print(f"{what}: {pools}\nwritten  {output}\nnext     lookbeyond check {output}")
     return 0
 

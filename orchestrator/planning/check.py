@@ -22,6 +22,7 @@ from orchestrator.steps.extraction import ExtractorSource
 from orchestrator.storage.store import Storage
 from workloads.configs.clustering import KMeansConfig
 from workloads.datasets import Dataset, Survey, open_dataset, survey
+from workloads.datasets.files import FileDataset
 from workloads.devices import MPS, torch_device
 from workloads.errors import BrokenImageError, InputError
 from workloads.formats import counted
@@ -53,9 +54,14 @@ class CheckReport:
         for style, lines in ((None, self.facts), ("yellow", self.warnings), ("red", self.problems)):
             for line in lines:
                 console.print(line, style=style, markup=False, soft_wrap=True)
-        console.print(
-            "nothing wrong was found" if not self.problems else counted(len(self.problems), "problem"), markup=False
-        )
+        console.print(self._verdict(), markup=False)
+
+    def _verdict(self) -> str:
+        if self.problems:
+            return counted(len(self.problems), "problem")
+        if self.warnings:
+            return f"nothing is in the way; {counted(len(self.warnings), 'line')} above to look at"
+        return "nothing wrong was found"
 
 
 def check_experiment(document: dict[str, Any], storage: Storage, images: int) -> CheckReport:
@@ -89,6 +95,7 @@ def check_experiment(document: dict[str, Any], storage: Storage, images: int) ->
             pools = dict.fromkeys([entry.config.pool, entry.config.val, *trained])
             needed = {entry.config.val, *trained}
             _survey_pools(dataset, tuple(pools), needed, images, cell.entry.compute.quarantine_limit, report)
+            _check_training(dataset, trained, entry.config.val, report)
         except InputError as error:
             report.problems.append(str(error))
     if None in datasets.values():
@@ -124,6 +131,26 @@ def _trained_pools(entry: DatasetEntry, cells: list[Cell]) -> list[str]:
     """The pools of a data set that its cells fine-tune on."""
     trained = [cell.entry.finetune for cell in cells if cell.entry.dataset == entry]
     return [one.pool or entry.config.pool for one in trained if one is not None]
+
+
+def _check_training(dataset: Dataset, trained: list[str], val: str, report: CheckReport) -> None:
+    """What makes a fine-tuning or its score mean nothing."""
+    if trained and dataset.num_classes is not None and dataset.num_classes < 2:
+        report.problems.append(
+            f"{dataset.name} has {counted(dataset.num_classes, 'class', 'classes')}, and a network is fine-tuned to "
+            "tell them apart; allowed: 2 or more (a value that is ignored is none)"
+        )
+    if not isinstance(dataset, FileDataset) or val not in dataset.pools:
+        return
+    scored = {str(dataset.image_path(val, one.id)) for one in dataset.entries(val)}
+    for pool in dict.fromkeys(trained):
+        if pool in dataset.pools and pool != val:
+            both = [one.id for one in dataset.entries(pool) if str(dataset.image_path(pool, one.id)) in scored]
+            if both:
+                are = "image is" if len(both) == 1 else "images are"
+                report.warnings.append(
+                    f"{len(both)} {are} in {pool} and in {val}, as {both[0]}: scores are of what was trained on"
+                )
 
 
 def _survey_pools(

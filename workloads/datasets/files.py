@@ -57,12 +57,14 @@ class FileDataset(Dataset):
 
     Attributes:
         sixteen_bit: how images of more than 8 bits become 8 bits.
+        of_missing_labels: what to do about an image without its label file, after a message that says so.
 
     Raises:
         InputError: ``root`` is not a folder.
     """
 
     sixteen_bit: SixteenBit = None
+    of_missing_labels = ""
 
     def __init__(self, root: AnyPath) -> None:
         check_root(root)
@@ -153,7 +155,7 @@ class FileDataset(Dataset):
         try:
             return _content(path)
         except FileNotFoundError:
-            raise InputError(f"{image_id}: label file {path} is missing") from None
+            raise InputError(f"{image_id}: label file {path} is missing{self.of_missing_labels}") from None
         except OSError as error:
             if error.errno not in _UNREADABLE:
                 raise

@@ -1,16 +1,18 @@
 """Any folders of images and masks, by description.
 
-Pools have the names that the user gives them. A pool's images are a folder (at any depth), a glob or a list file; its
-masks, where it has some, are a folder of the same layout or a template over the image's path. An image's id is its path
-below the pool's folder without its suffix. Masks are indexed, with or without a palette, or RGB (see `classes`).
+Pools have the names that the user gives them. A pool's images are a folder (at any depth), a glob, a list file, or
+several of these; its masks, where it has some, are a folder of the same layout or a template over the image's path. An
+image's id is its path below the pool's folder without its suffix. Masks are indexed, with or without a palette, or RGB
+(see `classes`). What is a mask of any pool is an image of none.
 """
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import takewhile
 from pathlib import PurePosixPath
 from typing import Literal, Self
 
@@ -32,7 +34,9 @@ _FIELD = re.compile(rf"\{{({'|'.join(_FIELDS)})(?:-([^{{}}]*))?\}}")
 class PoolConfig(HashedConfig, tag="MaskPoolConfig"):
     """The images of a pool, and their masks."""
 
-    images: str = Field(min_length=1, description="folder, glob (images/*/left.png) or list file, below the root")
+    images: str | tuple[str, ...] = Field(
+        min_length=1, description="folder, glob (images/*/left.png) or list file, below the root; or several of them"
+    )
     masks: str | None = Field(
         None,
         min_length=1,
@@ -41,6 +45,11 @@ class PoolConfig(HashedConfig, tag="MaskPoolConfig"):
     )
     only_masked: bool = Field(
         False, description="keep the images whose mask is there; false: an image without one is a broken file"
+    )
+    only_listed: str | None = Field(
+        None,
+        min_length=1,
+        description="text file below the root, a name a line: keep the images that it names by stem, file name or path",
     )
     share: tuple[float, float] | None = Field(
         None, description="part of the images in the order of their ids, e.g. [0.0, 0.8]; null for all"
@@ -86,6 +95,7 @@ class Masks(Described):
     """
 
     name = "masks"
+    of_missing_labels = "; the pool's only_masked: true leaves out images without one"
 
     def __init__(self, root: AnyPath, config: MasksConfig) -> None:
         super().__init__(root, config.classes, config.ignore, config.sixteen_bit)
@@ -99,8 +109,12 @@ class Masks(Described):
         self._require_classes(labelled)
 
     def image_folder(self, pool: str) -> AnyPath:
-        """The pool's folder, or the part of its glob before the first wildcard."""
-        return self.root / _fixed(self.config.pools[pool].images)
+        """The pool's folder, or the part of its glob before the first wildcard; of several what they share."""
+        return self.root / _base(self._places(pool))
+
+    def _places(self, pool: str) -> tuple[str, ...]:
+        images = self.config.pools[pool].images
+        return (images,) if isinstance(images, str) else images
 
     def scan(self, pool: str) -> Iterator[ImageEntry]:
         """Ids are paths below the pool's folder without suffix; of a list the names of files where they differ."""
@@ -117,7 +131,7 @@ class Masks(Described):
 
     def passed_over(self, pool: str) -> list[str]:
         """See `Dataset.passed_over`; a list file names what is read."""
-        return [] if self.image_folder(pool).is_file() else super().passed_over(pool)
+        return [] if any((self.root / place).is_file() for place in self._places(pool)) else super().passed_over(pool)
 
     def labelled(self, pool: str) -> bool:
         """Whether the pool is described with masks."""
@@ -133,30 +147,82 @@ class Masks(Described):
         return {}
 
     def _listed(self, pool: str) -> Iterator[tuple[str, _Found]]:
-        images = self.config.pools[pool].images
-        if (self.root / images).is_file():
-            return iter(self._of_list(self.root / images, pool))
-        base = PurePosixPath(_fixed(images))
-        if str(base) == images.rstrip("/"):
-            paths = scan_tree(self.root / base, IMAGE_SUFFIXES)
+        places = self._places(pool)
+        base = _base(places)
+        seen: set[PurePosixPath] = set()
+        for place in places:
+            if (self.root / place).is_file():
+                found = self._of_list(self.root / place, pool)
+            else:
+                found = [
+                    (_stem(path.relative_to(base)), _Found(path, path.relative_to(base).parent, facts))
+                    for path, facts in self._scanned(place)
+                ]
+            yield from (one for one in found if one[1].path not in seen)
+            seen |= {one.path for _, one in found}
+
+    def _scanned(self, place: str) -> Iterator[tuple[PurePosixPath, FileFacts]]:
+        """The images of a folder or a glob, by their paths below the root."""
+        folder = PurePosixPath(_fixed(place))
+        if str(folder) == place.rstrip("/"):
+            found = scan_tree(self.root / folder, IMAGE_SUFFIXES)
         else:
-            inside = str(PurePosixPath(images).relative_to(base))
-            paths = scan_glob(self.root / base, inside, IMAGE_SUFFIXES)
-        return ((_stem(path), _Found(base / path, path.parent, facts)) for path, facts in paths)
+            inside = str(PurePosixPath(place).relative_to(folder))
+            found = scan_glob(self.root / folder, inside, IMAGE_SUFFIXES)
+        return ((folder / path, facts) for path, facts in found)
 
     def _share(self, pool: str) -> Iterator[tuple[str, _Found]]:
         """The listed images, or the part of them that the pool keeps; a mask that lies among them is no image."""
         described = self.config.pools[pool]
-        share, template = described.share, described.masks or ""
-        listed = sorted(self._listed(pool), key=_by_name)
-        if "{" in template:
-            masks = {self._mask(pool, image) for _, image in listed}
-            listed = [one for one in listed if one[1].path not in masks]
+        listed = sorted(((i, one) for i, one in self._listed(pool) if not self._is_mask(one.path)), key=_by_name)
+        if described.only_listed is not None:
+            listed = self._named(listed, described.only_listed, f"dataset.pools.{pool}.only_listed")
         if described.only_masked:
             listed = [one for one in listed if (self.root / self._mask(pool, one[1])).exists()]
-        if share is None:
+        if described.share is None:
             return iter(listed)
-        return iter(listed[round(share[0] * len(listed)) : round(share[1] * len(listed))])
+        first, last = described.share
+        return iter(listed[round(first * len(listed)) : round(last * len(listed))])
+
+    def _is_mask(self, path: PurePosixPath) -> bool:
+        """Whether a file is a mask of one of the pools: by a template what it gives, else what lies in the folder."""
+        return path in self._masks[0] or any(path.is_relative_to(folder) for folder in self._masks[1])
+
+    @cached_property
+    def _masks(self) -> tuple[frozenset[PurePosixPath], tuple[PurePosixPath, ...]]:
+        """The masks of all pools that templates give, and the folders of those that lie in one of their own."""
+        given: set[PurePosixPath] = set()
+        folders: set[PurePosixPath] = set()
+        for name, pool in self.config.pools.items():
+            if pool.masks is None:
+                continue
+            if "{" in pool.masks:
+                # What a mask's name would give is no mask: the images of a glob may hold both.
+                masks = {image.path: self._mask(name, image) for _, image in self._listed(name)}
+                given |= {mask for image, mask in masks.items() if mask != image}
+            elif not any(_is_below(place, pool.masks) for place in self._places(name)):
+                folders.add(PurePosixPath(pool.masks))
+        return frozenset(given), tuple(folders)
+
+    def _named(self, listed: list[tuple[str, _Found]], file: str, key: str) -> list[tuple[str, _Found]]:
+        """The images that a text file names."""
+        try:
+            lines = (self.root / file).read_text(encoding="utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.root / file} cannot be read: {error}", key=key) from None
+        names = [line.split("\t")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
+        known: dict[str, int] = {}
+        for index, (image_id, one) in enumerate(listed):
+            for name in (image_id, one.path.stem, one.path.name, str(one.path)):
+                known.setdefault(name, index)
+        chosen: set[int] = set()
+        for name in names:
+            # Lists of some data sets have an image and its mask, or its labels, in a line.
+            index_of = known.get(name, known.get(name.split(" ")[0].lstrip("/")))
+            if index_of is None:
+                raise InputError(f"{self.root / file} names {name!r}, which is no image of the pool", key=key)
+            chosen.add(index_of)
+        return [one for index, one in enumerate(listed) if index in chosen]
 
     def _of_list(self, file: AnyPath, pool: str) -> list[tuple[str, _Found]]:
         """The images that a list file names, a path a line (of several columns the first)."""
@@ -213,6 +279,17 @@ def _check_template(template: str | None, key: str) -> None:
         allowed = ", ".join(f"{{{name}}}" for name in _FIELDS)
         what = re.findall(r"\{[^{}]*\}?|\}", left)[0]
         raise InputError(f"{what} is not known", key=key, value=template, allowed=f"allowed: {allowed}")
+
+
+def _base(places: Sequence[str]) -> PurePosixPath:
+    """The folder that all places of a pool lie in, before their first wildcards."""
+    fixed = [PurePosixPath(_fixed(place)).parts for place in places]
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*fixed, strict=False))
+    return PurePosixPath(*(parts[0] for parts in shared))
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return PurePosixPath(path).is_relative_to(PurePosixPath(folder))
 
 
 def _fixed(images: str) -> str:

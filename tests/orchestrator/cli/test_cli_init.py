@@ -182,11 +182,14 @@ def test_masks_that_are_taken_for_pictures_are_noticed(command: "Commands", fold
     assert "truth/*.png look like masks, but no pictures go with them by name" in answer.err
     assert "# truth/*.png look like masks" in (folder / "experiment.yaml").read_text()
     checked = command("check", "experiment.yaml", FILTERS)
+    assert "train: 4 images" in checked.out, "what looks like masks is no picture"
+    everything = "dataset={name: folder, root: mine}"
+    checked = command("check", "experiment.yaml", FILTERS, everything)
     assert "train: 4 of 8 pictures have so few colours that they look like masks, as truth/x" in checked.out
     assert "names occur twice" not in checked.out
     for path in (folder / "mine" / "truth").iterdir():
         path.rename(folder / "mine" / path.name.removeprefix("x"))
-    checked = command("check", "experiment.yaml", FILTERS)
+    checked = command("check", "experiment.yaml", FILTERS, everything)
     assert "train: 4 names occur twice, as 0.jpg and 0.png: are some of them masks?" in checked.out
     pictures = command("check", "small.yaml", "dataset={name: folder, root: camvid/train}")
     assert "look like masks" not in pictures.out

@@ -145,7 +145,7 @@ def test_a_glob_finds_images_and_its_template_their_masks(tmp_path: Path) -> Non
     mine = described(tmp_path, pools=pools, classes=["a"])
     assert [entry.id for entry in mine.entries("train")] == ["aachen/left/0", "ulm/left/0"]
     assert mine.read_ground_truth("train", "ulm/left/0").shape == (4, 6)
-    assert len(mine.entries("raw")) == 4
+    assert len(mine.entries("raw")) == 2, "a mask of any pool is an image of none"
     assert not mine.labelled("raw")
 
 
@@ -276,3 +276,34 @@ def test_only_images_with_a_mask_are_kept_where_that_is_asked_for(camvid: Path) 
         described(camvid, pools={"train": {"images": "train", "only_masked": True}}, classes=NAMES)
     with pytest.raises(InputError, match="which is not there"):
         described(camvid, pools={"train": pool | {"masks": "elsewhere/{stem}.png", "only_masked": True}}, classes=NAMES)
+
+
+def test_a_pool_may_have_several_places_and_the_images_that_a_file_names(camvid: Path) -> None:
+    (camvid / "names.txt").write_text("0016_1\ntrain/0016_0.png trainannot/0016_0.png\n")
+    pools: dict[str, Any] = {
+        "all": {"images": ["train", "val", "train/*_1.png"]},
+        "named": {"images": "train", "masks": "trainannot", "only_listed": "names.txt"},
+    }
+    dataset = described(camvid, pools=pools, classes=[*NAMES, None])
+    assert [entry.id for entry in dataset.entries("all")] == [
+        "train/0016_0",
+        "train/0016_1",
+        "train/0016_2",
+        "val/0016_0",
+        "val/0016_1",
+    ]
+    assert dataset.image_path("all", "val/0016_1") == camvid / "val" / "0016_1.png"
+    assert [entry.id for entry in dataset.entries("named")] == ["0016_0", "0016_1"]
+    (camvid / "names.txt").write_text("0016_9\n")
+    with pytest.raises(InputError, match=r"names\.txt names '0016_9', which is no image of the pool"):
+        described(camvid, pools=pools, classes=[*NAMES, None]).entries("named")
+
+
+def test_masks_among_the_images_are_images_of_no_pool(camvid: Path) -> None:
+    pools = {
+        "unmasked": {"images": "."},
+        "folder": {"images": "train", "masks": "trainannot"},
+        "template": {"images": "val", "masks": "valannot/{stem}.png"},
+    }
+    dataset = described(camvid, pools=pools, classes=[*NAMES, None])
+    assert len(dataset.entries("unmasked")) == 5
