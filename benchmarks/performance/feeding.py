@@ -167,7 +167,8 @@ def draw(folder: Path, suffix: str, size: tuple[int, int], number: int) -> None:
         image = scenes.read_image("train", entry.id).astype(np.int16)
         image += np.random.default_rng(index).normal(0, 3, image.shape).astype(np.int16)
         pixels = Image.fromarray(image.clip(0, 255).astype(np.uint8))
-        pixels.save(folder / "images" / f"{index}.{suffix}", **({"quality": 95} if suffix == "jpg" else {}))
+        # Of a PNG the quality is no option.
+        pixels.save(folder / "images" / f"{index}.{suffix}", quality=95)
         Image.fromarray(scenes.read_ground_truth("train", entry.id)).save(folder / "masks" / f"{index}.png")
 
 
@@ -240,6 +241,7 @@ class PlainImages(torch.utils.data.Dataset[Any]):
 
     def __getitem__(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         sample = self.source.load(self.source.ids[index % len(self.source.ids)])
+        assert sample.labels is not None
         image = tv_tensors.Image(torch.from_numpy(sample.image.copy()).permute(2, 0, 1))
         mask = tv_tensors.Mask(torch.from_numpy(sample.labels.astype(np.int32))[None])
         made = [self.view(image, mask) for _ in range(self.views)]

@@ -50,7 +50,10 @@ class Actors:
             gpus = self.compute.gpus_per_worker if self.uses_gpus else 0.0
             claim = self.room.claim(SHARE, gpus)
             if claim is not None:
-                idle = Actor(start_extraction(gpus, None if self.room.has_one_machine else claim.machine.node), claim)
+                node = None if self.room.has_one_machine else claim.machine.node
+                # Beside a GPU its share of the machine's cores decodes and votes; without one every core has an actor.
+                helpers = int(claim.machine.cores * gpus / claim.machine.gpus) if gpus else 1
+                idle = Actor(start_extraction(gpus, node, max(1, helpers)), claim)
                 self.extractors.append(idle)
         if idle is None:
             idle = min(usable, key=lambda one: one.load, default=None)

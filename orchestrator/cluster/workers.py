@@ -45,12 +45,12 @@ class Report:
 class _Worker:
     """An actor that runs jobs one after the other and keeps its cache between them."""
 
-    def __init__(self, threads: int, process: str) -> None:
+    def __init__(self, threads: int, process: str, helpers: int = 1) -> None:
         import torch
 
         keep_freed_memory()
         torch.set_num_threads(threads)
-        self._cache = WorkerCache()
+        self._cache = WorkerCache(helpers)
         self._busy = GpuBusy(process)
 
     def run(self, job: Job) -> Report:
@@ -80,9 +80,12 @@ def extraction_request(gpus: float) -> ResourceRequest:
     return ResourceRequest("an extraction worker (compute.gpus_per_worker, compute.device)", 1, SHARE, gpus)
 
 
-def start_extraction(gpus: float, node: str | None) -> Any:
-    """A new extraction actor that reserves this share of a GPU, on a machine if one is named."""
-    return ExtractionWorker.options(num_cpus=SHARE, num_gpus=gpus, **_on(node)).remote(1, "extraction")
+def start_extraction(gpus: float, node: str | None, helpers: int) -> Any:
+    """A new extraction actor that reserves this share of a GPU, on a machine if one is named.
+
+    Its `helpers`, threads that keep a GPU fed, reserve nothing: they take what the machine's cores have to spare.
+    """
+    return ExtractionWorker.options(num_cpus=SHARE, num_gpus=gpus, **_on(node)).remote(1, "extraction", helpers)
 
 
 def start_clustering(gpus: float, threads: int, node: str | None) -> Any:

@@ -136,8 +136,8 @@ def _pools(root: Path, files: Sequence[PurePosixPath], pairing: Pairing) -> dict
     # Masks need not be kept out of a pool: what is a mask of any pool is an image of none.
     pictures = [path for path in files if path not in masks]
     if unmasked:
-        paired = {image for _, group in groups for image in group}
-        wanted = unmasked | {image for image in paired if split_of(image.parts[:-1]) in (None, "train")}
+        masked = {image for _, group in groups for image in group}
+        wanted = unmasked | {image for image in masked if split_of(image.parts[:-1]) in (None, "train")}
         pools["train"] = Pool(_places(wanted, pictures), len(wanted))
     if tests and "test" not in pools:
         pools["test"] = Pool(_places(tests, pictures), len(tests))

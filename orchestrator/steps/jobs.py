@@ -58,9 +58,13 @@ class ImageSlice:
 
 
 class WorkerCache:
-    """What a worker process keeps between jobs: one thing per kind, such as a loaded network or a sample matrix."""
+    """What a worker process keeps between jobs: one thing per kind, such as a loaded network or a sample matrix.
 
-    def __init__(self) -> None:
+    `helpers` is how many threads may decode and vote beside a device; 1: none but the process's own.
+    """
+
+    def __init__(self, helpers: int = 1) -> None:
+        self.helpers = helpers
         self._kept: dict[str, tuple[Any, Any]] = {}
 
     def keep(self, kind: str, name: Any, make: Callable[[], Kept]) -> Kept:

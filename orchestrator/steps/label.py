@@ -222,6 +222,7 @@ class LabelJob:
                     for target in missing
                 ],
                 cache.keep("extractor", self.extractor, lambda: load_extractor(self.extractor)),
+                cache.helpers,
             )
             for target, made in zip(missing, fresh, strict=True):
                 records[target.stream] = ledger.commit_shard(target.stream, digest, made)

@@ -142,17 +142,17 @@ class SampleJob:
         record = ledger.shard(self.stream, self.images.digest, origin)
         if record is None:
             # Here and below: what computes is imported by workers alone; the driver is spared torch.
-            from orchestrator.steps.feature_shards import load_extractor, sample_shard
+            from orchestrator.steps.feature_shards import ShardPlace, load_extractor, sample_shard
 
             record = sample_shard(
                 self.storage,
-                shard_path(self.stream, self.images.digest),
+                ShardPlace(shard_path(self.stream, self.images.digest), origin),
                 self.images,
                 self.source,
                 cache.keep("extractor", self.extractor, lambda: load_extractor(self.extractor)),
                 pixels_per_image=self.sampling.pixels_per_image,
                 seed=self.seed,
-                origin=origin,
+                helpers=cache.helpers,
             )
             record = ledger.commit_shard(self.stream, self.images.digest, record)
         return Outcome({self.stream: record}, device=torch_device(self.extractor.device).type)

@@ -77,10 +77,10 @@ def drive(execution: Execution, perform: Perform) -> list[Task]:
     return tasks
 
 
-def run(document: dict[str, Any], storage: Storage, until: Stage = "finetune") -> Ended:
+def run(document: dict[str, Any], storage: Storage, until: Stage = "finetune", helpers: int = 1) -> Ended:
     """Run an experiment for real, without Ray."""
     plan = make_plan(document, storage, write_listings=True, until=until)
-    cache = WorkerCache()
+    cache = WorkerCache(helpers)
 
     def perform(task: Task, steps: tuple[Step, ...]) -> Outcome:
         return steps[0].job(storage, steps, task.shard, "cpu").run(cache)
