@@ -14,7 +14,7 @@ from pathlib import Path
 
 from orchestrator import __version__
 from orchestrator.cli.streams import lenient_streams
-from orchestrator.execution.errors import OwnMachineLostError
+from orchestrator.execution.errors import HeadLostError, OwnMachineLostError
 from orchestrator.planning.budget import BudgetSpentError
 from workloads.errors import InputError
 from workloads.places import expanded
@@ -70,6 +70,12 @@ def _answer(options: argparse.Namespace) -> int:
     except OwnMachineLostError:
         print("lookbeyond: Ray has ended on this machine; the same command goes on from here", file=sys.stderr)
         return 1
+    except HeadLostError:
+        print("lookbeyond: the head of the Ray cluster has gone; the same command goes on from here", file=sys.stderr)
+        # Ray's threads still wait for it, and would end this process in their own time and words.
+        sys.stderr.flush()
+        sys.stdout.flush()
+        os._exit(1)
     except KeyboardInterrupt:
         print("lookbeyond: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -22,7 +22,7 @@ from orchestrator.cluster.room import Claim, Room, Workers
 from orchestrator.cluster.sharing import Sharing
 from orchestrator.cluster.waiting import Waiting
 from orchestrator.cluster.workers import SHARE, Report, start_alone, start_task
-from orchestrator.execution.errors import OwnMachineLostError
+from orchestrator.execution.errors import HeadLostError, OwnMachineLostError
 from orchestrator.execution.execution import Execution, Task
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.retries import Cause, Retries
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 # How often machines, leases and the work of other runs are looked at.
 _LOOK_SECONDS = 1.0
+# A head that keeps its state elsewhere may come back; Ray waits for a minute and then ends this process.
+_HEAD_SECONDS = 20.0
 # How long the loop waits for work to end: where trainings run, what they tell waits for no longer.
 _TURN_SECONDS = 1.0
 _TURN_SECONDS_WHEN_TRAINING = 0.2
@@ -99,12 +101,20 @@ class Runner:
         if time.monotonic() - self._looked < _LOOK_SECONDS:
             return
         self._looked = time.monotonic()
+        self._await_head()
         if not session.own_machine_is_up():
             # What is in flight waits for machines that Ray will not find any more.
             raise OwnMachineLostError
         self.room.update(session.nodes())
         self.sharing.look(execution)
         self.waiting.look(self._reasons() | self.sharing.reasons(execution))
+
+    def _await_head(self) -> None:
+        since = time.monotonic()
+        while not session.head_answers():
+            if time.monotonic() - since > _HEAD_SECONDS:
+                raise HeadLostError
+            time.sleep(_LOOK_SECONDS)
 
     def _reasons(self) -> dict[str, str]:
         """What waits at the moment, and what for."""

@@ -7,6 +7,7 @@ takes down somebody else's cluster, and a dashboard open to the network.
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -25,6 +26,7 @@ from workloads.errors import InputError
 # Tasks pass a few kilobytes through the object store; Ray's default would claim a third of the memory.
 _OBJECT_STORE_BYTES = 150_000_000
 _STARTS = 3
+_CONNECT_SECONDS = 2.0
 TOKEN_ADVICE = "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to the file that holds it (default ~/.ray/auth_token)"
 TOKEN_REFUSED = f"the cluster asks for a token and got none, or another; {TOKEN_ADVICE}"
 
@@ -62,6 +64,9 @@ def session(address: str | None, *, dashboard: bool, interruption: Interruption)
 
 
 def _leave() -> None:
+    if not head_answers():
+        # Its processes on this machine notice by themselves; to ask Ray to end them would take for ever.
+        return
     # Ray does so itself when a driver ends in good order. It was seen not to when one was interrupted while workers
     # waited for cores that were taken: on a cluster that stays up they would be reserved for ever.
     ray_private.remove_placement_groups_of_this_job()
@@ -138,6 +143,20 @@ def capacity(ever: Capacity | None) -> Capacity:
         if node["Alive"]
     ]
     return grown(now, ever) if ever else Capacity.fixed(now)
+
+
+def head_answers() -> bool:
+    """Whether the head of the cluster takes connections.
+
+    Asked of the head itself: what Ray is asked while it is gone comes back never, and after a minute Ray ends the
+    process that asks without a word that would help.
+    """
+    host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+    except OSError:
+        return False
+    return True
 
 
 def own_machine_is_up() -> bool:

@@ -3,3 +3,7 @@
 
 class OwnMachineLostError(Exception):
     """Ray has ended on the machine that drives the run: nothing can be handed out any more."""
+
+
+class HeadLostError(Exception):
+    """The head of the Ray cluster has gone: nothing that is asked of Ray comes back."""

