@@ -175,9 +175,9 @@ def _survey_pools(
         report.surveys.append(found)
         sizes = ", ".join(f"{height}x{width}" for (height, width), _ in found.sizes.most_common(3))
         more = f" and {counted(len(found.sizes) - 3, 'other size')}" if len(found.sizes) > 3 else ""
-        report.facts.append(
-            f"{dataset.name} {pool}: {counted(found.available, 'image')}, {found.examined} read, {sizes}{more}"
-        )
+        left_out = f"; {left} more are left out" if (left := dataset.left_out(pool)) else ""
+        images = f"{counted(found.available, 'image')}, {found.examined} read"
+        report.facts.append(f"{dataset.name} {pool}: {images}, {sizes}{more}{left_out}")
         for note, count in found.conversions.items():
             are = "is" if count == 1 else "are"
             report.warnings.append(f"{pool}: {counted(count, 'image')} {are} {note}, converted to 8-bit RGB")

@@ -153,6 +153,10 @@ class Dataset(ABC):
         """The SHA-256 by image of every file that was read since this was last asked for, by pool and kind."""
         return {}
 
+    def left_out(self, pool: str) -> int:
+        """Images of the pool's folder that its description leaves out."""
+        return 0
+
     def passed_over(self, pool: str) -> list[str]:
         """A line for each kind of file among the pool's images that is not read, and why."""
         del pool

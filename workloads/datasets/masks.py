@@ -133,6 +133,13 @@ class Masks(Described):
         """See `Dataset.passed_over`; a list file names what is read."""
         return [] if any((self.root / place).is_file() for place in self._places(pool)) else super().passed_over(pool)
 
+    def left_out(self, pool: str) -> int:
+        """Those without a mask, or that a file does not name; a share is another pool's rest."""
+        described = self.config.pools[pool]
+        if not described.only_masked and described.only_listed is None:
+            return 0
+        return len(self._pictures(pool)) - len(self._kept(pool))
+
     def labelled(self, pool: str) -> bool:
         """Whether the pool is described with masks."""
         return self.config.pools[pool].masks is not None
@@ -173,16 +180,21 @@ class Masks(Described):
 
     def _share(self, pool: str) -> Iterator[tuple[str, _Found]]:
         """The listed images, or the part of them that the pool keeps; a mask that lies among them is no image."""
-        described = self.config.pools[pool]
-        listed = sorted(((i, one) for i, one in self._listed(pool) if not self._is_mask(one.path)), key=_by_name)
+        kept, share = self._kept(pool), self.config.pools[pool].share
+        return iter(kept if share is None else kept[round(share[0] * len(kept)) : round(share[1] * len(kept))])
+
+    def _pictures(self, pool: str) -> list[tuple[str, _Found]]:
+        """All that is listed, in the order of ids."""
+        return sorted(((i, one) for i, one in self._listed(pool) if not self._is_mask(one.path)), key=_by_name)
+
+    def _kept(self, pool: str) -> list[tuple[str, _Found]]:
+        """What is listed, named and masked as the pool wants it."""
+        described, kept = self.config.pools[pool], self._pictures(pool)
         if described.only_listed is not None:
-            listed = self._named(listed, described.only_listed, f"dataset.pools.{pool}.only_listed")
+            kept = self._named(kept, described.only_listed, f"dataset.pools.{pool}.only_listed")
         if described.only_masked:
-            listed = [one for one in listed if (self.root / self._mask(pool, one[1])).exists()]
-        if described.share is None:
-            return iter(listed)
-        first, last = described.share
-        return iter(listed[round(first * len(listed)) : round(last * len(listed))])
+            kept = [one for one in kept if (self.root / self._mask(pool, one[1])).exists()]
+        return kept
 
     def _is_mask(self, path: PurePosixPath) -> bool:
         """Whether a file is a mask of one of the pools: by a template what it gives, else what lies in the folder."""

@@ -63,6 +63,17 @@ def test_a_fine_tuning_costs_its_labelled_images_and_not_those_it_is_judged_on(
     assert costs.seconds_by_kind["finetune"] == 3 * 12
 
 
+def test_joint_training_costs_its_two_views_as_well(tiny: dict[str, Any], storage: Storage) -> None:
+    """A view of a labelled image and two as large of an unlabelled one: three times the steps of the network."""
+    document = {key: value for key, value in tiny.items() if key != "grid"} | {"pretrain": None}
+    document |= {"finetune": {"recipe": "small", "steps": 1000, "evaluation_multi_scale": None}}
+    seconds = []
+    for part in ({}, {"joint": {"weight": 0.1}}):
+        plan = make_plan(document | part, storage, write_listings=False)
+        seconds.append(estimate(plan, storage, Assumptions(rates={})).seconds_by_kind["finetune"])
+    assert 2.5 < seconds[1] / seconds[0] < 3.2
+
+
 def test_gpu_work_without_a_gpu_has_no_end(tiny: dict[str, Any], storage: Storage) -> None:
     capacity = Capacity.fixed([Machines(2, 8)])
     assert estimate(make_plan(tiny, storage, write_listings=False), storage, GIVEN, capacity).wall_seconds is None
