@@ -1,7 +1,7 @@
 """Images per second that reach a device which takes no time, by cores, format of the files and kind of training.
 
 The loop of a real training job is asked for its batches and nothing is done with them. The job is confined to so many
-cores and loads with as many processes, as beside a GPU. Images are drawn scenes of 1024x2048 with noise, as PNG and as
+cores and loads with as many threads, as beside a GPU. Images are drawn scenes of 1024x2048 with noise, as PNG and as
 JPEG, with masks; labels are those of a `lookbeyond run`. The plain pipeline is what torchvision's own transforms make:
 `v2` on an image and its mask (resize, rotate, crop, flip, colours), one after another, for both views, in a DataLoader
 of as many processes on the same cores.
@@ -194,7 +194,7 @@ def measure(job: TrainingJob, kind: str, suffix: str, cores: int, batches: int) 
 def ours(job: TrainingJob, cores: int, batches: int) -> float:
     """Images a second of the training's own loop."""
     confine(cores)
-    loop = job.build(DistributedContext(Machine(loader_processes=cores), SingleProcess(), None))
+    loop = job.build(DistributedContext(Machine(loader_threads=cores), SingleProcess(), None))
     steps = loop.batches(range(10**6))
     rate = timed(iter(steps.next, None), loop.config.batch_size, cores * loop.machine.prefetch, batches)
     steps.close()

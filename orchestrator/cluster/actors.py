@@ -22,6 +22,9 @@ from workloads.devices import MPS
 # One job runs on an actor while the next one waits at its door, so that no actor idles for a round trip.
 _QUEUED_PER_ACTOR = 2
 
+# Each holds a decoded picture or two; a GPU is fed by fewer.
+_MOST_HELPERS = 16
+
 
 @dataclass(eq=False)
 class Actor:
@@ -53,7 +56,7 @@ class Actors:
                 node = None if self.room.has_one_machine else claim.machine.node
                 # Beside a GPU its share of the machine's cores decodes and votes; without one every core has an actor.
                 helpers = int(claim.machine.cores * gpus / claim.machine.gpus) if gpus else 1
-                idle = Actor(start_extraction(gpus, node, max(1, helpers)), claim)
+                idle = Actor(start_extraction(gpus, node, min(max(1, helpers), _MOST_HELPERS)), claim)
                 self.extractors.append(idle)
         if idle is None:
             idle = min(usable, key=lambda one: one.load, default=None)

@@ -83,7 +83,7 @@ def extraction_request(gpus: float) -> ResourceRequest:
 def start_extraction(gpus: float, node: str | None, helpers: int) -> Any:
     """A new extraction actor that reserves this share of a GPU, on a machine if one is named.
 
-    Its `helpers`, threads that keep a GPU fed, reserve nothing: they take what the machine's cores have to spare.
+    Its `helpers`, threads that keep a GPU fed, reserve no core: what else runs on the machine shares these with them.
     """
     return ExtractionWorker.options(num_cpus=SHARE, num_gpus=gpus, **_on(node)).remote(1, "extraction", helpers)
 

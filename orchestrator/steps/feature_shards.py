@@ -88,13 +88,14 @@ def sample_shard(
     """
     begun = time.perf_counter()
     writer = ShardWriter(sample_schema(extractor.channels), compression=None)
-    for image_id, picture, features in _features(storage, images, source, extractor, helpers, writer):
-        del picture
-        cells = features.shape[1] * features.shape[2]
-        order = generator(seed, "sample", source.pool, image_id).permutation(cells)
-        chosen = order[:pixels_per_image]
-        taken = features.reshape(features.shape[0], cells)[:, torch.from_numpy(chosen).to(features.device)]
-        writer.add(sample_batch(image_id, chosen, taken.T.contiguous().cpu().numpy()))
+    with _Helpers(helpers) as pool:
+        for image_id, picture, features in _features(storage, images, source, extractor, pool, writer):
+            del picture
+            cells = features.shape[1] * features.shape[2]
+            order = generator(seed, "sample", source.pool, image_id).permutation(cells)
+            chosen = order[:pixels_per_image]
+            taken = features.reshape(features.shape[0], cells)[:, torch.from_numpy(chosen).to(features.device)]
+            writer.add(sample_batch(image_id, chosen, taken.T.contiguous().cpu().numpy()))
     source.leave_contents(storage)
     return writer.write(storage, place.path, time.perf_counter() - begun, place.origin)
 
@@ -135,7 +136,7 @@ def label_shard(
         for paths in {one.superpixel_paths for one in labellings}
     }
     with _Helpers(helpers) as pool:
-        for image_id, picture, features in _features(storage, images, source, extractor, helpers, *writers):
+        for image_id, picture, features in _features(storage, images, source, extractor, pool, *writers):
             size = (picture.shape[0], picture.shape[1])
             for model_path in dict.fromkeys(one.model_path for one in labellings):
                 clusters = _scorer(storage, model_path, str(features.device))
@@ -192,10 +193,13 @@ class _Helpers:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        while self._made and kind is None:
-            self._use()
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
+        try:
+            while self._made and kind is None:
+                self._use()
+        finally:
+            self._made.clear()
+            if self._pool is not None:
+                self._pool.shutdown(cancel_futures=True)
 
     def then(self, use: Callable[[Any], object], make: Callable[[], Any]) -> None:
         """Have something made, and used by this thread some time later."""
@@ -207,10 +211,11 @@ class _Helpers:
             self._use()
 
     def map(self, make: Callable[[str], Any], names: Sequence[str], ahead: int) -> Iterator[Any]:
-        """What is made of each name, in order, at most so many `ahead`."""
+        """What is made of each name, in order, at most so many `ahead`, or one for each helper."""
         if self._pool is None:
             yield from map(make, names)
             return
+        ahead = max(ahead, self._most // 2)
         coming = deque(self._pool.submit(make, name) for name in names[:ahead])
         for name in names[ahead:]:
             made = coming.popleft().result()
@@ -229,7 +234,7 @@ def _features(
     images: ImageSlice,
     source: Source,
     extractor: Extractor,
-    helpers: int,
+    pool: _Helpers,
     *writers: ShardWriter,
 ) -> Iterator[tuple[str, np.ndarray, torch.Tensor]]:
     """Image id, picture (H, W, 3) and features (D, h, w) of every usable image; the others are quarantined."""
@@ -248,17 +253,16 @@ def _features(
         return BrokenImageError(image_id, f"{height}x{width} pixels; {needed}")
 
     size = extractor.config.batch_size
-    with _Helpers(helpers) as pool:
-        read_ones = zip(names, pool.map(read, names, ahead=2 * max(size, helpers)), strict=True)
-        while batch_of := dict(islice(read_ones, size)):
-            pictures: dict[str, np.ndarray] = {}
-            for image_id, found in batch_of.items():
-                if isinstance(found, BrokenImageError):
-                    for writer in writers:
-                        writer.quarantine(image_id, found.reason)
-                else:
-                    pictures[image_id] = found
-            yield from _of_batch(pictures, extractor)
+    read_ones = zip(names, pool.map(read, names, ahead=2 * size), strict=True)
+    while batch_of := dict(islice(read_ones, size)):
+        pictures: dict[str, np.ndarray] = {}
+        for image_id, found in batch_of.items():
+            if isinstance(found, BrokenImageError):
+                for writer in writers:
+                    writer.quarantine(image_id, found.reason)
+            else:
+                pictures[image_id] = found
+        yield from _of_batch(pictures, extractor)
 
 
 def _of_batch(pictures: dict[str, np.ndarray], extractor: Extractor) -> Iterator[tuple[str, np.ndarray, torch.Tensor]]:

@@ -1,20 +1,21 @@
 """Which images a step takes, and their batches made ahead of time.
 
 The images of a run are a stream of seeded permutations, one per epoch, cut into batches. The next batches are made
-while a step computes: by a thread where the step computes on the processor itself, by processes of torch's `DataLoader`
-beside a device of its own. What a batch holds depends on its step alone, so it is the same whoever makes it.
+while a step computes: by one thread where the step computes on the processor itself, by several beside a device of its
+own. What a batch holds depends on its step alone, so it is the same whoever makes it.
 """
 
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 
 from workloads.errors import InputError
 from workloads.seeding import generator
@@ -107,15 +108,22 @@ def stacked(samples: Sequence[Batch]) -> Batch:
 
 
 class Prefetcher:
-    """Batches made by a background thread, a few steps ahead."""
+    """Batches made by a background thread, a few steps ahead; `close_makers` ends what it has them from."""
 
-    def __init__(self, make: Callable[[int], Batch], steps: range, ahead: int) -> None:
+    def __init__(
+        self,
+        make: Callable[[int], Batch],
+        steps: range,
+        ahead: int,
+        close_makers: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._close_makers = close_makers
         self._queue: queue.Queue[tuple[Batch | None, BaseException | None]] = queue.Queue(maxsize=max(1, ahead))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(make, steps), name="batches", daemon=True)
         self._thread.start()
 
-    def _fill(self, make: Callable[[int], Any], steps: range) -> None:
+    def _fill(self, make: Callable[[int], Batch], steps: range) -> None:
         # Each thread has its own team of OpenMP workers. With a second team there are more of these than cores, and
         # those of the training then sleep after every operation instead of waiting for the next.
         torch.set_num_threads(1)
@@ -145,80 +153,39 @@ class Prefetcher:
     def close(self) -> None:
         """See `Batches.close`."""
         self._stop.set()
+        self._close_makers()
         self._thread.join(timeout=10)
 
 
-class LoaderProcesses:
-    """Batches made by processes of a `DataLoader`, each a whole batch at a time, `ahead` of them by each process.
+class LoaderThreads:
+    """Batches whose samples are made by several threads, those of the next `ahead` batches at once.
 
-    `make` gives the sample at a place of the batch of a step. The processes are forked, since importing torch anew
-    takes longer than many a step, and never touch the device.
+    `make` gives the sample at a place of the batch of a step. Threads and not the processes of torch's `DataLoader`:
+    decoding and augmenting leave the interpreter's lock, a forked process hangs on the first read from a bucket, and
+    what it notes of the content of files is lost with it.
     """
 
     def __init__(
-        self,
-        make: Callable[[int, int], Batch],
-        steps: range,
-        share: int,
-        *,
-        processes: int,
-        ahead: int,
-        pinned: bool,
+        self, make: Callable[[int, int], Batch], steps: range, share: int, *, threads: int, ahead: int
     ) -> None:
-        loader: DataLoader[Any] = DataLoader(
-            _Samples(make),
-            batch_sampler=_Places(steps, share),
-            collate_fn=_stacked_or_error,
-            num_workers=processes,
-            prefetch_factor=ahead,
-            pin_memory=pinned,
-            multiprocessing_context="fork",
-        )
-        self._batches: Any = iter(loader)
+        self._make, self._share = make, share
+        self._left = iter(steps)
+        self._pool = ThreadPoolExecutor(threads, "samples", lambda: torch.set_num_threads(1))
+        self._coming: deque[list[Future[Batch]]] = deque()
+        for _ in range(ahead):
+            self._begin()
+
+    def _begin(self) -> None:
+        step = next(self._left, None)
+        if step is not None:
+            self._coming.append([self._pool.submit(self._make, step, place) for place in range(self._share)])
 
     def next(self) -> Batch:
         """See `Batches.next`."""
-        made: Batch | BaseException = next(self._batches)
-        if isinstance(made, BaseException):
-            raise made
-        return made
+        samples = self._coming.popleft()
+        self._begin()
+        return stacked([sample.result() for sample in samples])
 
     def close(self) -> None:
         """See `Batches.close`."""
-        # A DataLoader has no other way: its processes end when nobody holds its iterator.
-        self._batches = None
-
-
-class _Places:
-    """The places of each step's batch, as a sampler of batches gives them."""
-
-    def __init__(self, steps: range, share: int) -> None:
-        self._steps, self._share = steps, share
-
-    def __len__(self) -> int:
-        return len(self._steps)
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        return ([(step, place) for place in range(self._share)] for step in self._steps)
-
-
-class _Samples(Dataset[Any]):
-    """Samples by (step, place); an error is handed over whole, since a DataLoader would make its type another."""
-
-    def __init__(self, make: Callable[[int, int], Batch]) -> None:
-        self._make = make
-
-    def __getitem__(self, place: tuple[int, int]) -> Batch | Exception:
-        try:
-            return self._make(*place)
-        except Exception as error:
-            return error
-
-
-def _stacked_or_error(samples: Sequence[Batch | Exception]) -> Batch | Exception:
-    made: list[Batch] = []
-    for sample in samples:
-        if isinstance(sample, Exception):
-            return sample
-        made.append(sample)
-    return stacked(made)
+        self._pool.shutdown(cancel_futures=True)

@@ -30,7 +30,7 @@ from workloads.seeding import generator, stable_hash
 from workloads.training.batches import (
     Batch,
     Batches,
-    LoaderProcesses,
+    LoaderThreads,
     Order,
     Prefetcher,
     Sample,
@@ -59,18 +59,18 @@ class Machine:
     """How a run is executed; none of it decides what is computed beyond the last bits and the dropout masks.
 
     Masks are drawn in the order of memory, so the layout changes which activations are dropped. `prefetch` is in
-    batches, of each of the `loader_processes` that decode and augment; with none of these a thread does.
+    batches; `loader_threads` decode and augment.
     """
 
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     channels_last: bool = True
     prefetch: int = 3
-    loader_processes: int = 0
+    loader_threads: int = 1
 
     @classmethod
     def of(cls, device: torch.device, cores: int) -> "Machine":
         """The machine of a worker with so many cores: beside a GPU all but one of them load, on a CPU they compute."""
-        return cls(device=device, loader_processes=cores - 1 if device.type == "cuda" else 0)
+        return cls(device=device, loader_threads=1 if device.type == "cpu" else max(1, cores - 1))
 
 
 class Objective(nn.Module, ABC):
@@ -91,7 +91,7 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def inputs(self, sample: Sample, slot: Slot) -> Batch:
-        """The tensors of one slot, without the batch dimension; called in a thread or process of its own."""
+        """The tensors of one slot, without the batch dimension; called in a background thread."""
 
     def after_step(self, progress: float) -> None:
         """Called after each optimiser step; `progress` is the share of the run done, for momentum networks."""
@@ -228,19 +228,19 @@ class Loop:
 
     def batches(self, steps: range) -> Batches:
         """Batches of the steps, of this worker's share, made ahead of time; whoever asks for them closes them."""
-        if self.machine.loader_processes:
-            return LoaderProcesses(
-                self._sample,
+        if self.machine.loader_threads == 1:
+            return Prefetcher(
+                lambda step: self._pinned(stacked([self._sample(step, place) for place in range(self._share)])),
                 steps,
-                self._share,
-                processes=self.machine.loader_processes,
-                ahead=self.machine.prefetch,
-                pinned=self._on_gpu,
+                self.machine.prefetch,
             )
-        return Prefetcher(self._whole_batch, steps, self.machine.prefetch)
+        threads = LoaderThreads(
+            self._sample, steps, self._share, threads=self.machine.loader_threads, ahead=self.machine.prefetch
+        )
+        # Stacked and pinned by a thread of its own, beside the steps.
+        return Prefetcher(lambda _: self._pinned(threads.next()), steps, self.machine.prefetch, threads.close)
 
-    def _whole_batch(self, step: int) -> Batch:
-        batch = stacked([self._sample(step, place) for place in range(self._share)])
+    def _pinned(self, batch: Batch) -> Batch:
         return {name: tensor.pin_memory() for name, tensor in batch.items()} if self._on_gpu else batch
 
     @property
@@ -275,7 +275,7 @@ class Loop:
         self, batches: Batches, stop: int, report_every: int, between: Callable[[], None] | None
     ) -> Iterator[StepReport]:
         began, waited, first = time.perf_counter(), 0.0, self.step
-        watch = WaitWatch(self.machine.loader_processes)
+        watch = WaitWatch(self.machine.loader_threads)
         while self.step < stop:
             asked = time.perf_counter()
             batch = batches.next()
@@ -370,11 +370,11 @@ class Loop:
 class WaitWatch:
     """Warns, once, of a device that waits for its batches for much of the time.
 
-    The first `WATCHED_STEPS`, in which processes start, are left out; the next ones decide.
+    The first `WATCHED_STEPS`, in which queues fill, are left out; the next ones decide.
     """
 
-    def __init__(self, loader_processes: int) -> None:
-        self._loading = counted(max(1, loader_processes), "process", "processes")
+    def __init__(self, loader_threads: int) -> None:
+        self._loading = "1 thread that loads" if loader_threads == 1 else f"{loader_threads} threads that load"
         self._steps = 0
         self._waited = self._spent = 0.0
 
@@ -386,7 +386,7 @@ class WaitWatch:
             self._spent += spent
         if self._steps == 2 * WATCHED_STEPS and self._waited > MUCH_WAITING * self._spent:
             logger.warning(
-                "the device waits for its images %.0f %% of the time, with %s that load them; more cores for a worker "
+                "the device waits for its images %.0f %% of the time, with %s them; more cores for a worker "
                 "(compute.train_cores) help, and so do images that are stored smaller or as JPEG",
                 100 * self._waited / self._spent,
                 self._loading,

@@ -1,5 +1,6 @@
 """Threads that decode and vote beside a device: they change when things are made, and nothing of what."""
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -71,3 +72,5 @@ def test_an_error_in_a_helper_is_the_jobs_own(pictures: Path, tmp_path: Path, mo
     document = EXPERIMENT | {"dataset": {"name": "folder", "root": str(pictures)}}
     ended = run(document, Storage(str(tmp_path / "storage")), helpers=3)
     assert {step.kind for step in ended.failed} == {"label"}
+    assert "the vote failed" in str(next(iter(ended.execution.failed.values())))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("helper")]
