@@ -144,12 +144,12 @@ def _check_training(dataset: Dataset, trained: list[str], val: str, report: Chec
         return
     scored = {str(dataset.image_path(val, one.id)) for one in dataset.entries(val)}
     for pool in dict.fromkeys(trained):
-        if pool in dataset.pools and pool != val:
+        if pool in dataset.pools:
             both = [one.id for one in dataset.entries(pool) if str(dataset.image_path(pool, one.id)) in scored]
             if both:
-                are = "image is" if len(both) == 1 else "images are"
+                where = f"in {pool} and in {val}" if pool != val else f"in {pool}, which is trained on and scored"
                 report.warnings.append(
-                    f"{len(both)} {are} in {pool} and in {val}, as {both[0]}: scores are of what was trained on"
+                    f"{counted(len(both), 'image')} {where}, as {both[0]}: scores are of what was trained on"
                 )
 
 
@@ -176,8 +176,8 @@ def _survey_pools(
         sizes = ", ".join(f"{height}x{width}" for (height, width), _ in found.sizes.most_common(3))
         more = f" and {counted(len(found.sizes) - 3, 'other size')}" if len(found.sizes) > 3 else ""
         left_out = f"; {left} more are left out" if (left := dataset.left_out(pool)) else ""
-        images = f"{counted(found.available, 'image')}, {found.examined} read"
-        report.facts.append(f"{dataset.name} {pool}: {images}, {sizes}{more}{left_out}")
+        seen = f"{counted(found.available, 'image')}, {found.examined} read"
+        report.facts.append(f"{dataset.name} {pool}: {seen}, {sizes}{more}{left_out}")
         for note, count in found.conversions.items():
             are = "is" if count == 1 else "are"
             report.warnings.append(f"{pool}: {counted(count, 'image')} {are} {note}, converted to 8-bit RGB")

@@ -4,26 +4,23 @@ Every picture that was found is in a pool, or it is said that it is in none. Whe
 them are the pool `train`, for auxiliary labels and pre-training, and those with masks are `labelled`, for fine-tuning.
 """
 
-import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from orchestrator.planning.looks import MaskValues, count_values, spread
 from orchestrator.planning.pairing import (
-    MaskValues,
     Paired,
     Pairing,
-    Rule,
-    count_values,
     find_pairs,
     split_of,
-    spread,
 )
-from workloads.bucket_paths import matches
+from orchestrator.planning.pool_places import MANY_PLACES, Pool, describe, places_of
 from workloads.datasets.classes import read_classes
 from workloads.datasets.decode import IMAGE_SUFFIXES, needs_scaling, picture_size
 from workloads.datasets.files import scan_tree
+from workloads.datasets.masks import Masks, MasksConfig, PoolConfig
 from workloads.errors import InputError
 from workloads.formats import counted
 
@@ -31,22 +28,8 @@ LABELLED = "labelled"
 """The pool of those images of `train` that have a mask, where not all have one."""
 
 HELD_OUT = 0.8
-# A pool of more places is a list that nobody reads.
-_PLACES = 4
 _LISTS = {"train": ("train.txt",), "val": ("val.txt", "valid.txt"), "test": ("test.txt",)}
 _NAMED_IN_A_LIST = 0.9
-
-
-@dataclass
-class Pool:
-    """A pool as an experiment describes it, and how many images it has."""
-
-    images: list[str]
-    count: int
-    masks: str | None = None
-    only_masked: bool = False
-    only_listed: str | None = None
-    share: tuple[float, float] | None = None
 
 
 @dataclass
@@ -87,43 +70,107 @@ def propose(root: Path) -> Proposal:
     files = [path for path, _ in scan_tree(root, IMAGE_SUFFIXES)]
     if not files:
         raise InputError(f"{root} holds no image; names of images end in {', '.join(IMAGE_SUFFIXES)}", key="FOLDER")
+    awkward = next(
+        (path for path in files if set("*?[]{}") & set(str(path.parent)) or not str(path).isprintable()), None
+    )
+    if awkward is not None:
+        allowed = "rename the folder: in a description * ? [ ] { } stand for other names, and a name is one line"
+        raise InputError(f"{root} holds {str(awkward)!r}", key="FOLDER", allowed=allowed)
     pairing = find_pairs(root, files)
     if not pairing.paired and not pairing.pictures:
         pairing = Pairing([], pairing.lone_masks, [])
-    pools = _pools(root, files, pairing)
     masks = [mask for one in pairing.paired for mask in one.masks.values()]
     images = [image for one in pairing.paired for image in one.masks] + pairing.pictures
     found = Proposal(
         root=root,
-        pools=pools,
+        pools={},
         values=count_values(root, sorted(masks)) if masks else None,
         suffixes=Counter(path.suffix.lower() for path in images),
         sizes=Counter(size for path in spread(images) if (size := picture_size(root / path)) is not None),
         deep=any(needs_scaling((root / path).read_bytes()) for path in spread(images)),
     )
+    groups = _by_split(pairing)
+    lists = _split_lists(root, groups[0][1]) if len(groups) == 1 else {}
+    try:
+        found.pools = _pools(files, pairing, groups, lists)
+        opened = _opened(found, images)
+    except InputError as error:
+        # Lists that name other files than there are.
+        found.pools = _pools(files, pairing, groups, {})
+        opened = [f"{error}; the lists are left aside", *_opened(found, images)]
     if masks:
-        _hold_out(pools)
         _name_classes(found)
-    found.notes = list(_notes(found, pairing, files))
+    found.notes = [*_notes(found, pairing, files), *opened]
     return found
 
 
-def _pools(root: Path, files: Sequence[PurePosixPath], pairing: Pairing) -> dict[str, Pool]:
-    pools: dict[str, Pool] = {}
-    groups: list[tuple[Paired, dict[PurePosixPath, PurePosixPath]]] = []
+def _opened(found: Proposal, images: Sequence[PurePosixPath]) -> list[str]:
+    """What a data set of these pools makes of the files: names cannot always tell them apart. Mends the counts.
+
+    Raises
+    ------
+    InputError
+        No data set can be opened so.
+    """
+    notes = []
+    pools = {
+        name: PoolConfig(
+            images=tuple(pool.images),
+            masks=pool.masks,
+            only_masked=pool.only_masked,
+            only_listed=pool.only_listed,
+            share=pool.share,
+        )
+        for name, pool in found.pools.items()
+    }
+    dataset = Masks(found.root, MasksConfig(pools=pools, classes=["any"]))
+    entries = {name: [dataset.image_path(name, one.id) for one in dataset.entries(name)] for name in pools}
+    for name, paths in entries.items():
+        if len(paths) != found.pools[name].count:
+            seemed = found.pools[name].count
+            notes.append(f"pool {name} holds {counted(len(paths), 'file')}, where {seemed} seemed to belong there")
+            found.pools[name].count = len(paths)
+    held = {str(path) for paths in entries.values() for path in paths}
+    left = [path for path in images if str(found.root / path) not in held]
+    if left:
+        are = "is" if len(left) == 1 else "are"
+        notes.append(f"{counted(len(left), 'picture')}, as {left[0]}, {are} in no pool")
+    for name in ("train", LABELLED):
+        both = set(map(str, entries.get(name, ()))) & set(map(str, entries.get("val", ())))
+        if both and found.pools[name].masks and found.pools[name].count > 1:
+            are = "is" if len(both) == 1 else "are"
+            notes.append(f"{counted(len(both), 'image')} of val, as {min(both)}, {are} in {name}, too")
+    return notes
+
+
+Group = tuple[Paired, dict[PurePosixPath, PurePosixPath]]
+
+
+def _by_split(pairing: Pairing) -> list[Group]:
+    """The images of each rule with their masks, by split."""
+    groups: list[Group] = []
     for paired in pairing.paired:
         by_split: dict[str, dict[PurePosixPath, PurePosixPath]] = defaultdict(dict)
         for image, mask in paired.masks.items():
             by_split[split_of(image.parts[:-1]) or "train"][image] = mask
         groups += [(paired, group) for _, group in sorted(by_split.items())]
-    lists = _split_lists(root, groups[0][1]) if len(groups) == 1 else {}
+    return groups
+
+
+def _pools(
+    files: Sequence[PurePosixPath], pairing: Pairing, groups: Sequence[Group], lists: Mapping[str, tuple[str, int]]
+) -> dict[str, Pool]:
+    pools: dict[str, Pool] = {}
     masks = {mask for paired in pairing.paired for mask in paired.masks.values()}
     spare = set(pairing.pictures)
     tests = {path for path in spare if split_of(path.parts[:-1]) == "test"}
     unmasked = spare - tests
+    if not groups and not unmasked:
+        # All of it lies in a folder called so: it is what there is.
+        unmasked, tests = tests, set()
     for paired, group in groups:
         split = split_of(next(iter(group)).parts[:-1]) or "train"
-        for described, of in _describe(paired.rule, group, files, masks, spare):
+        for described, of in describe(paired.rule, group, files, masks, spare):
             # All images of train are for auxiliary labels, those with a mask for fine-tuning, too.
             name = LABELLED if split == "train" and unmasked else split
             if lists:
@@ -138,9 +185,11 @@ def _pools(root: Path, files: Sequence[PurePosixPath], pairing: Pairing) -> dict
     if unmasked:
         masked = {image for _, group in groups for image in group}
         wanted = unmasked | {image for image in masked if split_of(image.parts[:-1]) in (None, "train")}
-        pools["train"] = Pool(_places(wanted, pictures), len(wanted))
+        pools["train"] = Pool(places_of(wanted, pictures), len(wanted))
     if tests and "test" not in pools:
-        pools["test"] = Pool(_places(tests, pictures), len(tests))
+        pools["test"] = Pool(places_of(tests, pictures), len(tests))
+    if groups:
+        _hold_out(pools)
     order = {"train": 0, LABELLED: 1, "val": 3, "test": 4}
     return dict(sorted(pools.items(), key=lambda one: order.get(one[0], 2)))
 
@@ -148,86 +197,6 @@ def _pools(root: Path, files: Sequence[PurePosixPath], pairing: Pairing) -> dict
 def _free(name: str, taken: Iterable[str]) -> str:
     used = set(taken)
     return name if name not in used else next(f"{name}{n}" for n in range(2, 10_000) if f"{name}{n}" not in used)
-
-
-def _describe(
-    rule: Rule,
-    group: dict[PurePosixPath, PurePosixPath],
-    files: Sequence[PurePosixPath],
-    masks: set[PurePosixPath],
-    spare: set[PurePosixPath],
-) -> Iterator[tuple[Pool, dict[PurePosixPath, PurePosixPath]]]:
-    """Pools that describe the images of a rule with their masks: one, or one for each folder that one cannot hold."""
-    base = _shared(group)
-    if (template := _template(rule, base, group)) is None:
-        parts: dict[PurePosixPath, dict[PurePosixPath, PurePosixPath]] = defaultdict(dict)
-        for image, mask in group.items():
-            parts[PurePosixPath(*image.parts[: len(base.parts) + 1])][image] = mask
-        for part in parts.values():
-            yield from _describe(rule, part, files, masks, spare)
-        return
-    # Images beside them that have no mask are left out by asking for one.
-    others = [path for path in files if path.is_relative_to(base) and path not in group and path not in masks]
-    if all(path in spare for path in others):
-        images = str(base)
-    else:
-        deep = any(image.parent != base for image in group)
-        images = f"{base}/{'**/' if deep else ''}*{rule.end}".removeprefix("./")
-    yield Pool([images], len(group), template, only_masked=any(path in spare for path in others)), group
-
-
-def _shared(paths: Iterable[PurePosixPath]) -> PurePosixPath:
-    """The deepest folder that holds all of the files."""
-    return PurePosixPath(os.path.commonpath([str(path.parent) for path in paths]) or ".")
-
-
-def _template(rule: Rule, base: PurePosixPath, group: dict[PurePosixPath, PurePosixPath]) -> str | None:
-    """The path of a mask as a template of its image's, where one serves for all."""
-    if rule.mask_end != rule.end and rule.mask_end.startswith(rule.end):
-        name = f"{{name}}{rule.mask_end.removeprefix(rule.end)}"
-    else:
-        inner = rule.end.rpartition(".")[0]
-        name = f"{{stem{f'-{inner}' if inner else ''}}}{rule.mask_end}"
-    inside = {image: image.parent.relative_to(base) for image in group}
-    folders = {_without(mask.parent, inside[image]) for image, mask in group.items()}
-    if len(folders) == 1 and (folder := next(iter(folders))) is not None:
-        deep = "" if all(one == PurePosixPath() for one in inside.values()) else "{inside}/"
-        return f"{folder}/{deep}{name}".removeprefix("./")
-    beside = {os.path.relpath(mask.parent, image.parent) for image, mask in group.items()}
-    return f"{{parent}}/{next(iter(beside))}/{name}".replace("/./", "/") if len(beside) == 1 else None
-
-
-def _without(folder: PurePosixPath, inside: PurePosixPath) -> PurePosixPath | None:
-    """The folder that another begins with, whose end is known."""
-    if inside == PurePosixPath():
-        return folder
-    kept = len(folder.parts) - len(inside.parts)
-    return PurePosixPath(*folder.parts[:kept]) if kept >= 0 and folder.parts[kept:] == inside.parts else None
-
-
-def _places(wanted: set[PurePosixPath], files: Sequence[PurePosixPath]) -> list[str]:
-    """Folders and globs that hold the wanted files and, as far as names allow, none of the others."""
-    base = _shared(wanted)
-    inside = [path for path in files if path.is_relative_to(base)]
-    if all(path in wanted for path in inside):
-        return [str(base)]
-    below: dict[str, list[PurePosixPath]] = defaultdict(list)
-    for path in inside:
-        parts = path.relative_to(base).parts
-        below[parts[0] if len(parts) > 1 else f"*{path.suffix}"].append(path)
-    found: list[str] = []
-    for name, ones in sorted(below.items()):
-        theirs = {path for path in ones if path in wanted}
-        if theirs and (len(theirs) == len(ones) or name.startswith("*.")):
-            found.append(f"{base}/{name}".removeprefix("./"))
-        elif theirs:
-            found += _places(theirs, ones)
-    if len(found) > _PLACES:
-        tails = {PurePosixPath(place).relative_to(base).parts[1:] for place in found}
-        pattern = "/".join(("*", *next(iter(tails)), "**", "*"))
-        if len(tails) == 1 and {path for path in inside if matches(path.relative_to(base), pattern)} == wanted:
-            return [f"{base}/{pattern}".removeprefix("./")]
-    return found
 
 
 def _split_lists(root: Path, group: dict[PurePosixPath, PurePosixPath]) -> dict[str, tuple[str, int]]:
@@ -258,8 +227,11 @@ def _hold_out(pools: dict[str, Pool]) -> None:
 
     A folder that calls all of its images by another split has none for training; they are what there is to train on.
     """
+    masked = [name for name, pool in pools.items() if pool.masks]
+    if masked == ["test"] and "train" in pools:
+        pools["val"] = pools.pop("test")
     if "train" not in pools:
-        first = next(name for name, pool in pools.items() if pool.masks)
+        first = min((name for name, pool in pools.items() if pool.masks), key=lambda name: (name == "test", name))
         renamed = {"train" if name == first else name: pool for name, pool in pools.items()}
         pools.clear()
         pools |= renamed
@@ -304,6 +276,11 @@ def _notes(found: Proposal, pairing: Pairing, files: Sequence[PurePosixPath]) ->
         if paired.rivals:
             others = ", ".join(str(rival) for rival in paired.rivals[:3])
             yield f"images have other masks beside {paired.rule}, and one is read: {others} are left aside"
+        if paired.companions:
+            yield (
+                f"{counted(len(paired.companions), 'picture')}, as {paired.companions[0]}, would go with the masks of "
+                f"{next(iter(paired.masks))} and its like, and one image a mask is read: they are left aside"
+            )
     if pairing.lone_masks:
         yield from _about_lone_masks(found, pairing)
     if found.values is not None:
@@ -313,11 +290,7 @@ def _notes(found: Proposal, pairing: Pairing, files: Sequence[PurePosixPath]) ->
     unused = [name for name in found.pools if name not in ("train", LABELLED, "val", "test")]
     if unused:
         yield f"nothing uses {', '.join(unused)}: dataset.pool and dataset.val name what is"
-    tests = [path for path in pairing.pictures if split_of(path.parts[:-1]) == "test"]
-    if tests and found.pools.get("test", Pool([], 0)).masks:
-        are = "is" if len(tests) == 1 else "are"
-        yield f"{counted(len(tests), 'picture')} without a mask, as {tests[0]}, {are} in no pool"
-    if any(len(pool.images) > _PLACES for pool in found.pools.values()):
+    if any(len(pool.images) > MANY_PLACES for pool in found.pools.values()):
         yield "a pool has many places; it may be simpler to move its images to a folder of their own"
     if not pairing.paired and (notes := [path for path, _ in scan_tree(found.root, (".json",))]):
         yield f"annotations in JSON, as {notes[0]}, are not read; masks have to be made of them"

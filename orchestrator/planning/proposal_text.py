@@ -1,5 +1,7 @@
 """The experiment file of a proposal: what was seen and what is to be decided as comments beside the keys."""
 
+import json
+
 from orchestrator.planning.proposal import HELD_OUT, LABELLED, Proposal
 from workloads.formats import counted
 
@@ -150,4 +152,4 @@ _LABELS = (
 def _quoted(text: str) -> str:
     plain = all(sign.isalnum() or sign in " ._/-" for sign in text) and text[:1].isalpha() and text[-1:] != " "
     reserved = text.lower() in ("yes", "no", "on", "off", "true", "false", "null", "y", "n")
-    return text if plain and not reserved else '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return text if plain and not reserved else json.dumps(text, ensure_ascii=False)

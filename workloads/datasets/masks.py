@@ -8,6 +8,7 @@ image's id is its path below the pool's folder without its suffix. Masks are ind
 
 import os
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class PoolConfig(HashedConfig, tag="MaskPoolConfig"):
         "{parent} its folder below the root, {inside} its folder below the pool's; {stem-_left} leaves out an end",
     )
     only_masked: bool = Field(
-        False, description="keep the images whose mask is there; false: an image without one is a broken file"
+        False, description="keep the images whose mask is there; false: an image without one is an error"
     )
     only_listed: str | None = Field(
         None,
@@ -74,6 +75,9 @@ class MasksConfig(DescribedConfig, tag="MasksConfig"):
 
     name: Literal["masks"] = Field("masks", description="any folders of images and masks, by description")
     pools: dict[str, PoolConfig] = Field(min_length=1, description="pools by the names that they are given here")
+
+
+_LISTING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -122,12 +126,15 @@ class Masks(Described):
 
     def image_path(self, pool: str, image_id: str) -> AnyPath:
         """The file that was listed."""
-        found = self._by_id.setdefault(pool, {})
-        if not found:
-            found.update(self._listed(pool))
-        if image_id not in found:
+        # Threads that read side by side wait for the first of them to list the pool.
+        with _LISTING:
+            if pool not in self._by_id:
+                # Of an image and its mask of one stem in one folder only the image has an id.
+                self._by_id[pool] = dict(self._pictures(pool))
+        found = self._by_id[pool].get(image_id)
+        if found is None:
             raise BrokenImageError(image_id, "the file is missing")
-        return self.root / found[image_id].path
+        return self.root / found.path
 
     def passed_over(self, pool: str) -> list[str]:
         """See `Dataset.passed_over`; a list file names what is read."""
@@ -209,7 +216,7 @@ class Masks(Described):
             if pool.masks is None:
                 continue
             if "{" in pool.masks:
-                # What a mask's name would give is no mask: the images of a glob may hold both.
+                # A template that gives an image itself, as that of a mask among the images may, names no mask.
                 masks = {image.path: self._mask(name, image) for _, image in self._listed(name)}
                 given |= {mask for image, mask in masks.items() if mask != image}
             elif not any(_is_below(place, pool.masks) for place in self._places(name)):
@@ -223,17 +230,18 @@ class Masks(Described):
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"{self.root / file} cannot be read: {error}", key=key) from None
         names = [line.split("\t")[0].strip() for line in lines if line.strip() and not line.startswith("#")]
-        known: dict[str, int] = {}
-        for index, (image_id, one) in enumerate(listed):
-            for name in (image_id, one.path.stem, one.path.name, str(one.path)):
-                known.setdefault(name, index)
+        known = _names_of(listed)
         chosen: set[int] = set()
         for name in names:
             # Lists of some data sets have an image and its mask, or its labels, in a line.
-            index_of = known.get(name, known.get(name.split(" ")[0].lstrip("/")))
-            if index_of is None:
-                raise InputError(f"{self.root / file} names {name!r}, which is no image of the pool", key=key)
-            chosen.add(index_of)
+            first = name.split(" ")[0].lstrip("/")
+            beside = str(PurePosixPath(file).parent / first)
+            one = next((one for one in (name, first, beside) if one in known), None)
+            indices = known[one] if one is not None else []
+            if len(indices) != 1:
+                which = "which is no image of the pool" if not indices else f"which {len(indices)} images are called"
+                raise InputError(f"{self.root / file} names {name!r}, {which}", key=key)
+            chosen.update(indices)
         return [one for index, one in enumerate(listed) if index in chosen]
 
     def _of_list(self, file: AnyPath, pool: str) -> list[tuple[str, _Found]]:
@@ -272,13 +280,14 @@ class Masks(Described):
 
     def _require_masks(self, pool: str) -> None:
         """Refuse a template that finds no mask of the first images: it is wrong, and not the files."""
-        masks = self.config.pools[pool].masks
-        listed = sorted(self._listed(pool), key=_by_name)
-        first = listed if self.config.pools[pool].only_masked else listed[:TRIED]
-        tried = [(image, self._mask(pool, image)) for _, image in first]
-        if tried and not any((self.root / mask).exists() for _, mask in tried):
-            image, mask = tried[0]
-            raise missing(repr(masks), image.path, self.root / mask, f"dataset.pools.{pool}.masks", masks)
+        described = self.config.pools[pool]
+        masks, listed = described.masks, sorted(self._listed(pool), key=_by_name)
+        first = listed if described.only_masked else listed[:TRIED]
+        # A generator: of many images whose first has a mask one is looked for.
+        if listed and not any((self.root / self._mask(pool, image)).exists() for _, image in first):
+            image = listed[0][1]
+            looked_for = self.root / self._mask(pool, image)
+            raise missing(repr(masks), image.path, looked_for, f"dataset.pools.{pool}.masks", masks)
 
 
 def _by_name(listed: tuple[str, _Found]) -> str:
@@ -291,6 +300,17 @@ def _check_template(template: str | None, key: str) -> None:
         allowed = ", ".join(f"{{{name}}}" for name in _FIELDS)
         what = re.findall(r"\{[^{}]*\}?|\}", left)[0]
         raise InputError(f"{what} is not known", key=key, value=template, allowed=f"allowed: {allowed}")
+
+
+def _names_of(listed: Sequence[tuple[str, _Found]]) -> dict[str, list[int]]:
+    """Places in a listing by what an image may be called: its id, or else its path, its file's name, or the stem."""
+    known: dict[str, list[int]] = {image_id: [index] for index, (image_id, _) in enumerate(listed)}
+    for called in (lambda one: str(one.path), lambda one: one.path.name, lambda one: one.path.stem):
+        more: dict[str, list[int]] = {}
+        for index, (_, one) in enumerate(listed):
+            more.setdefault(called(one), []).append(index)
+        known = more | known
+    return known
 
 
 def _base(places: Sequence[str]) -> PurePosixPath:
