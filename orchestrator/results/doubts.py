@@ -78,8 +78,11 @@ def _losing(plan: Plan, cells: Sequence[CellResult]) -> list[str]:
         ours, theirs = _spread(group), _spread(baseline)
         if ours is not None and theirs is not None and ours.mean < theirs.mean:
             other = baseline[0].model_copy(update={"values": without_seeds(baseline[0].values)})
+            # As of the best: what two standard errors allow is no difference.
+            noise = ours.difference_error(theirs)
+            verdict = "harms" if noise is None or theirs.mean - ours.mean > 2 * noise else "does not help"
             lines.append(
-                f"pre-training harms: {describe(own, named)} has {MIOU.heading} {ours.text(MIOU.digits)}, the same "
+                f"pre-training {verdict}: {describe(own, named)} has {MIOU.heading} {ours.text(MIOU.digits)}, the same "
                 f"without it ({describe(other, named)}) {theirs.text(MIOU.digits)}"
             )
     return lines

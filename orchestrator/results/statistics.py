@@ -27,6 +27,12 @@ class Spread:
             return None
         return Spread(statistics.fmean(known), statistics.stdev(known) if len(known) > 1 else None, len(known))
 
+    def difference_error(self, other: "Spread") -> float | None:
+        """The standard error of the difference of both means; None where one of them was not repeated."""
+        if self.deviation is None or other.deviation is None:
+            return None
+        return math.sqrt(self.deviation**2 / self.count + other.deviation**2 / other.count)
+
     def text(self, digits: int) -> str:
         """``23.00 ± 1.20``; what is the same in every repeat has no spread to speak of."""
         mean = figure(self.mean, digits)

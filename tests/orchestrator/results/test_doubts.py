@@ -72,6 +72,21 @@ def test_a_row_that_loses_to_the_same_row_without_pre_training_is_named(rows: di
     ]
 
 
+@pytest.mark.parametrize(("apart", "verdict"), [(1.0, "does not help"), (20.0, "harms")])
+def test_a_difference_that_repeats_do_not_tell_from_chance_is_no_harm(
+    apart: float, verdict: str, rows: dict[str, Any], storage: Storage
+) -> None:
+    """Two seeds each, two points apart: the standard error of the difference is 1.41."""
+    plan = make_plan(rows | {"grid": {"finetune.seed": [0, 1]}}, storage, write_listings=False)
+    _trained(plan, storage, {"ours": 40.0 - apart, "random": 40.0, "moco": 50.0}, FALLING)
+    for step in plan.steps.values():
+        if step.kind == "finetune":
+            number = plan.users(step.key)[0].cell.values["finetune.seed"]
+            plan.done[step.key].results["miou"] += 2.0 * number - 1.0
+    (line,) = _doubts(plan, storage)
+    assert line.startswith(f"pre-training {verdict}: ours")
+
+
 def test_a_row_that_wins_is_not_compared_with_one_of_other_weights(rows: dict[str, Any], storage: Storage) -> None:
     plan = make_plan(rows, storage, write_listings=False)
     _trained(plan, storage, {"ours": 36.8, "random": 19.3, "moco": 50.0}, FALLING)
