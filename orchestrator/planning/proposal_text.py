@@ -114,11 +114,11 @@ def _training(found: Proposal) -> list[str]:
     epochs = _PRETRAIN_EPOCHS * found.pools["train"].count / _BATCH
     steps = f", steps: {_LEAST_STEPS}" if epochs < _LEAST_STEPS else ""
     return [
-        "# A network for two cores, fine-tuned on the masks from the ImageNet weights; `lookbeyond plan` says how long",
-        "# that takes. Whether it gains by pre-training on the labels is to be tried: with the next line, and without",
-        "# `init` and `weights` in `finetune`.",
-        f"# pretrain: {{recipe: small{steps}, {_FIRST_WEIGHTS}, {_NETWORK}}}",
-        f"finetune: {{recipe: small{pool}, {_FIRST_WEIGHTS}, {_NETWORK}}}",
+        "# A network for two cores. It begins with the ImageNet weights, learns to tell the labels apart, and is then",
+        "# fine-tuned on the masks; `lookbeyond plan` says how long that takes. To save time, delete `pretrain` and",
+        f"# put  {_FIRST_WEIGHTS}  into `finetune`.",
+        f"pretrain: {{recipe: small{steps}, {_FIRST_WEIGHTS}, {_NETWORK}}}",
+        f"finetune: {{recipe: small{pool}, {_NETWORK}}}",
     ]
 
 

@@ -150,10 +150,11 @@ def simulation(storage: Storage, monkeypatch: pytest.MonkeyPatch) -> Simulation:
         monkeypatch.setattr(module.ray, "kill", made.kill)
     monkeypatch.setattr(runner, "start_task", lambda job, share, node: made.begin(job, node))
     monkeypatch.setattr(runner, "start_alone", lambda job, cores, gpus, node: made.begin(job, f"{node}, alone"))
-    monkeypatch.setattr(actors, "start_extraction", lambda gpus, node: made.actor(node))
+    monkeypatch.setattr(actors, "start_extraction", lambda gpus, node, helpers: made.actor(node))
     monkeypatch.setattr(actors, "start_clustering", lambda gpus, threads, node: made.actor(node))
     monkeypatch.setattr(runner.session, "nodes", lambda: NODES)
     monkeypatch.setattr(runner.session, "own_machine_is_up", lambda: True)
+    monkeypatch.setattr(runner.session, "head_answers", lambda: True)
 
     def sleep(seconds: float) -> None:
         made.clock += seconds
