@@ -141,7 +141,7 @@ def prepare(folder: Path, suffix: str, options: argparse.Namespace) -> dict[str,
         # What is made of an image is decided by views and crops; the network only has to be there.
         "pretrain": {"recipe": "cityscapes", "epochs": 4000, "batch_size": 8, "segmentor": NETWORK},
     }
-    document["dataset"] |= {"classes": classes}
+    document["dataset"] |= {"classes": classes, "ignore": [255]}
     experiment = folder / "experiment.yaml"
     experiment.write_text(json.dumps(document))
     storage = Storage(str(folder / "storage"))
@@ -208,8 +208,8 @@ def plain(job: TrainingJob, cores: int, batches: int) -> float:
     views = 2 if isinstance(loop.objective, PixelContrast) else 1
     images, size = PlainImages(loop.source, loop.objective.views, views), loop.config.batch_size
     loader = torch.utils.data.DataLoader(images, batch_size=size, num_workers=cores, prefetch_factor=1)
-    # It takes several times as long, so half as many are enough.
-    return timed(iter(loader), size, cores, max(1, batches // 2))
+    # It takes several times as long, so half as many are enough; whole rounds, since its processes end theirs together.
+    return timed(iter(loader), size, cores, cores * max(2, batches // (2 * cores)))
 
 
 def confine(cores: int) -> None:
