@@ -15,7 +15,7 @@ from typing import BinaryIO, NamedTuple, TypeAlias, cast
 from workloads.buckets import SCHEMES, BucketReader, ObjectFacts, Ranges
 from workloads.errors import InputError
 from workloads.places import expanded
-from workloads.retries import retry
+from workloads.storage_retries import retry
 
 
 class ObjectStat(NamedTuple):

@@ -1,8 +1,8 @@
 """Reading the objects of a bucket on s3:// or gs://: what data sets need of it, and what a storage adds writing to.
 
-Requests that meet a hiccup are repeated here at once; longer outages are for `workloads.retries`. Credentials, region
-and endpoint come from the usual variables and roles, never from the URI. The failure this guards against: a secret in a
-log, and a refusal that is waited for as if it would pass.
+Requests that meet a hiccup are repeated here at once; longer outages are for `workloads.storage_retries`. Credentials,
+region and endpoint come from the usual variables and roles, never from the URI. The failure this guards against: a
+secret in a log, and a refusal that is waited for as if it would pass.
 """
 
 import errno

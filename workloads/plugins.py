@@ -12,11 +12,11 @@ from typing import Any
 
 from workloads.errors import InputError
 
-DATASETS = "lookbeyond.datasets"
+DATASETS_GROUP = "lookbeyond.datasets"
 """Subclasses of `workloads.datasets.base.Dataset` with a `config_type`, called with the root and the configuration."""
-EXTRACTORS = "lookbeyond.extractors"
+EXTRACTORS_GROUP = "lookbeyond.extractors"
 """Functions that give a network without weights and the name of its default layer."""
-SEGMENTORS = "lookbeyond.segmentors"
+SEGMENTORS_GROUP = "lookbeyond.segmentors"
 """Backbones: modules that give `Stages`, with the `channels` of both stages."""
 
 _LOG = logging.getLogger("lookbeyond.plugins")

@@ -164,7 +164,7 @@ def plan(options: Namespace) -> int:
         console.print(f"cost of the work by the prices given: {costs.money:.2f} {costs.currency}")
     if len(made.cells) > 1:
         console.print(f"each cell from scratch would take {costs.times_alone:.2f} times the work of all together")
-    for line in (*changed(made), *short_pools(made), *made.doubts):
+    for line in (*changed(made), *short_pools(made), *made.warnings):
         console.print(line, style="yellow", markup=False)
     _print_errors(made, console)
     return 0

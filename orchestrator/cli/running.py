@@ -29,7 +29,7 @@ from orchestrator.results.stability import with_stability
 from orchestrator.results.tensorboard import show_sheets
 from orchestrator.spec.merging import set_key
 from orchestrator.spec.naming import describe
-from orchestrator.storage.room import full_disks
+from orchestrator.storage.disk_space import full_disks
 from orchestrator.storage.store import Storage, StorageFullError
 from workloads.datasets import open_dataset
 from workloads.errors import InputError
@@ -101,7 +101,7 @@ def carry_out(documents: Sequence[dict[str, Any]], options: Namespace) -> list[R
         _select(made, options.select_best)
     with Progress() as progress:
         progress.say(f"{made.name}: {size_of_plan(made)}, {len(made.pending)} to run")
-        for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made), *made.doubts):
+        for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made), *made.warnings):
             progress.note(line)
         ended = _run_pending(made, storage, progress, options)
     return [_outcome(plan.alone(), cached, ended, started, storage) for plan in made.experiments]

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from orchestrator.storage.room import full_disks
+from orchestrator.storage.disk_space import full_disks
 from workloads.errors import InputError
 
 # A socket's path has at most 107 bytes, of which Ray's own folders and names take up to 68.

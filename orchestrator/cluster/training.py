@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 DRIVER_CORES = 0.0001
 
 # Ray puts the drivers of many trainings on one machine, and a worker must still find a whole core beside them all.
-MOST_DRIVERS = 100
+DRIVERS_ON_A_MACHINE = 100
 
 # A worker waits for Train to take its report, and Train asks every half second.
 _POLL_SECONDS = 0.5
@@ -127,7 +127,7 @@ class Scale:
     def worker_resources(self) -> dict[str, float]:
         """What Ray reserves for a worker."""
         # The drivers' cores come out of the machine's whole ones: a worker asks for a little less.
-        return {"CPU": self.cores - MOST_DRIVERS * DRIVER_CORES} | ({"GPU": 1} if self.uses_gpus else {})
+        return {"CPU": self.cores - DRIVERS_ON_A_MACHINE * DRIVER_CORES} | ({"GPU": 1} if self.uses_gpus else {})
 
 
 def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) -> None:

@@ -1,4 +1,4 @@
-"""The trainings of a run: which of them run, how far they are, and what their ends mean.
+"""The trainings that were granted: how far they are, and what their ends mean. `runner` and `room` decide how many.
 
 The model: a training step is an item as all others are. It is granted once there is room for it, becomes a trial of the
 one Tune run beside the loop, and at its end the ledger is asked what became of it: what is done is done, what is half

@@ -33,6 +33,8 @@ TUNE = "tune"
 _STOPPED = ".stopped.json"
 _SEEN = "seen-"
 _UNFINISHED = ".part"
+_ATTEMPT_BYTES = 6
+_ATTEMPT = re.compile(rf"({SHARDS}|{MODELS})/.+-[0-9a-f]{{{2 * _ATTEMPT_BYTES}}}\.\w+", re.ASCII)
 _DATA = re.compile(rf"({SHARDS}|{MODELS})(/\w[\w.-]*)+", re.ASCII)
 
 
@@ -58,12 +60,12 @@ def record_path(stream: str, digest: str) -> str:
 
 def shard_path(stream: str, digest: str) -> str:
     """A new file for one attempt at a shard."""
-    return f"{stream_folder(stream)}/{short(digest)}-{secrets.token_hex(6)}.arrow"
+    return f"{stream_folder(stream)}/{short(digest)}-{secrets.token_hex(_ATTEMPT_BYTES)}.arrow"
 
 
 def model_path(key: str, suffix: str) -> str:
     """A new file for one attempt at a step without shards."""
-    return f"{MODELS}/{short(key)}-{secrets.token_hex(6)}.{suffix}"
+    return f"{MODELS}/{short(key)}-{secrets.token_hex(_ATTEMPT_BYTES)}.{suffix}"
 
 
 def data_path(path: str) -> str:
@@ -89,9 +91,7 @@ def is_model(path: str) -> bool:
 
 def is_attempt(path: str) -> bool:
     """Whether a file counts only where it is named: an attempt at a shard or model, or at any file on a path."""
-    return path.endswith(_UNFINISHED) or (
-        path.startswith((f"{SHARDS}/", f"{MODELS}/")) and path.endswith((".arrow", ".pt"))
-    )
+    return path.endswith(_UNFINISHED) or _ATTEMPT.fullmatch(path) is not None
 
 
 def listing_path(digest: str) -> str:

@@ -107,7 +107,7 @@ def check_experiment(document: dict[str, Any], storage: Storage, images: int) ->
         report.problems.extend(map(str, error.each))
         return _without_repeats(report)
     planned = made.cells
-    report.warnings.extend(made.doubts)
+    report.warnings.extend(made.warnings)
     report.problems.extend(str(cell.error) for cell in planned if cell.error)
     report.problems.extend(map(str, unfit_weights(planned).values()))
     _try_extractors(planned, datasets, report)

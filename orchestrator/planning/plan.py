@@ -68,9 +68,9 @@ class Plan:
         return [step for step in self.steps.values() if step.key not in self.done and step.key not in self.skipped]
 
     @property
-    def doubts(self) -> list[str]:
+    def warnings(self) -> list[str]:
         """What is likely to be a mistake in the steps that are to be run, each once."""
-        return list(dict.fromkeys(line for step in self.pending for line in step.doubts))
+        return list(dict.fromkeys(line for step in self.pending for line in step.warnings))
 
     def users(self, key: str) -> list[PlannedCell]:
         """The cells that need a step."""

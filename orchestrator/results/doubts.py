@@ -80,10 +80,11 @@ def _losing(plan: Plan, cells: Sequence[CellResult]) -> list[str]:
             other = baseline[0].model_copy(update={"values": without_seeds(baseline[0].values)})
             # As of the best: what two standard errors allow is no difference.
             noise = ours.difference_error(theirs)
-            verdict = "harms" if noise is None or theirs.mean - ours.mean > 2 * noise else "does not help"
+            harms = noise is None or theirs.mean - ours.mean > 2 * noise
+            verdict = "pre-training harms" if harms else "pre-training does not help"
             lines.append(
-                f"pre-training {verdict}: {describe(own, named)} has {MIOU.heading} {ours.text(MIOU.digits)}, the same "
-                f"without it ({describe(other, named)}) {theirs.text(MIOU.digits)}"
+                f"{verdict}: {describe(own, named)} has {MIOU.heading} {ours.text(MIOU.digits)}, the same without it "
+                f"({describe(other, named)}) {theirs.text(MIOU.digits)}"
             )
     return lines
 

@@ -138,7 +138,7 @@ class Compute(RuntimeConfig):
     gpus_per_worker: float = Field(1.0, gt=0, le=1, description="share of a GPU that an extraction worker takes")
     shard_images: int = Field(16, ge=1, description="images per shard; a multiple of labels.extractor.batch_size")
     quarantine_limit: float = Field(0.01, ge=0, le=1, description="share of broken images beyond which a step fails")
-    lost_worker_retries: int = Field(20, ge=0, description="times one shard is tried again after its machine was lost")
+    lost_worker_retries: int = Field(20, ge=0, description="times one shard is tried again after its worker was lost")
     error_retries: int = Field(1, ge=0, description="times one shard is tried again after an error in the work itself")
     train_workers: int = Field(1, ge=1, description="workers of one training run; they split its batch")
     train_cores: int | None = Field(None, ge=1, description="cores of one training worker; null for all of a machine")

@@ -10,7 +10,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any
 
-import workloads.networks.weight_files
+import workloads.networks.weight_identity
 from workloads.configs.recipes import RECIPES
 from workloads.errors import InputError
 
@@ -35,7 +35,7 @@ def resolved(document: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def weights_identity(arch: str, weights: str | None) -> str:
-    """See `workloads.networks.weight_files.weights_identity`; a name whose place is not given is refused by that name.
+    """See `workloads.networks.weight_identity.weights_identity`; a name without its place is refused by that name.
 
     Raises:
         InputError: as there, and for a name without a place.
@@ -47,7 +47,7 @@ def weights_identity(arch: str, weights: str | None) -> str:
             value=weights,
             allowed=f"give weights.{weights.removeprefix(_MARK)}=FILE, the path or URL of a checkpoint",
         )
-    return workloads.networks.weight_files.weights_identity(arch, weights)
+    return workloads.networks.weight_identity.weights_identity(arch, weights)
 
 
 def _filled(value: Any, place: str, weights: Mapping[str, Any], dataset: Any) -> Any:

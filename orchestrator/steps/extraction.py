@@ -11,7 +11,7 @@ from orchestrator.steps.step import Step
 from orchestrator.storage.store import Storage
 from workloads.configs.extraction import ExtractorConfig
 from workloads.costs.work import Work, extraction
-from workloads.networks.weight_files import travelling_name
+from workloads.networks.weight_identity import travelling_name
 
 
 @dataclass(frozen=True)

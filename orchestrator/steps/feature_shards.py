@@ -34,6 +34,7 @@ from orchestrator.ledger.shards import (
 from orchestrator.steps.extraction import ExtractorSource
 from orchestrator.steps.jobs import ImageSlice, Source
 from orchestrator.storage.store import Storage
+from workloads.ahead import made_ahead
 from workloads.devices import torch_device
 from workloads.errors import BrokenImageError, InputError
 from workloads.features.extractors import Extractor, build_extractor
@@ -215,14 +216,7 @@ class _Helpers:
         if self._pool is None:
             yield from map(make, names)
             return
-        ahead = max(ahead, self._most // 2)
-        coming = deque(self._pool.submit(make, name) for name in names[:ahead])
-        for name in names[ahead:]:
-            made = coming.popleft().result()
-            coming.append(self._pool.submit(make, name))
-            yield made
-        while coming:
-            yield coming.popleft().result()
+        yield from made_ahead(self._pool, make, names, max(ahead, self._most // 2))
 
     def _use(self) -> None:
         use, made = self._made.popleft()

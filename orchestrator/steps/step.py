@@ -241,7 +241,7 @@ class Step(ABC):
         return 0
 
     @property
-    def doubts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """What is likely to be a mistake in what it is asked for."""
         return ()
 

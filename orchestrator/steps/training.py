@@ -15,7 +15,7 @@ from workloads.configs.networks import Initialisation, imagenet_weights
 from workloads.configs.training import OptimiserConfig
 from workloads.errors import InputError
 from workloads.formats import counted
-from workloads.networks.weight_files import travelling_name
+from workloads.networks.weight_identity import travelling_name
 
 if TYPE_CHECKING:
     from workloads.training.collectives import Workers
@@ -121,7 +121,7 @@ class TrainingStep(Step):
         """The optimiser."""
 
     @property
-    def doubts(self) -> tuple[str, ...]:
+    def warnings(self) -> tuple[str, ...]:
         """A warm-up that leaves little of the training: what works on thousands of images is long for sixty."""
         warmup, steps = self.optimiser.warmup_steps, self.total_steps
         if 2 * warmup < steps:

@@ -26,7 +26,7 @@ from orchestrator.storage.folders import Folder
 from workloads.errors import InputError
 from workloads.own_output import is_unused, mark
 from workloads.places import expanded
-from workloads.retries import StorageUnavailableError, retry
+from workloads.storage_retries import StorageUnavailableError, retry
 
 __all__ = ["FileFacts", "Storage", "StorageFullError", "StorageUnavailableError"]
 

@@ -14,11 +14,11 @@ from PIL import Image
 from pydantic import TypeAdapter
 from support.s3_server import S3Server
 
-from workloads import retries
+from workloads import storage_retries
 from workloads.bucket_paths import BucketPath, matches
 from workloads.datasets import Dataset, DatasetConfig, open_dataset
 from workloads.errors import InputError
-from workloads.retries import RetryPolicy
+from workloads.storage_retries import RetryPolicy
 
 CLASSES = {7: "road", 9: "sky"}
 
@@ -121,7 +121,7 @@ def test_a_table_on_this_machine_names_images_and_masks_in_buckets(mine: Path, b
 def test_a_directory_is_asked_for_once_and_an_outage_is_waited_for(
     mine: Path, bucket: str, s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retries, "POLICY", RetryPolicy(seconds=30, first_pause=0.01, longest_pause=0.05))
+    monkeypatch.setattr(storage_retries, "POLICY", RetryPolicy(seconds=30, first_pause=0.01, longest_pause=0.05))
     there = opened(upload(mine, bucket, "mine"), **WAYS["folders"])
     entries = there.entries("train")
     for entry in entries:

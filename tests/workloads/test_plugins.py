@@ -36,9 +36,9 @@ def added(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     (tmp_path / "their_plugins.py").write_text(CODE)
     monkeypatch.syspath_prepend(str(tmp_path))
     found = [
-        EntryPoint("tiny", "their_plugins:Tiny", plugins.SEGMENTORS),
-        EntryPoint("broken", "their_missing_module:Net", plugins.SEGMENTORS),
-        EntryPoint("broken", "their_missing_module:net", plugins.EXTRACTORS),
+        EntryPoint("tiny", "their_plugins:Tiny", plugins.SEGMENTORS_GROUP),
+        EntryPoint("broken", "their_missing_module:Net", plugins.SEGMENTORS_GROUP),
+        EntryPoint("broken", "their_missing_module:net", plugins.EXTRACTORS_GROUP),
     ]
     monkeypatch.setattr(plugins, "entry_points", lambda group: [one for one in found if one.group == group])
     for cached in (plugins._found, plugins.plugin):
@@ -65,7 +65,7 @@ def test_a_backbone_of_a_package_is_part_of_a_network(added: None) -> None:
 
 
 def test_a_broken_one_is_left_out_and_named_where_it_is_used(added: None, caplog: pytest.LogCaptureFixture) -> None:
-    assert list(plugins.loaded(plugins.SEGMENTORS)) == ["tiny"]
+    assert list(plugins.loaded(plugins.SEGMENTORS_GROUP)) == ["tiny"]
     said = r"plug-in 'broken' of package their_missing_module \(.*Net\) cannot be loaded: ModuleNotFound"
     with pytest.raises(InputError, match=said):
         build_segmentor(SegmentorConfig(backbone="broken"), num_classes=3)

@@ -8,13 +8,13 @@ from pydantic import AfterValidator, Field, model_validator
 from workloads.configs.base import LATER, HashedConfig
 from workloads.configs.networks import TIMM, TIMM_NAME, SegmentorConfig
 from workloads.errors import InputError
-from workloads.plugins import EXTRACTORS, plugin_names
+from workloads.plugins import EXTRACTORS_GROUP, plugin_names
 
 Arch = Literal["filters", "mobilenet_v2", "resnet18", "resnet50", "vgg19", "deeplabv3_resnet50", "segmentor"]
 
 
 def _known(arch: str) -> str:
-    names = (*get_args(Arch), *plugin_names(EXTRACTORS))
+    names = (*get_args(Arch), *plugin_names(EXTRACTORS_GROUP))
     if arch not in names and re.fullmatch(TIMM_NAME, arch) is None:
         allowed = f"allowed: {', '.join(names)}, or {TIMM}NAME for any network of timm's"
         raise InputError(value=arch, allowed=allowed)

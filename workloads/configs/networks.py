@@ -7,7 +7,7 @@ from pydantic import AfterValidator, Field
 
 from workloads.configs.base import HashedConfig
 from workloads.errors import InputError
-from workloads.plugins import SEGMENTORS, plugin_names
+from workloads.plugins import SEGMENTORS_GROUP, plugin_names
 
 Backbone = Literal["resnet50", "resnet18", "mobilenet_v2"]
 TIMM = "timm/"
@@ -16,7 +16,7 @@ TIMM_NAME = r"timm/[A-Za-z0-9_]+(\.[A-Za-z0-9_.-]+)?"
 
 
 def _known(backbone: str) -> str:
-    names = (*get_args(Backbone), *plugin_names(SEGMENTORS))
+    names = (*get_args(Backbone), *plugin_names(SEGMENTORS_GROUP))
     if backbone not in names and re.fullmatch(TIMM_NAME, backbone) is None:
         allowed = f"allowed: {', '.join(names)}, or {TIMM}NAME for a network of timm's that has stages"
         raise InputError(value=backbone, allowed=allowed)
@@ -35,7 +35,7 @@ IMAGENET_WEIGHTS: dict[str, str] = {
 
 def imagenet_weights(backbone: str) -> str:
     """The name of a backbone's ImageNet weights; of one of timm's, what timm publishes under its name."""
-    if backbone in plugin_names(SEGMENTORS):
+    if backbone in plugin_names(SEGMENTORS_GROUP):
         raise InputError(
             f"no ImageNet weights are known of {backbone}, which a plug-in adds",
             key="init",

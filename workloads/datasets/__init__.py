@@ -57,7 +57,7 @@ AnyDatasetConfig = (
     | ScenesConfig
 )
 """The configurations of the data sets that are built in."""
-_PLUGINS: dict[type, type[Dataset]] = {one.config_type: one for one in _usable(loaded(plugins.DATASETS))}
+_PLUGINS: dict[type, type[Dataset]] = {one.config_type: one for one in _usable(loaded(plugins.DATASETS_GROUP))}
 _CONFIGS = (*get_args(AnyDatasetConfig), *_PLUGINS)
 if TYPE_CHECKING:
     DatasetConfig = AnyDatasetConfig

@@ -39,9 +39,9 @@ from workloads.networks.folding import fold_batch_normalisation
 from workloads.networks.random_weights import draw_weights
 from workloads.networks.segmentors import Segmentor
 from workloads.networks.timm_networks import Sides, TimmFeatures, build_timm, measure_centres, measure_sides
-from workloads.networks.weight_files import RANDOM, weights_identity
+from workloads.networks.weight_identity import RANDOM, weights_identity
 from workloads.networks.weights import WeightsReport, load_backbone
-from workloads.plugins import EXTRACTORS, plugin
+from workloads.plugins import EXTRACTORS_GROUP, plugin
 
 SMALLEST_LENGTH = 1e-12
 """A vector shorter than this is divided by it instead of by its length, so an all-zero vector stays zero."""
@@ -198,7 +198,7 @@ def build_extractor(config: ExtractorConfig, weights: str | None, device: torch.
     config : ExtractorConfig
         The extractor.
     weights : str | None
-        None for filters; else 'random', a name, a path or a URL (see `workloads.networks.weight_files`).
+        None for filters; else 'random', a name, a path or a URL (see `workloads.networks.weight_identity`).
     device : torch.device | str
         Where features are computed.
 
@@ -331,7 +331,7 @@ def _network(config: ExtractorConfig, stride: Literal[8, 16, 32]) -> tuple[nn.Mo
                 assert config.network is not None
                 return _segmentor(config.network, stride), _last_activation(config.network)
             case _:
-                network, layer = plugin(EXTRACTORS, config.arch)()
+                network, layer = plugin(EXTRACTORS_GROUP, config.arch)()
         return dilate(network, stride), layer
 
 

@@ -34,7 +34,7 @@ import torch
 from workloads.errors import InputError
 from workloads.networks import efficientnet_names
 from workloads.networks.plain_files import PLAIN_NUMPY, read_safetensors
-from workloads.networks.weight_files import file_sha256
+from workloads.networks.weight_identity import file_sha256
 
 # Where a file keeps its state dict; the first that holds one counts.
 STATE_DICTS = ("state_dict", "model_state_dict", "model", "net", "network", "teacher", "student", "ema")

@@ -19,7 +19,7 @@ from workloads.errors import InputError
 from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.networks.plain_files import read_safetensors
 from workloads.networks.segmentors import Segmentor, build_segmentor
-from workloads.networks.weight_files import file_sha256
+from workloads.networks.weight_identity import file_sha256
 from workloads.redaction import redacted
 
 DESCRIPTION = "model.json"

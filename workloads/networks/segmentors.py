@@ -37,7 +37,7 @@ from workloads.errors import InputError
 from workloads.networks.dilation import dilate
 from workloads.networks.timm_backbones import TimmBackbone
 from workloads.networks.weights import WeightsReport, load_backbone
-from workloads.plugins import SEGMENTORS, plugin, plugin_names
+from workloads.plugins import SEGMENTORS_GROUP, plugin, plugin_names
 
 PYRAMID_BINS = (1, 2, 3, 6)
 # Per backbone: channels of the stage before last (auxiliary head) and of the last stage (head).
@@ -102,12 +102,12 @@ def _backbone(name: str) -> nn.Module:
         case "mobilenet_v2":
             return MobileNetBackbone()
         case _:
-            backbone: nn.Module = plugin(SEGMENTORS, name)()
+            backbone: nn.Module = plugin(SEGMENTORS_GROUP, name)()
             return backbone
 
 
 def _stage_channels(name: str) -> tuple[int, int]:
-    return STAGE_CHANNELS[name] if name in STAGE_CHANNELS else plugin(SEGMENTORS, name).channels
+    return STAGE_CHANNELS[name] if name in STAGE_CHANNELS else plugin(SEGMENTORS_GROUP, name).channels
 
 
 class PyramidPooling(nn.Module):
@@ -340,7 +340,7 @@ def publishers_backbone(network: Segmentor, seed: int = 0) -> PublishersBackbone
     name = network.config.backbone
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if name in plugin_names(SEGMENTORS):
+        if name in plugin_names(SEGMENTORS_GROUP):
             whole = network.trunk.state_dict()
         elif name.startswith(TIMM):
             whole = timm.create_model(name.removeprefix(TIMM), pretrained=False, num_classes=0).state_dict()
@@ -355,7 +355,7 @@ def loads_into(backbone: str) -> str:
     """The call that makes the network which `publishers_backbone` is for."""
     if backbone.startswith(TIMM):
         return f"timm.create_model({backbone.removeprefix(TIMM)!r}, num_classes=0)"
-    if backbone in plugin_names(SEGMENTORS):
-        made = plugin(SEGMENTORS, backbone)
+    if backbone in plugin_names(SEGMENTORS_GROUP):
+        made = plugin(SEGMENTORS_GROUP, backbone)
         return f"{made.__module__}.{made.__qualname__}()"
     return f"torchvision.models.{backbone}()"

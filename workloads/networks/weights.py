@@ -1,4 +1,4 @@
-"""Weights for a network: loaded completely or not at all (`workloads.networks.weight_files` finds them).
+"""Weights for a network: loaded completely or not at all (`workloads.networks.weight_identity` finds them).
 
 Loading copies every tensor of the backbone or fails with counts. The failure this guards against: a checkpoint that
 "loads" while every key misses, so that a network trained from scratch is reported as a pre-trained one. A second one: a
@@ -19,7 +19,7 @@ from workloads.errors import InputError
 from workloads.networks import efficientnet_names
 from workloads.networks.checkpoints import Checkpoint, read_checkpoint
 from workloads.networks.published_weights import is_published, published_weights
-from workloads.networks.weight_files import RANDOM, SEGMENTATION, given_weights, weights_file
+from workloads.networks.weight_identity import RANDOM, SEGMENTATION, given_weights, weights_file
 from workloads.redaction import redacted
 
 logger = logging.getLogger(__name__)
@@ -81,7 +81,7 @@ def load_backbone(module: nn.Module, weights: str, arch: str) -> WeightsReport:
         for the segmentation architectures), or one of timm's. Tensors of its classifier, if it has one, stay as they
         are.
     weights : str
-        See `workloads.networks.weight_files`. Naming weights is what asks for their download.
+        See `workloads.networks.weight_identity`. Naming weights is what asks for their download.
     arch : str
         The architecture, e.g. "resnet50"; decides torchvision's names and what may be skipped.
 

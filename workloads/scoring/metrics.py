@@ -26,7 +26,7 @@ from workloads.ignored import IGNORE_CLASS
 from workloads.scoring.confusion import Confusion
 
 Match = Literal["iou", "overlap"]
-Mapping = Literal["one_to_one", "class_best", "many_to_one"]
+MatchingRule = Literal["one_to_one", "class_best", "many_to_one"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +92,7 @@ class _Pairs:
 
 
 def proxy_mean_iou(
-    confusion: Confusion, num_classes: int, match: Match = "iou", mapping: Mapping = "one_to_one"
+    confusion: Confusion, num_classes: int, match: Match = "iou", mapping: MatchingRule = "one_to_one"
 ) -> ProxyScore:
     """PmIoU of the counts of a whole validation set.
 
@@ -104,7 +104,7 @@ def proxy_mean_iou(
         M, must be the confusion's.
     match : Match
         What the one-to-one matching maximises: the sum of IoUs, or the number of common pixels.
-    mapping : Mapping
+    mapping : MatchingRule
         "one_to_one" is PmIoU; the others put a diagnostic in its place.
 
     Returns

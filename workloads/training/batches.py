@@ -7,16 +7,17 @@ own. What a batch holds depends on its step alone, so it is the same whoever mak
 
 import queue
 import threading
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
+from itertools import islice, product
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from workloads.ahead import made_ahead
 from workloads.errors import InputError
 from workloads.seeding import generator
 
@@ -166,25 +167,15 @@ class LoaderThreads:
     """
 
     def __init__(
-        self, make: Callable[[int, int], Batch], steps: range, share: int, *, threads: int, ahead: int
+        self, make: Callable[[tuple[int, int]], Batch], steps: range, share: int, *, threads: int, ahead: int
     ) -> None:
-        self._make, self._share = make, share
-        self._left = iter(steps)
+        self._share = share
         self._pool = ThreadPoolExecutor(threads, "samples", lambda: torch.set_num_threads(1))
-        self._coming: deque[list[Future[Batch]]] = deque()
-        for _ in range(ahead):
-            self._begin()
-
-    def _begin(self) -> None:
-        step = next(self._left, None)
-        if step is not None:
-            self._coming.append([self._pool.submit(self._make, step, place) for place in range(self._share)])
+        self._samples = made_ahead(self._pool, make, product(steps, range(share)), ahead * share)
 
     def next(self) -> Batch:
         """See `Batches.next`."""
-        samples = self._coming.popleft()
-        self._begin()
-        return stacked([sample.result() for sample in samples])
+        return stacked(list(islice(self._samples, self._share)))
 
     def close(self) -> None:
         """See `Batches.close`."""

@@ -41,14 +41,13 @@ from workloads.training.batches import (
 from workloads.training.collectives import SingleProcess, Workers, share_batch_norm
 from workloads.training.optimisation import build_optimiser, learning_rate_factor
 from workloads.training.views import crop_of_batch
+from workloads.training.waiting import WaitWatch
 
 logger = logging.getLogger(__name__)
 
 # A training is warned of when so many steps on end had less than this share of what they can learn from.
 WATCHED_STEPS = 50
 LITTLE = 0.1
-# And of a device that waits longer than this share of its time for batches.
-MUCH_WAITING = 0.1
 _MORE_TO_LEARN = "Larger superpixels, a smaller output stride or views that are scaled down less give more"
 
 Wrap = Callable[[nn.Module], nn.Module]
@@ -218,8 +217,9 @@ class Loop:
         """Ids of the images of a step's whole batch, in order."""
         return [image_id for image_id, _ in self.order.batch(step)]
 
-    def _sample(self, step: int, place: int) -> Batch:
-        """The inputs at a place of this worker's share of a step's batch."""
+    def _sample(self, asked: tuple[int, int]) -> Batch:
+        """The inputs for (step, place): a place of this worker's share of the step's batch."""
+        step, place = asked
         first = self.workers.rank * self._share
         image_id, epoch = self.order.batch(step)[first + place]
         crop = crop_of_batch(self.objective.views, generator(self.config.seed, "crop", step))
@@ -230,7 +230,7 @@ class Loop:
         """Batches of the steps, of this worker's share, made ahead of time; whoever asks for them closes them."""
         if self.machine.loader_threads == 1:
             return Prefetcher(
-                lambda step: self._pinned(stacked([self._sample(step, place) for place in range(self._share)])),
+                lambda step: self._pinned(stacked([self._sample((step, place)) for place in range(self._share)])),
                 steps,
                 self.machine.prefetch,
             )
@@ -259,8 +259,7 @@ class Loop:
         """Train up to step `until` (the end by default), reporting every few steps and at the last.
 
         After a report, and in `between`, which is called after all other steps, the caller may take `state_dict()`.
-        Raises `LossNotFiniteError`, and whatever the source
-        raises.
+        Raises `LossNotFiniteError`, and whatever the source raises.
         """
         stop = min(until if until is not None else self.total_steps, self.total_steps)
         if self.step >= stop:
@@ -365,32 +364,6 @@ class Loop:
             # All workers see the same sum and stop at the same step.
             raise LossNotFiniteError(step, float(loss), self.image_ids(step))
         self._unchecked = None
-
-
-class WaitWatch:
-    """Warns, once, of a device that waits for its batches for much of the time.
-
-    The first `WATCHED_STEPS`, in which queues fill, are left out; the next ones decide.
-    """
-
-    def __init__(self, loader_threads: int) -> None:
-        self._loading = "1 thread that loads" if loader_threads == 1 else f"{loader_threads} threads that load"
-        self._steps = 0
-        self._waited = self._spent = 0.0
-
-    def note(self, waited: float, spent: float) -> None:
-        """How long a step waited and how long it took with that, in seconds."""
-        self._steps += 1
-        if WATCHED_STEPS < self._steps <= 2 * WATCHED_STEPS:
-            self._waited += waited
-            self._spent += spent
-        if self._steps == 2 * WATCHED_STEPS and self._waited > MUCH_WAITING * self._spent:
-            logger.warning(
-                "the device waits for its images %.0f %% of the time, with %s them; more cores for a worker "
-                "(compute.train_cores) help, and so do images that are stored smaller or as JPEG",
-                100 * self._waited / self._spent,
-                self._loading,
-            )
 
 
 def _require_compiler(device: torch.device) -> None:

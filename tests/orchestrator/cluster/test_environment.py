@@ -96,7 +96,7 @@ def test_a_full_temporary_folder_is_replaced_and_named_where_all_are_full(monkey
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setenv("TMPDIR", "/tmp")
     room = {"/tmp": 0, "/var/tmp": 10**9, "/dev/shm": 10**9}
-    monkeypatch.setattr("orchestrator.storage.room.free_bytes", lambda folder: room[os.fspath(folder)])
+    monkeypatch.setattr("orchestrator.storage.disk_space.free_bytes", lambda folder: room[os.fspath(folder)])
     with fit_for_ray(1) as own:
         assert own is not None and own.startswith("/var/tmp/lb")
     room |= {"/var/tmp": 1_500_000, "/dev/shm": 0}

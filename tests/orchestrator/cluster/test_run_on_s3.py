@@ -11,8 +11,8 @@ from support.without_ray import run
 
 from orchestrator.ledger.verification import verify
 from orchestrator.storage.store import Storage
-from workloads import retries as retrying
-from workloads.retries import RetryPolicy
+from workloads import storage_retries as retrying
+from workloads.storage_retries import RetryPolicy
 
 pytestmark = pytest.mark.slow
 

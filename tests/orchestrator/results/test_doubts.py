@@ -107,7 +107,7 @@ def test_a_warm_up_that_leaves_nothing_is_said_before_anything_is_trained(
     rows: dict[str, Any], storage: Storage
 ) -> None:
     """Twenty-four images in batches of eight: the recipe's forty steps of warm-up are all of thirteen epochs."""
-    assert make_plan(rows, storage, write_listings=False).doubts == []
+    assert make_plan(rows, storage, write_listings=False).warnings == []
     rows["pretrain"]["epochs"] = 13
-    [line] = make_plan(rows, storage, write_listings=False).doubts
+    [line] = make_plan(rows, storage, write_listings=False).warnings
     assert line.startswith("pretrain.optimiser.warmup_steps: the learning rate still rises in 39 of the 39 steps")

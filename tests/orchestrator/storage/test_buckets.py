@@ -12,10 +12,10 @@ import pytest
 from support.s3_server import S3Server
 
 from orchestrator.storage.store import Storage
-from workloads import retries as retrying
+from workloads import storage_retries as retrying
 from workloads.buckets import Ranges
 from workloads.errors import InputError
-from workloads.retries import RetryPolicy, StorageUnavailableError
+from workloads.storage_retries import RetryPolicy, StorageUnavailableError
 
 
 @pytest.fixture

