@@ -1,7 +1,7 @@
 """Stops a run that has spent what it may: see `orchestrator.planning.budget`."""
 
-import _thread
 import contextlib
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +35,8 @@ def within_budget(
         yield None
         return
     spending, over, done = Spending(budget), threading.Event(), threading.Event()
+    main = threading.main_thread().ident
+    assert main is not None
 
     def watch() -> None:
         before, up = time.monotonic(), list[float | None]()
@@ -45,8 +47,8 @@ def within_budget(
                 up = prices()
             if spending.add(now - before, up):
                 over.set()
-                # As Ctrl-C does, so that what the run holds is given back.
-                _thread.interrupt_main()
+                # As Ctrl-C does, so that what the run holds is given back; a real signal, as nothing else ends a wait.
+                signal.pthread_kill(main, signal.SIGINT)
                 return
             before = now
 
