@@ -67,25 +67,32 @@ def run(kind, workers, wrap=None):
     return losses, loop.state_dict()["objective"]
 
 
-def worker(rank, folder, job):
+JOBS = ("gather", "norm", "pretrain", "balanced finetune")
+
+
+def worker(rank, folder):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     try:
-        if job == "gather":
-            result = gather_gradients(ProcessGroup())
-        elif job == "norm":
-            result = normalised(ProcessGroup())
-        else:
-            result = run(job, ProcessGroup(), DistributedDataParallel)
-        torch.save(result, f"{folder}/{rank}.pt")
+        for job in JOBS:
+            if job == "gather":
+                result = gather_gradients(ProcessGroup())
+            elif job == "norm":
+                result = normalised(ProcessGroup())
+            else:
+                result = run(job, ProcessGroup(), DistributedDataParallel)
+            torch.save(result, f"{folder}/{job} {rank}.pt")
     finally:
         dist.destroy_process_group()
 
 
-def two_workers(folder, job):
-    processes.spawn(worker, (str(folder), job), nprocs=2)
-    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+@pytest.fixture(scope="module")
+def two_workers(tmp_path_factory):
+    """What each of two processes found, by job; they start once, as that takes longer than all the jobs."""
+    folder = tmp_path_factory.mktemp("workers")
+    processes.spawn(worker, (str(folder),), nprocs=2)
+    return {job: [torch.load(folder / f"{job} {rank}.pt", weights_only=True) for rank in range(2)] for job in JOBS}
 
 
 def gather_gradients(workers):
@@ -98,11 +105,11 @@ def gather_gradients(workers):
     return everything.detach(), share.grad
 
 
-def test_gathering_carries_the_gradient_of_all_workers(tmp_path):
+def test_gathering_carries_the_gradient_of_all_workers(two_workers):
     values = torch.arange(12.0).view(4, 3).sin().requires_grad_()
     for rank in range(2):
         ((rank + 1) * values @ values.T).square().sum().backward()
-    found = two_workers(tmp_path, "gather")
+    found = two_workers["gather"]
     for rank, (everything, gradient) in enumerate(found):
         assert torch.equal(everything, values.detach())
         torch.testing.assert_close(gradient, values.grad[2 * rank : 2 * rank + 2])
@@ -121,9 +128,9 @@ def normalised(workers):
     return own.grad, gradients, layer[1].running_mean, layer[1].running_var, int(layer[1].num_batches_tracked)
 
 
-def test_batch_normalisation_over_two_workers_is_that_over_the_whole_batch(tmp_path):
+def test_batch_normalisation_over_two_workers_is_that_over_the_whole_batch(two_workers):
     whole = normalised(SingleProcess())
-    found = two_workers(tmp_path, "norm")
+    found = two_workers["norm"]
     torch.testing.assert_close(torch.cat([part[0] for part in found]), whole[0], rtol=1e-4, atol=1e-5)
     for part in found:
         for ours, expected in zip(part[1], whole[1], strict=True):
@@ -133,9 +140,9 @@ def test_batch_normalisation_over_two_workers_is_that_over_the_whole_batch(tmp_p
 
 
 @pytest.mark.parametrize("job", ["pretrain", "balanced finetune"])
-def test_two_workers_with_half_the_batch_are_one_with_the_whole(job, tmp_path):
+def test_two_workers_with_half_the_batch_are_one_with_the_whole(job, two_workers):
     losses, state = run(job, SingleProcess())
-    found = two_workers(tmp_path, job)
+    found = two_workers[job]
     assert found[0][0] == found[1][0]
     assert all(torch.equal(tensor, found[1][1][name]) for name, tensor in found[0][1].items())
     # What is left is the order of sums. In float64 it stays there; in float32 each step of training
