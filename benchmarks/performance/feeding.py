@@ -20,9 +20,10 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,14 @@ from workloads.datasets.scenes import Scenes, ScenesConfig
 from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from workloads.training.batches import Source
 from workloads.training.collectives import SingleProcess
+from workloads.training.decoded import DecodedCache
 from workloads.training.loop import Machine
 from workloads.training.pretraining import PixelContrast
 
 SIZE = (1024, 2048)
 TWO_CORES = Aim("images/s of two cores / of one, least of all", least=1.85)
 PRETRAINING = Aim("images/s a core of pre-training from PNG", least=12)
+KEPT = Aim("images/s a core of pre-training from decoded images that are kept", least=22)
 PLAIN = Aim("images/s / the plain pipeline's on the same cores, pre-training, least of all", least=4)
 WAITING = Aim("share of its time that the device would wait beside 8 cores, %, pre-training from PNG", most=5)
 _CORES_BESIDE_A_DEVICE = 8
@@ -76,6 +79,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for kind in options.kinds:
                 for cores in options.cores:
                     rates.append(measure(jobs[kind], kind, suffix, cores, options.batches))
+        # Whatever the files were, kept images are the same pixels.
+        rates += [
+            measure_kept(jobs[kind], kind, cores, options.batches) for kind in options.kinds for cores in options.cores
+        ]
     headings = ["training", "files", "cores", "images/s", "a core", "plain images/s", "ours / plain"]
     print("\n" + table(headings, [rate.cells for rate in rates]))
     return verdict(list(aims(rates, options.device)))
@@ -83,27 +90,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @dataclass(frozen=True)
 class Rate:
-    """Images/s of one kind of training from files of one format on so many cores, and of the plain pipeline."""
+    """Images/s of one kind of training from files of one format on so many cores, and of the plain pipeline.
+
+    From images that are kept as they were decoded (`compute.decoded_cache_gb`) it is ours alone.
+    """
 
     kind: str
     suffix: str
     cores: int
     ours: float
-    plain: float
+    plain: float | None = None
 
     @property
     def cells(self) -> list[Any]:
         """As a row of the table."""
-        a_core, ratio = self.ours / self.cores, self.ours / self.plain
-        return [
-            self.kind,
-            self.suffix,
-            self.cores,
-            f"{self.ours:.1f}",
-            f"{a_core:.1f}",
-            f"{self.plain:.1f}",
-            f"{ratio:.2f}",
-        ]
+        beside = ["", ""] if self.plain is None else [f"{self.plain:.1f}", f"{self.ours / self.plain:.2f}"]
+        return [self.kind, self.suffix, self.cores, f"{self.ours:.1f}", f"{self.ours / self.cores:.1f}", *beside]
 
 
 def aims(rates: Sequence[Rate], device: float) -> Iterator[tuple[Aim, float]]:
@@ -116,12 +118,15 @@ def aims(rates: Sequence[Rate], device: float) -> Iterator[tuple[Aim, float]]:
     ]
     if scaling:
         yield TWO_CORES, min(scaling)
-    plain = [rate.ours / rate.plain for rate in rates if rate.kind == "pretrain"]
+    plain = [rate.ours / rate.plain for rate in rates if rate.kind == "pretrain" and rate.plain is not None]
     if plain:
         yield PLAIN, min(plain)
     if one := by_case.get(("pretrain", "png", 1)):
         yield PRETRAINING, one.ours
         yield WAITING, 100 * max(0.0, 1 - _CORES_BESIDE_A_DEVICE * one.ours / device)
+
+    if one := by_case.get(("pretrain", "kept", 1)):
+        yield KEPT, one.ours
 
 
 def prepare(folder: Path, suffix: str, options: argparse.Namespace) -> dict[str, TrainingJob]:
@@ -182,19 +187,29 @@ def job_of(experiment: Path, storage: Storage, kind: str) -> TrainingJob:
 
 def measure(job: TrainingJob, kind: str, suffix: str, cores: int, batches: int) -> Rate:
     """Both pipelines, in processes of their own on the same cores."""
-    found = []
-    for pipeline in (ours, plain):
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-            found.append(pool.submit(pipeline, job, cores, batches).result())
-    rate = Rate(kind, suffix, cores, *found)
+    rate = Rate(kind, suffix, cores, apart(ours, job, cores, batches), apart(plain, job, cores, batches))
     put({"training": kind, "files": suffix, "cores": cores, "images_per_second": rate.ours, "plain": rate.plain})
     return rate
 
 
-def ours(job: TrainingJob, cores: int, batches: int) -> float:
+def measure_kept(job: TrainingJob, kind: str, cores: int, batches: int) -> Rate:
+    """Our pipeline, from decoded images that are kept."""
+    rate = Rate(kind, "kept", cores, apart(partial(ours, kept=True), job, cores, batches))
+    put({"training": kind, "files": rate.suffix, "cores": cores, "images_per_second": rate.ours})
+    return rate
+
+
+def apart(pipeline: Callable[[TrainingJob, int, int], float], job: TrainingJob, cores: int, batches: int) -> float:
+    """What a pipeline does in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(pipeline, job, cores, batches).result()
+
+
+def ours(job: TrainingJob, cores: int, batches: int, kept: bool = False) -> float:
     """Images a second of the training's own loop."""
     confine(cores)
-    loop = job.build(DistributedContext(Machine(loader_threads=cores), SingleProcess(), None))
+    cache = DecodedCache(4.0) if kept else None
+    loop = job.build(DistributedContext(Machine(loader_threads=cores), SingleProcess(), None, cache))
     steps = loop.batches(range(10**6))
     rate = timed(iter(steps.next, None), loop.config.batch_size, cores * loop.machine.prefetch, batches)
     steps.close()

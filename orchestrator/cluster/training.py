@@ -87,6 +87,7 @@ class Scale:
     dashboard: bool
     device: str = "auto"
     nodes: tuple[str, ...] = ()
+    decoded_cache_gb: float = 0.0
 
     @staticmethod
     def of(compute: Compute, uses_gpus: bool, capacity: Capacity, *, dashboard: bool) -> "Scale":
@@ -110,6 +111,7 @@ class Scale:
             compute.checkpoint_seconds,
             dashboard,
             compute.device if compute.device == MPS else "auto" if uses_gpus else "cpu",
+            decoded_cache_gb=compute.decoded_cache_gb,
         )
 
     def at(self, claim: Claim, *, pinned: bool) -> "Scale":
@@ -307,6 +309,7 @@ def _worker(config: dict[str, Any]) -> None:
     from orchestrator.steps.training_runs import train
     from workloads.devices import lacking_operations, torch_device
     from workloads.training.collectives import ProcessGroup, SingleProcess
+    from workloads.training.decoded import DecodedCache
     from workloads.training.loop import Machine
 
     job: TrainingJob = config["job"]
@@ -315,10 +318,11 @@ def _worker(config: dict[str, Any]) -> None:
     keep_freed_memory()
     torch.set_num_threads(scale.cores)
     machine = Machine.of(torch_device(scale.device), scale.cores)
+    cache = DecodedCache(scale.decoded_cache_gb) if scale.decoded_cache_gb else None
     if scale.workers == 1:
-        context = DistributedContext(machine, SingleProcess(), None)
+        context = DistributedContext(machine, SingleProcess(), None, cache)
     else:
-        context = DistributedContext(machine, ProcessGroup(), DistributedDataParallel)
+        context = DistributedContext(machine, ProcessGroup(), DistributedDataParallel, cache)
     with lacking_operations():
         outcome = train(job, context, _MetricsReporter(job, context), scale.checkpoint_seconds)
     if outcome is not None:

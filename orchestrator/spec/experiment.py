@@ -146,6 +146,9 @@ class Compute(RuntimeConfig):
         None, gt=0, description="time in which the workers of a training must start; null: 60, or 900 where it scales"
     )
     checkpoint_seconds: float = Field(20.0, ge=0, description="time between two states of a training that are kept")
+    decoded_cache_gb: float = Field(
+        0.0, ge=0, description="disk for decoded images, for each worker of a training, in 10^9 bytes; 0: none are kept"
+    )
     early_stopping: EarlyStopping | None = Field(
         None, description="give up fine-tunings that do worse than others of their column; null: never, {}: defaults"
     )

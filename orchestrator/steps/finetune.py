@@ -328,10 +328,18 @@ class FinetuneJob(TrainingJob):
             objective = Finetuning(network, self.config, workers, class_weights, loaded_names)
         else:
             unlabelled = self.joint.unlabelled(self.storage)
+            unlabelled = unlabelled._replace(source=context.cached(unlabelled.source))
             objective = JointTraining(
                 network, self.config, unlabelled, workers, class_weights=class_weights, loaded=loaded_names
             )
-        return Loop(objective, images, self.config, machine=context.machine, workers=workers, wrap=context.wrap)
+        return Loop(
+            objective,
+            context.cached(images),
+            self.config,
+            machine=context.machine,
+            workers=workers,
+            wrap=context.wrap,
+        )
 
     def _require_labels(self, images: "TrueLabels") -> None:
         """Refuse to train on images without a single labelled pixel; the first with one is enough."""

@@ -188,7 +188,7 @@ class PretrainJob(TrainingJob):
         initialise(network, self.config.init, self.weights)
         return pretraining_loop(
             network,
-            TrainingImages.of(self.storage, self.source, self.images, self.labels),
+            context.cached(TrainingImages.of(self.storage, self.source, self.images, self.labels)),
             self.config,
             num_clusters=self.num_clusters,
             machine=context.machine,

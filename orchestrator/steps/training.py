@@ -18,7 +18,9 @@ from workloads.formats import counted
 from workloads.networks.weight_identity import travelling_name
 
 if TYPE_CHECKING:
+    from workloads.training.batches import Source as Images
     from workloads.training.collectives import Workers
+    from workloads.training.decoded import DecodedCache
     from workloads.training.loop import Loop, Machine, Wrap
 
 # How often a training is evaluated on a subset while it runs: enough to see it improve.
@@ -27,11 +29,16 @@ SUBSET_EVALUATIONS = 5
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """One worker's place in a training run: its machine, its peers, and how its module is wrapped."""
+    """One worker's place in a training run: its machine, its peers, how its module is wrapped, decoded images."""
 
     machine: "Machine"
     workers: "Workers"
     wrap: "Wrap | None"
+    cache: "DecodedCache | None" = None
+
+    def cached(self, images: "Images") -> "Images":
+        """The images, each decoded once where there is a cache for them."""
+        return images if self.cache is None else self.cache.of(images)
 
 
 @dataclass(frozen=True)

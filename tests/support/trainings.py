@@ -12,6 +12,7 @@ from orchestrator.steps.training import DistributedContext
 from orchestrator.steps.training_runs import train
 from orchestrator.storage.store import Storage
 from workloads.training.collectives import SingleProcess
+from workloads.training.decoded import DecodedCache
 from workloads.training.loop import Machine, StepReport
 
 STEPS = 5
@@ -59,9 +60,11 @@ def make_job(storage: Storage, **finetune: Any) -> FinetuneJob:
     return step.training_job(storage)
 
 
-def run(job: FinetuneJob, listener: Listener, checkpoint_seconds: float = 0.0) -> dict[str, torch.Tensor]:
+def run(
+    job: FinetuneJob, listener: Listener, checkpoint_seconds: float = 0.0, cache: DecodedCache | None = None
+) -> dict[str, torch.Tensor]:
     """Train on one worker; the weights at the end."""
-    outcome = train(job, DistributedContext(Machine(), SingleProcess(), None), listener, checkpoint_seconds)
+    outcome = train(job, DistributedContext(Machine(), SingleProcess(), None, cache), listener, checkpoint_seconds)
     assert outcome is not None
     leave_outcome(job.storage, job.key, outcome)
     return read_tensors(job.storage, outcome.files["network"].path)

@@ -30,7 +30,8 @@ class WaitWatch:
         if self._steps == 2 * WATCHED_STEPS and self._waited > MUCH_WAITING * self._spent:
             logger.warning(
                 "the device waits for its images %.0f %% of the time, with %s them; more cores for a worker "
-                "(compute.train_cores) help, and so do images that are stored smaller or as JPEG",
+                "(compute.train_cores) help, decoded images that are kept (compute.decoded_cache_gb), and images that "
+                "are stored smaller or as JPEG",
                 100 * self._waited / self._spent,
                 self._loading,
             )

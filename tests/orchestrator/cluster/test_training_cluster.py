@@ -61,7 +61,9 @@ def test_a_second_run_executes_nothing_and_tensorboard_has_curves(trained: Train
 def test_trainings_of_one_run_are_the_same_bits_and_one_that_fails_fails_alone(
     trained: Trained, labelled_storage: Storage, tmp_path: Path
 ) -> None:
-    """More of them than cores; and nothing that lies where Tune once kept its own is read, let alone executed."""
+    """More of them than cores, with decoded images kept; what lies where Tune once kept its own is not read, let alone
+    executed.
+    """
     executed = tmp_path / "executed"
     for folder in ("grid", "grid/trial"):
         place = Path(labelled_storage.locate(f"tune/{folder}"))
@@ -73,7 +75,7 @@ def test_trainings_of_one_run_are_the_same_bits_and_one_that_fails_fails_alone(
         {"row": "as alone", "set": {"pretrain.optimiser.learning_rate": 0.01}},
         {"row": "another seed", "set": {"pretrain.optimiser.learning_rate": 0.01, "pretrain.seed": 1}},
     ]
-    plan, report = run({**EXPERIMENT, "rows": rows}, labelled_storage, until="pretrain")
+    plan, report = run({**compute(decoded_cache_gb=0.01), "rows": rows}, labelled_storage, until="pretrain")
     diverges, as_alone, another = [cell.roles["pretrain"].key for cell in plan.cells]
     assert set(report.failed) == report.input_errors == {diverges}
     assert "images of the batch: " in report.failed[diverges]

@@ -19,9 +19,12 @@ from orchestrator.ledger.outcomes import Outcome
 from orchestrator.ledger.training_states import forget_outcome, leave_outcome, read_history, read_outcome
 from orchestrator.steps.training import DistributedContext, TrainingJob
 from orchestrator.steps.training_runs import train
+from orchestrator.steps.true_labels import TrueLabels
 from orchestrator.storage.store import Storage, StorageFullError
 from workloads.errors import InputError
+from workloads.training.batches import Sample
 from workloads.training.collectives import SingleProcess
+from workloads.training.decoded import DecodedCache
 from workloads.training.loop import LossNotFiniteError, Machine, StepReport
 
 STATE_BYTES = 18_000_000
@@ -111,6 +114,22 @@ def test_a_run_that_was_cut_off_goes_on_with_the_same_bits(
     assert again.steps == list(range(last + 1, STEPS + 1)), "steps that were done are not done again"
     assert [row["step"] for row in read_history(storage, job.key)] == list(range(1, STEPS + 1))
     assert not storage.exists(state_path(job.key)), "nothing is left to go on from"
+
+
+def test_decoded_images_that_are_kept_change_no_bit(
+    storage: Storage, undisturbed: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+    load = TrueLabels.load
+
+    def counted(images: TrueLabels, image_id: str) -> Sample:
+        if images.source.pool == "train":
+            decoded.append(image_id)
+        return load(images, image_id)
+
+    monkeypatch.setattr(TrueLabels, "load", counted)
+    assert_equal(run(make_job(storage), Listener(), cache=DecodedCache(1.0)), undisturbed)
+    assert len(decoded) == len(set(decoded)) == 8
 
 
 def test_without_a_state_yet_the_run_starts_anew(storage: Storage, undisturbed: dict[str, torch.Tensor]) -> None:
