@@ -41,8 +41,8 @@ examples:
   lookbeyond report storage                               tables, plots and provenance of all that was run there
   lookbeyond submit demo --address http://localhost:8265 --storage s3://BUCKET/FOLDER       as a job on a cluster
 
-Any key of the experiment file can be set on the command line as key=value; the value is YAML, or for the name of a
-folder and any other text the word as it stands.
+Any key of the experiment file can be set on the command line as key=value. Values are read as YAML; where a key takes a
+text (a path, a name), the word is taken as it stands.
 exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wrong,
 130 interrupted (also by SIGTERM and SIGHUP)"""
 
@@ -144,7 +144,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_plan(commands)
 
     run = _command(commands, "run", "run what is not done yet; the same command resumes and extends")
-    _add_experiment(run)
+    _add_experiment(run, several=True)
     _add_storage(run)
     _add_until(run)
     _add_cluster(run)
@@ -289,7 +289,10 @@ def _add_export(commands: "argparse._SubParsersAction") -> None:
     _add_storage(labels)
     _add_cell(labels)
     labels.add_argument(
-        "--pool", choices=["train", "val"], default="train", help="labels of which images (default train)"
+        "--pool",
+        choices=["train", "val"],
+        default="train",
+        help="train: the images of dataset.pool (default); val: those of dataset.val",
     )
     labels.add_argument(
         "--format",
@@ -341,19 +344,20 @@ def _command(
     return command
 
 
-def _add_experiment(command: argparse.ArgumentParser) -> None:
+def _add_experiment(command: argparse.ArgumentParser, *, several: bool = False) -> None:
     command.add_argument("experiment", help="experiment file (YAML), or demo")
-    _add_overrides(command)
+    _add_overrides(command, several=several)
 
 
-def _add_overrides(command: argparse.ArgumentParser) -> None:
+def _add_overrides(command: argparse.ArgumentParser, *, several: bool = False) -> None:
+    further = "further experiment files, all run as one plan; " if several else ""
     command.add_argument(
         "overrides",
         nargs="*",
         # Without a default argparse names it among what is required.
         default=[],
-        metavar="key=value",
-        help="set a key of the experiment, e.g. labels.images=100",
+        metavar="more.yaml | key=value" if several else "key=value",
+        help=f"{further}set a key of the experiment, e.g. labels.images=100",
     )
 
 

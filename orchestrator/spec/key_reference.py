@@ -26,6 +26,10 @@ _TABLE = {
 }
 
 
+# Stands in a key for a name that is the user's to give.
+_A_NAME = "NAME"
+
+
 @dataclass(frozen=True)
 class Key:
     """A key that may be written: its type and default in words, what it means, and whose it is where several differ."""
@@ -53,6 +57,11 @@ def _below(model: type[BaseModel], prefix: str, owner: str = "") -> Iterator[Key
             yield Key(f"{prefix}{name}", _kind(field.annotation), _default(field), field.description or "", owner)
         for section in inner:
             yield from _below(section, below, _tag(section) if len(inner) > 1 else "" if not inline else owner)
+        for one in alternatives_of(field.annotation):
+            # Sections by names that are the user's.
+            if get_origin(one) is dict:
+                for section in models_of(get_args(one)[1]):
+                    yield from _below(section, f"{below}{_A_NAME}.", owner)
 
 
 def _tag(model: type[BaseModel]) -> str:
@@ -92,8 +101,19 @@ def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "(must be given)"
     value = field.default if field.default_factory is None else None
-    if isinstance(value, BaseModel) or field.default_factory is not None:
+    if isinstance(value, BaseModel):
+        # What a section is where none of it is given may differ from what is left out of one that is.
+        plain = type(value)()
+        own = {name: each for name, each in value if each != getattr(plain, name)}
+        given = ", ".join(f"{name}: {_written(value)}" for name, value in own.items())
+        return f"{{{given}}} where nothing below is given" if own else ""
+    if field.default_factory is not None:
         return ""
+    return _written(value)
+
+
+def _written(value: Any) -> str:
+    """A value as it would be written in a file."""
     match value:
         case None:
             return "null"

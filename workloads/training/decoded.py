@@ -51,7 +51,7 @@ class DecodedCache:
         places = []
         for array in arrays:
             places.append(_Place(offset, array.shape, array.dtype))
-            if not self._write(memoryview(np.ascontiguousarray(array)).cast("B"), offset):
+            if not self._write(np.ascontiguousarray(array).data.cast("B"), offset):
                 return None
             offset += array.nbytes
         return tuple(places)

@@ -8,7 +8,14 @@ from orchestrator.spec.key_reference import experiment_keys
 
 
 def test_every_key_that_may_be_written_is_listed() -> None:
-    assert {one.key for one in experiment_keys()} == {*known_keys(ExperimentEntry), *TABLE_KEYS}
+    found = {one.key for one in experiment_keys()}
+    assert {key for key in found if ".NAME." not in key} == {*known_keys(ExperimentEntry), *TABLE_KEYS}
+    named = {
+        "pools": ["images", "masks", "only_masked", "only_listed", "share"],
+        "classes": ["name", "values", "colour"],
+    }
+    expected = {f"dataset.{section}.NAME.{name}" for section, names in named.items() for name in names}
+    assert {key for key in found if ".NAME." in key} == expected
 
 
 def test_every_key_that_is_no_section_says_what_it_means() -> None:
@@ -24,6 +31,8 @@ def test_every_key_that_is_no_section_says_what_it_means() -> None:
         ("labels.clustering.k", "method: kmeans", "whole number | null", "null"),
         ("dataset.num_classes", "name: folder", "whole number | null", "null"),
         ("name", "", "text", "(must be given)"),
+        ("finetune.optimiser", "", "section", "{head_factor: 10.0} where nothing below is given"),
+        ("dataset.pools.NAME.only_masked", "name: masks", "true or false", "false"),
     ],
 )
 def test_a_key_is_told_with_its_type_and_default(key: str, owner: str, kind: str, default: str) -> None:
