@@ -244,7 +244,8 @@ def sleep(
     job.storage.replace(path, b"")
     record = empty_record(path, 0)
     files = {"network": record, "predictions": record}
-    leave_outcome(job.storage, job.key, Outcome(files=files, results={job.key: {"miou": 50.0}}))
+    outcome = Outcome(files=files, results={job.key: {"miou": 50.0}}, origin=job.origin)
+    leave_outcome(job.storage, job.key, outcome)
 
 
 def _hold(seconds: float, busy: str) -> None:
