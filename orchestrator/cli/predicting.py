@@ -36,9 +36,11 @@ def predict_images(made: Plan, storage: Storage, options: Namespace) -> int:
         if plan.pending:
             # Ray is imported only where something is run.
             foretell(plan, storage, progress, options.address)
+            from orchestrator.cluster.budget import within_budget
             from orchestrator.cluster.run import run_plan
 
-            report = run_plan(plan, storage, progress, address=options.address, dashboard=options.dashboard)
+            with within_budget(plan.compute.max_cost):
+                report = run_plan(plan, storage, progress, address=options.address, dashboard=options.dashboard)
             for key, error in report.failed.items():
                 print(f"lookbeyond: failed: {error}", file=sys.stderr)
                 if key in report.input_errors:

@@ -5,12 +5,17 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from types import FrameType
 
 import ray
 
 from orchestrator.planning.budget import Spending, price_of
+from workloads.errors import InputError
 
 _LOOK_SECONDS = 10.0
+# A real signal, as nothing else ends a wait; not SIGINT, which a shell lets be ignored in the background.
+_SPENT = signal.SIGUSR1
 
 
 def prices_now() -> list[float | None]:
@@ -30,13 +35,17 @@ def within_budget(
 
     Raises:
         BudgetSpentError: it was.
+        InputError: there is a budget, and this is not the main thread, which alone can be interrupted.
     """
     if budget is None:
         yield None
         return
-    spending, over, done = Spending(budget), threading.Event(), threading.Event()
-    main = threading.main_thread().ident
-    assert main is not None
+    main = threading.main_thread()
+    if threading.current_thread() is not main or main.ident is None:
+        allowed = "null where a run is called in a thread of its own: it cannot be interrupted there"
+        raise InputError(key="compute.max_cost", value=budget, allowed=allowed)
+    spending, over, done, ending = Spending(budget), threading.Event(), threading.Event(), threading.Lock()
+    interrupt = partial(signal.pthread_kill, main.ident, _SPENT)
 
     def watch() -> None:
         before, up = time.monotonic(), list[float | None]()
@@ -46,12 +55,14 @@ def within_budget(
             with contextlib.suppress(Exception):
                 up = prices()
             if spending.add(now - before, up):
-                over.set()
-                # As Ctrl-C does, so that what the run holds is given back; a real signal, as nothing else ends a wait.
-                signal.pthread_kill(main, signal.SIGINT)
+                with ending:
+                    if not done.is_set():
+                        over.set()
+                        interrupt()
                 return
             before = now
 
+    before_it = signal.signal(_SPENT, _as_ctrl_c)
     watcher = threading.Thread(target=watch, name="budget", daemon=True)
     watcher.start()
     try:
@@ -61,5 +72,12 @@ def within_budget(
             raise spending.error() from None
         raise
     finally:
-        done.set()
+        with ending:
+            done.set()
         watcher.join(2 * look_seconds)
+        signal.signal(_SPENT, before_it)
+
+
+def _as_ctrl_c(number: int, frame: FrameType | None) -> None:
+    """What the run holds is given back as it is then."""
+    raise KeyboardInterrupt

@@ -34,7 +34,7 @@ _STOPPED = ".stopped.json"
 _SEEN = "seen-"
 _UNFINISHED = ".part"
 _ATTEMPT_BYTES = 6
-_ATTEMPT = re.compile(rf"({SHARDS}|{MODELS})/.+-[0-9a-f]{{{2 * _ATTEMPT_BYTES}}}\.\w+", re.ASCII)
+_ATTEMPT = re.compile(rf"({SHARDS}/\w+|{MODELS})/\w+-[0-9a-f]{{{2 * _ATTEMPT_BYTES}}}(\.\w+)+", re.ASCII)
 _DATA = re.compile(rf"({SHARDS}|{MODELS})(/\w[\w.-]*)+", re.ASCII)
 
 

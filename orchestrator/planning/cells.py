@@ -126,8 +126,13 @@ class _Roles:
 
     @cached_property
     def identity(self) -> Mapping[str, Any]:
-        """What the data set is to a key."""
+        """What the data set is to a key of a step that reads ground truth."""
         return {"identity": self.dataset.identity(), "order_seed": self.entry.dataset.order_seed}
+
+    @cached_property
+    def image_identity(self) -> Mapping[str, Any]:
+        """What its images are to a key of any other step."""
+        return {"identity": self.dataset.image_identity(), "order_seed": self.entry.dataset.order_seed}
 
     @cached_property
     def makes_labels(self) -> bool:

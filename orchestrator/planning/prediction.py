@@ -71,7 +71,7 @@ def prediction_plan(plan: Plan, planned: PlannedCell, what: str, images: str, st
     image_set = build_image_set(
         config.pool, entries, None, order_seed=0, shard_images=plan.compute.shard_images, storage=storage
     )
-    identity = {"identity": dataset.identity(), "order_seed": 0}
+    identity = {"identity": dataset.image_identity(), "order_seed": 0}
     step: ShardedStep
     segments: list[Step] = []
     match behind:

@@ -45,7 +45,11 @@ def experiment_keys(prefix: str = "") -> list[Key]:
     """Every key that begins so, or all, sections before what is in them."""
     table = [Key(name, "", "", _TABLE[name]) for name in TABLE_KEYS]
     found = [*_below(ExperimentEntry, ""), *table]
-    return [one for one in found if one.key == prefix or one.key.startswith(f"{prefix}." if prefix else "")]
+    return [one for one in found if _begins(one.key.split("."), prefix.split(".") if prefix else [])]
+
+
+def _begins(key: list[str], prefix: list[str]) -> bool:
+    return len(key) >= len(prefix) and all(part in (given, _A_NAME) for part, given in zip(key, prefix, strict=False))
 
 
 def _below(model: type[BaseModel], prefix: str, owner: str = "") -> Iterator[Key]:
@@ -103,8 +107,8 @@ def _default(field: FieldInfo) -> str:
     value = field.default if field.default_factory is None else None
     if isinstance(value, BaseModel):
         # What a section is where none of it is given may differ from what is left out of one that is.
-        plain = type(value)()
-        own = {name: each for name, each in value if each != getattr(plain, name)}
+        plain = type(value).model_fields
+        own = {name: each for name, each in value if each != plain[name].get_default(call_default_factory=True)}
         given = ", ".join(f"{name}: {_written(value)}" for name, value in own.items())
         return f"{{{given}}} where nothing below is given" if own else ""
     if field.default_factory is not None:
@@ -117,6 +121,8 @@ def _written(value: Any) -> str:
     match value:
         case None:
             return "null"
+        case BaseModel():
+            return f"{{{', '.join(f'{name}: {_written(each)}' for name, each in value)}}}"
         case bool():
             return str(value).lower()
         case tuple() | list():

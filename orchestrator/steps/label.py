@@ -59,7 +59,7 @@ class LabelStep(ShardedStep):
         assert isinstance(superpixels, SuperpixelStep | None)
         return cls(
             images=cell.image_set(source, None) if val else cell.labelled_images,
-            dataset=cell.identity,
+            dataset=cell.image_identity,
             source=source,
             extractor=labels.extractor,
             weights_identity=cluster.sample.weights_identity,

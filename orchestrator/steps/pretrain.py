@@ -70,7 +70,7 @@ class PretrainStep(TrainingStep):
         identity = first_weights_identity(cell, "pretrain", config.segmentor.backbone, config.init, weights)
         return cls(
             images=cell.labelled_images,
-            dataset=cell.identity,
+            dataset=cell.image_identity,
             source=cell.train,
             config=config,
             weights_identity=identity,

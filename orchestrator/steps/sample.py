@@ -50,7 +50,7 @@ class SampleStep(ShardedStep):
         identity = FINETUNED if network else _identity(cell, arch, weights)
         return cls(
             images=cell.image_set(cell.train, labels.images),
-            dataset=cell.identity,
+            dataset=cell.image_identity,
             source=cell.train,
             extractor=labels.extractor,
             weights_identity=identity,

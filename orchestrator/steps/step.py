@@ -79,7 +79,11 @@ class CellSteps(Protocol):
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        """What the data set is to a key: the images and their order."""
+        """What the data set is to the key of a step that reads ground truth: images, their order, classes."""
+
+    @property
+    def image_identity(self) -> Mapping[str, Any]:
+        """The same to any other step: images and their order."""
 
     @property
     def makes_labels(self) -> bool:

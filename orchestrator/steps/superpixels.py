@@ -46,7 +46,7 @@ class SuperpixelStep(ShardedStep):
             return None
         source = cell.val if val else cell.train
         images = cell.image_set(source, None) if val else cell.labelled_images
-        return cls(images=images, dataset=cell.identity, source=source, config=labels.superpixels)
+        return cls(images=images, dataset=cell.image_identity, source=source, config=labels.superpixels)
 
     @property
     def inputs(self) -> dict[str, Step]:

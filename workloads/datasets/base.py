@@ -166,6 +166,10 @@ class Dataset(ABC):
     def identity(self) -> dict[str, Json]:
         """What decides the content apart from the files: name and options, never a path."""
 
+    def image_identity(self) -> dict[str, Json]:
+        """The part of the identity that decides the images, for work that does not look at their ground truth."""
+        return self.identity()
+
     def read_image(self, pool: str, image_id: str) -> UInt8Array:
         """One image as uint8 (H, W, 3), RGB.
 

@@ -70,17 +70,15 @@ class Described(FileDataset):
         return super().ground_truth_doubts(pool, image_id)
 
     def identity(self) -> dict[str, Json]:
-        """The name, and what stands for which class; where files lie is no part of it."""
+        """What the images are, and which value or colour is which class; places and names of classes do not count."""
         table = self._table
         values: list[Json] = [[int(value), int(table.values[value])] for value in np.flatnonzero(table.values >= 0)]
         colours: list[Json] = [[colour, index] for colour, index in sorted(table.colours.items())]
-        named: dict[str, Json] = {
-            "name": self.name,
-            "classes": list(self.classes),
-            "values": values,
-            "colours": colours,
-        }
-        return named | depth_identity(self.sixteen_bit)
+        return self.image_identity() | {"values": values, "colours": colours}
+
+    def image_identity(self) -> dict[str, Json]:
+        """The name, and how 16 bits become 8: classes may be decided when labels have been seen."""
+        return {"name": self.name} | depth_identity(self.sixteen_bit)
 
     def _require_classes(self, labelled: list[str]) -> None:
         if labelled and not self.classes:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from itertools import islice, product
+from itertools import islice
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -171,7 +171,8 @@ class LoaderThreads:
     ) -> None:
         self._share = share
         self._pool = ThreadPoolExecutor(threads, "samples", lambda: torch.set_num_threads(1))
-        self._samples = made_ahead(self._pool, make, product(steps, range(share)), ahead * share)
+        asked = ((step, place) for step in steps for place in range(share))
+        self._samples = made_ahead(self._pool, make, asked, ahead * share)
 
     def next(self) -> Batch:
         """See `Batches.next`."""

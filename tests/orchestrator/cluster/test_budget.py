@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,37 @@ def test_a_run_that_has_spent_it_is_interrupted() -> None:
             raise ConnectionError
         return [3600.0, 3600.0]
 
-    with pytest.raises(BudgetSpentError, match=r"of compute\.max_cost 0\.1;"), within_budget(0.1, prices, 0.01):
-        threading.Event().wait()
+    # As in the background of a shell.
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(BudgetSpentError, match=r"of compute\.max_cost 0\.1;"), within_budget(0.1, prices, 0.01):
+            threading.Event().wait()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert asked > 1
+
+
+def test_a_run_that_has_ended_is_not_interrupted_by_prices_that_come_late() -> None:
+    asked, ended = threading.Event(), threading.Event()
+
+    def prices() -> list[float | None]:
+        asked.set()
+        ended.wait()
+        return [1e9]
+
+    with within_budget(1.0, prices, 0.01) as spending:
+        asked.wait()
+        threading.Timer(0.1, ended.set).start()
+    assert spending is not None
+
+
+def test_a_budget_is_refused_where_nobody_could_be_interrupted() -> None:
+    def run() -> None:
+        with within_budget(1.0, list):
+            pass
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(InputError, match=r"compute\.max_cost: 1\.0"):
+        pool.submit(run).result()
 
 
 def test_an_interruption_within_the_budget_stays_one() -> None:

@@ -19,6 +19,7 @@ from orchestrator.ledger.layout import (
     model_path,
     outcome_path,
     record_path,
+    shard_path,
     state_path,
     stop_mark_path,
 )
@@ -224,19 +225,20 @@ def test_a_manifest_cannot_make_a_repair_delete_files_elsewhere(finished: Ended,
 
 def test_leftovers_are_swept_when_nobody_can_be_writing_them(finished: Ended, storage: Storage) -> None:
     stream = record_of(finished, "sample").rsplit("/", 1)[0]
-    old, new = f"{stream}/old-attempt.arrow", f"{stream}/new-attempt.arrow"
-    part = f"{stream}/.old-attempt.arrow.0123.part"
-    model = "models/abandoned.arrow"
-    for path in (old, new, part, model):
+    old, new = (shard_path(stream.rsplit("/", 1)[1], "a" * 64) for _ in range(2))
+    part = f"{stream}/.{old.rsplit('/', 1)[1]}.0123.part"
+    models = [model_path("a" * 64, suffix) for suffix in ("pt", "arrow", "predictions.arrow", "png")]
+    mine = [f"{stream}/notes.txt", "models/resnet50.pt"]
+    for path in (old, new, part, *models, *mine):
         storage.replace(path, b"half")
     two_hours_ago = time.time() - 7200
-    for path in (old, part, model):
+    for path in (old, part, *models, *mine):
         os.utime(storage.locate(path), (two_hours_ago, two_hours_ago))
     found = verify(storage, repair=False)
-    assert set(found.leftovers) == {old, part, model}
+    assert set(found.leftovers) == {old, part, *models}
     assert found.damaged == {}
-    assert set(verify(storage, repair=True).repaired) == {old, part, model}
-    assert storage.exists(new)
+    assert set(verify(storage, repair=True).repaired) == {old, part, *models}
+    assert all(storage.exists(path) for path in (new, *mine))
     assert rerun_kinds(storage) == {}
 
 

@@ -78,7 +78,7 @@ OTHERS: dict[str, list[dict[str, Any]]] = {
     "dataset.val": [{"dataset.val": "train"}],
     "dataset.pools": [{"dataset.pools": {"train": POOLS["val"], "val": POOLS["val"]}}],
     "dataset.file": [{"dataset.file": "other.csv"}],
-    "dataset.classes": [{"dataset.classes": ["road", "car"]}],
+    "dataset.classes": [{"dataset.classes": {0: "sky", 1: "road"}}, {"dataset.classes": ["road", "sky", "car"]}],
     "dataset.ignore": [{"dataset.ignore": [12]}],
     "labels.extractor.layer": [{"labels.extractor.layer": "layer3"}],
     "labels.extractor.arch": [{"labels.extractor": {"arch": "resnet50", "weights": "first.pth"}}],
@@ -276,3 +276,13 @@ def test_another_value_changes_a_key_where_it_decides_a_result_and_none_where_no
         assert False in same_keys(field, OTHERS.get(field.key, ())) or has_one_value(field)
     else:
         assert set(same_keys(field, OTHERS.get(field.key, ()))) == {True}
+
+
+def test_classes_of_ones_own_masks_may_be_named_and_sorted_out_when_labels_have_been_seen() -> None:
+    """Their names decide no key, and which values they stand for only those of what reads ground truth."""
+    changes = {"finetune": FINETUNE, "pretrain": PRETRAIN, "labels.clustering": {"k": 5}}
+    before = keys(written("masks", changes))
+    assert before.keys() >= {"sample", "superpixels", "label", "score", "pretrain", "finetune"}
+    assert keys(written("masks", changes | {"dataset.classes": ["Strasse", "Himmel"]})) == before
+    after = keys(written("masks", changes | {"dataset.classes": {1: "sky"}, "dataset.ignore": [0, 11]}))
+    assert {role for role, key in before.items() if after[role] != key} == {"score", "finetune"}

@@ -18,6 +18,11 @@ def test_every_key_that_may_be_written_is_listed() -> None:
     assert {key for key in found if ".NAME." in key} == expected
 
 
+def test_names_of_ones_own_stand_for_any() -> None:
+    assert experiment_keys("dataset.pools.mine.share") == experiment_keys("dataset.pools.NAME.share") != []
+    assert experiment_keys("dataset.pool.mine") == []
+
+
 def test_every_key_that_is_no_section_says_what_it_means() -> None:
     silent = {one.key for one in experiment_keys() if not one.meaning and "section" not in one.kind}
     assert silent == set()

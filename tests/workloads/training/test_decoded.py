@@ -2,7 +2,9 @@
 
 import errno
 import os
+import tempfile
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,3 +101,27 @@ def test_a_full_disk_ends_the_keeping_with_one_word(
     assert [record.message for record in caplog.records] == [
         "no more decoded images are kept (compute.decoded_cache_gb): No space left on device"
     ]
+
+
+def test_a_disk_that_is_nearly_full_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = Files()
+    source = DecodedCache(1.0).of(files)
+    blocks, size = 1000, 4096
+    monkeypatch.setattr(os, "fstatvfs", lambda file: SimpleNamespace(f_frsize=size, f_blocks=blocks, f_bavail=50))
+    source.load("a")
+    monkeypatch.setattr(os, "fstatvfs", lambda file: SimpleNamespace(f_frsize=size, f_blocks=blocks, f_bavail=51))
+    for _ in range(2):
+        assert_same(source.load("a"), "a")
+    assert files.decoded == {"a": 2}
+
+
+def test_without_a_place_for_the_file_nothing_is_kept(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    files = Files()
+    source = DecodedCache(1.0).of(files)
+    for _ in range(2):
+        assert_same(source.load("a"), "a")
+    assert files.decoded == {"a": 2}
+    assert len(caplog.records) == 1
