@@ -21,7 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hosts import LAUNCHER, Host, make_bridge, make_hosts
+from cluster_lab.hosts import LAUNCHER, Host, make_bridge, make_hosts
 from support.s3_server import KINDS, S3Server, s3_server
 
 from orchestrator.execution.provenance import Code
