@@ -25,7 +25,8 @@ from workloads.devices import lacking_operations
 # bounds how many of each are in flight, so one kind alone does not crowd the cores either.
 SHARE = 0.5
 
-# More than what the drivers of trainings hold on a machine.
+# More than what the drivers of trainings hold on a machine. They stay for the next training, so a machine of one core
+# never has a whole one to give: what asks for that waits for ever, and the run with it.
 _DRIVERS = 0.02
 
 # A head that runs no work offers no core, which keeps away all that asks for one. What asks for none keeps away by the
@@ -75,6 +76,11 @@ def run_job(job: Job, threads: int | None = None) -> Report:
     return _run(job, WorkerCache())
 
 
+def _reserved(share: float) -> float:
+    """What Ray reserves for a share of a core."""
+    return share * (1 - _DRIVERS)
+
+
 def extraction_request(gpus: float) -> ResourceRequest:
     """What one extraction actor takes."""
     return ResourceRequest("an extraction worker (compute.gpus_per_worker, compute.device)", 1, SHARE, gpus)
@@ -85,7 +91,8 @@ def start_extraction(gpus: float, node: str | None, helpers: int) -> Any:
 
     Its `helpers`, threads that keep a GPU fed, reserve no core: what else runs on the machine shares these with them.
     """
-    return ExtractionWorker.options(num_cpus=SHARE, num_gpus=gpus, **_on(node)).remote(1, "extraction", helpers)
+    actor: Any = ExtractionWorker.options(num_cpus=_reserved(SHARE), num_gpus=gpus, **_on(node))
+    return actor.remote(1, "extraction", helpers)
 
 
 def start_clustering(gpus: float, threads: int, node: str | None) -> Any:
@@ -101,7 +108,7 @@ def start_task(job: Job, share: float, node: str | None) -> Any:
     """A job as a task that reserves this share of a core, on a machine if one is named; a reference to its report."""
     # Few names: Ray keeps figures for each of them for as long as the driver lives.
     where = _on(node) or ({} if share else _ANYWHERE)
-    return run_job.options(num_cpus=share, name=job.name, **where).remote(job)
+    return run_job.options(num_cpus=_reserved(share), name=job.name, **where).remote(job)
 
 
 def start_alone(job: Job, cores: float, gpus: float, node: str | None) -> Any:
