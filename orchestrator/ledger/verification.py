@@ -78,18 +78,22 @@ class _Mention:
 
 def _look(storage: Storage, path: str) -> tuple[list[ShardRecord], str | None]:
     """The files that a file names, and what is wrong with it."""
-    match _kind(path):
-        case layout.IMAGES, "arrow":
-            return [], listing_problem(storage, path)
-        case layout.INPUTS, "arrow":
-            return [], inputs_problem(storage, path)
+    records: list[ShardRecord] = []
+    problem: str | None = None
     try:
-        return _named_by(storage, path), None
-    except FileNotFoundError:
+        match _kind(path):
+            case layout.IMAGES, "arrow":
+                problem = listing_problem(storage, path)
+            case layout.INPUTS, "arrow":
+                problem = inputs_problem(storage, path)
+            case _:
+                records = _named_by(storage, path)
+    except (FileNotFoundError, ValueError) as error:
+        problem = f"cannot be read ({error})"
+    if problem and not storage.exists(path):
         # Declared finished or run after all since it was listed.
-        return [], None
-    except ValueError as error:
-        return [], f"cannot be read ({error})"
+        problem = None
+    return records, problem
 
 
 def _kind(path: str) -> tuple[str, str]:

@@ -12,9 +12,11 @@ from support.trainings import KilledError, Listener, make_job
 from support.trainings import run as train
 from support.without_ray import Ended, run
 
+from orchestrator.ledger import verification
 from orchestrator.ledger.layout import (
     cluster_state_path,
     history_path,
+    listing_path,
     manifest_path,
     model_path,
     outcome_path,
@@ -306,3 +308,30 @@ def test_a_damaged_state_of_a_training_is_found(storage: Storage, damage: Any) -
     assert verify(storage, repair=False).damaged == {}
     damage(storage, state_path(job.key))
     assert list(verify(storage, repair=False).damaged) == [state_path(job.key)]
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        cluster_state_path("a" * 64),
+        state_path("a" * 64),
+        outcome_path("a" * 64),
+        history_path("a" * 64),
+        record_path("b" * 64, "c" * 64),
+        listing_path("d" * 64),
+        "inputs/seen/seen-0.arrow",
+    ],
+)
+def test_what_a_run_deletes_after_it_was_listed_is_not_damaged(
+    path: str, storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage.replace(path, b"half")
+    assert set(verify(storage, repair=False).damaged) == {path}
+    look = verification._look
+
+    def late(storage: Storage, path: str) -> Any:
+        storage.delete(path)
+        return look(storage, path)
+
+    monkeypatch.setattr(verification, "_look", late)
+    assert verify(storage, repair=True).damaged == {}
