@@ -124,7 +124,6 @@ def aims(rates: Sequence[Rate], device: float) -> Iterator[tuple[Aim, float]]:
     if one := by_case.get(("pretrain", "png", 1)):
         yield PRETRAINING, one.ours
         yield WAITING, 100 * max(0.0, 1 - _CORES_BESIDE_A_DEVICE * one.ours / device)
-
     if one := by_case.get(("pretrain", "kept", 1)):
         yield KEPT, one.ours
 
