@@ -4,8 +4,8 @@ Each has its reason, and a test that fails when Ray changes it (`tests/orchestra
 as long as there is anything here, pyproject.toml bounds the version of Ray.
 """
 
+import asyncio
 import logging
-import os
 import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -19,7 +19,6 @@ from ray.util.placement_group import PlacementGroup, placement_group_table, remo
 import orchestrator
 
 if TYPE_CHECKING:
-    from ray.train import UserCallback
     from ray.train.torch import TorchTrainer
 
 # What a head says to a job that comes before its agent is up: no error of its own kind tells it from a refusal.
@@ -148,34 +147,6 @@ def is_lost_at_start(error: Exception) -> bool:
     return isinstance(error, WorkerGroupStartupFailedError)
 
 
-def controller_watch(folder: Path, prefix: str, send: Callable[[dict[str, Any]], None]) -> "UserCallback":
-    """A callback by which Train's controller says what its driver may have to end.
-
-    It leaves a file named by its process, and sends the identity of every placement group that it makes: where a worker
-    group fails before it has started, Train forgets its own, and the next try waits for the very GPU. Callbacks of
-    users are told of reports only, and a training may hang before its first.
-    """
-    from ray.train.v2._internal.execution.callback import ControllerCallback
-    from ray.train.v2._internal.execution.worker_group import worker_group
-
-    class ControllerWatch(ControllerCallback):
-        def after_controller_start(self, train_run_context: Any) -> None:
-            # A name is there whole or not at all; content would not be.
-            (folder / f"{prefix}{os.getpid()}").touch()
-            make = worker_group.placement_group
-
-            def make_and_tell(*arguments: Any, **options: Any) -> PlacementGroup:
-                group = make(*arguments, **options)
-                send({PLACEMENT_GROUP: group.id.hex()})
-                return group
-
-            worker_group.placement_group = make_and_tell
-
-    # Train takes callbacks of its own kind beside those of users.
-    callback: Any = ControllerWatch()
-    return callback
-
-
 def remove_group(identity: str) -> None:
     """Give back what a worker group reserved, if it is still reserved."""
     group = PlacementGroup(ray.PlacementGroupID.from_hex(identity))
@@ -183,16 +154,23 @@ def remove_group(identity: str) -> None:
         remove_placement_group(group)
 
 
-def lean_trainer(*, cleans_up: bool) -> "type[TorchTrainer]":
-    """Ray's trainer without processes that nothing here needs.
+def lean_trainer(*, cleans_up: bool, tell: Callable[[dict[str, Any]], None]) -> "type[TorchTrainer]":
+    """Ray's trainer without processes that nothing here needs, which says what it reserves.
 
-    Left out are the manager of Ray's data sets, of which there are none, and, unless it `cleans_up`, the cleaner of
-    placement groups: it asks the dashboard whether the training still goes on, and where none runs it was seen to stay
-    for ever after a run that was interrupted while its workers started.
+    Train's controller runs in the thread that calls `fit`, which waits for it anyway, instead of an actor of its own:
+    one process less to start in every training, and one less to hang in Ray's clean-up at exit. Left out are the
+    manager of Ray's data sets, of which there are none, and, unless it `cleans_up`, the cleaner of placement groups: it
+    asks the dashboard whether the training still goes on, and where none runs it was seen to stay for ever after a run
+    that was interrupted while its workers started.
+
+    `tell` is called with the identity of every placement group as it is made: where a worker group fails before it has
+    started, Train forgets its own, and the next try waits for the very GPU.
     """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+    from ray.train.v2._internal.execution.controller.controller import TrainController
+    from ray.train.v2._internal.execution.worker_group import worker_group
 
     left_out = (DatasetsCallback,) if cleans_up else (DatasetsCallback, PlacementGroupCleanerCallback)
 
@@ -200,5 +178,21 @@ def lean_trainer(*, cleans_up: bool) -> "type[TorchTrainer]":
         def _create_default_callbacks(self) -> list[Any]:
             callbacks: list[Any] = super()._create_default_callbacks()  # type: ignore[misc]
             return [each for each in callbacks if not isinstance(each, left_out)]
+
+        def _initialize_and_run_controller(self, **settings: Any) -> Any:
+            make = worker_group.placement_group
+
+            def make_and_tell(*arguments: Any, **options: Any) -> PlacementGroup:
+                group = make(*arguments, **options)
+                tell({PLACEMENT_GROUP: group.id.hex()})
+                return group
+
+            worker_group.placement_group = make_and_tell
+            try:
+                controller = TrainController(**settings)
+                asyncio.run(controller.run())
+                return controller.get_result()
+            finally:
+                worker_group.placement_group = make
 
     return LeanTrainer

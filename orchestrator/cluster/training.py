@@ -8,13 +8,9 @@ starts, tried again without end and without a word; a run that silently continue
 """
 
 import os
-import signal
 import tempfile
 import time
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -25,7 +21,7 @@ from orchestrator.cluster import ray_private, session
 from orchestrator.cluster.gpu_check import require_gpu_of_this_worker, torch_config
 from orchestrator.cluster.malloc import keep_freed_memory
 from orchestrator.cluster.metrics import GpuBusy
-from orchestrator.cluster.reports import PipeCallback, listening
+from orchestrator.cluster.reports import ReportCallback, Tell, in_turn
 from orchestrator.cluster.room import Claim, Machine, Workers
 from orchestrator.ledger.layout import short
 from orchestrator.ledger.leases import LeaseLostError
@@ -54,10 +50,6 @@ _REPORT_SECONDS = 2.0
 # How long the workers of a training may take to start: where machines have to be started first, they take minutes.
 _START_SECONDS = 60.0
 _START_SECONDS_WHEN_SCALING = 900.0
-
-# A controller leaves within a second or two, or never.
-_LEAVING_SECONDS = 5.0
-_CONTROLLER = "controller-"
 
 
 class LostWorkerError(Exception):
@@ -132,8 +124,8 @@ class Scale:
         return {"CPU": self.cores - DRIVERS_ON_A_MACHINE * DRIVER_CORES} | ({"GPU": 1} if self.uses_gpus else {})
 
 
-def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) -> None:
-    """Drive one training to its end, where its outcome lies on the storage, or until it is given up.
+def fit(job: TrainingJob, scale: Scale, tell: Tell) -> None:
+    """Drive one training to its end, where its outcome lies on the storage, or until it is given up; in an actor.
 
     `tell` is called in another thread with what the training reports of how it goes, and with the identity of the
     placement group that its workers are in.
@@ -163,14 +155,13 @@ def fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) 
             ray_private.remove_group(group)
 
 
-def _fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None]) -> None:
-    with tempfile.TemporaryDirectory() as folder, listening(Path(folder), tell) as pipe:
+def _fit(job: TrainingJob, scale: Scale, tell: Tell) -> None:
+    with tempfile.TemporaryDirectory() as folder, in_turn(tell) as tell_in_turn:
         # The types that are known of Train's configuration are those of its first version.
         failures: dict[str, Any] = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
         selector: dict[str, Any] = {"label_selector": [{ray_private.NODE_LABEL: node} for node in scale.nodes] or None}
-        told = PipeCallback(pipe)
-        callbacks: list[Any] = [told, ray_private.controller_watch(Path(folder), _CONTROLLER, told.send)]
-        trainer = ray_private.lean_trainer(cleans_up=scale.dashboard)(
+        callbacks: list[Any] = [ReportCallback(tell_in_turn)]
+        trainer = ray_private.lean_trainer(cleans_up=scale.dashboard, tell=tell_in_turn)(
             _worker,
             train_loop_config={"job": job, "scale": scale},
             scaling_config=ScalingConfig(
@@ -188,37 +179,14 @@ def _fit(job: TrainingJob, scale: Scale, tell: Callable[[dict[str, Any]], None])
                 callbacks=callbacks,
             ),
         )
-        failure: Exception | None = None
         try:
             trainer.fit()
         except WorkerGroupError as error:
-            failure = _cause(error.worker_failures)
+            raise _cause(error.worker_failures) from None
         except ControllerError as error:
-            failure = _controller_cause(error.controller_failure, scale)
+            raise _controller_cause(error.controller_failure, scale) from None
         except ray.train.PreemptionError as error:
-            failure = LostWorkerError(str(error))
-        finally:
-            # Not inside the handlers: an error at hand holds the controller, which leaves when nobody does. One that no
-            # handler took still holds it, and it is ended when its time is up.
-            _see_off_controller(Path(folder))
-        if failure is not None:
-            raise failure
-
-
-def _see_off_controller(folder: Path) -> None:
-    """Wait for the controller of a training that is over to leave, and end it where it does not.
-
-    One in five was seen to hang for ever in Ray's own clean-up at exit, holding hundreds of megabytes, and to outlive
-    the run and its cluster. One that is ended while it leaves would be reported as a lost worker.
-    """
-    for note in folder.glob(f"{_CONTROLLER}*"):
-        process = int(note.name.removeprefix(_CONTROLLER))
-        with suppress(ProcessLookupError):
-            deadline = time.monotonic() + _LEAVING_SECONDS
-            while time.monotonic() < deadline:
-                os.kill(process, 0)
-                time.sleep(0.05)
-            os.kill(process, signal.SIGKILL)
+            raise LostWorkerError(str(error)) from None
 
 
 def _cause(failures: dict[int, Exception]) -> Exception:

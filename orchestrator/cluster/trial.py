@@ -11,6 +11,7 @@ from typing import Any
 
 from ray import tune
 
+from orchestrator.cluster.reports import Tell
 from orchestrator.cluster.training import FailedInItsWorkError, LostWorkerError, NotStartedError, Scale, fit
 from orchestrator.ledger.leases import LeaseLostError
 from orchestrator.ledger.training_states import read_history, read_outcome
@@ -20,7 +21,7 @@ from workloads.errors import InputError
 # In the last that a trial tells.
 END, REASON = "end", "reason"
 
-Fit = Callable[[TrainingJob, Scale, Callable[[dict[str, Any]], None]], None]
+Fit = Callable[[TrainingJob, Scale, Tell], None]
 
 
 class End(StrEnum):

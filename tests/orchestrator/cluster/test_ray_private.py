@@ -2,12 +2,10 @@
 
 import inspect
 import logging
-import os
 import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from packaging.requirements import Requirement
@@ -100,28 +98,26 @@ def test_a_lean_trainer_leaves_out_what_it_names_and_nothing_else(cleans_up: boo
         return [type(each).__name__ for each in trainer._create_default_callbacks()]
 
     everything = names(TorchTrainer)
-    lean = names(ray_private.lean_trainer(cleans_up=cleans_up))
+    lean = names(ray_private.lean_trainer(cleans_up=cleans_up, tell=lambda report: None))
     gone = ["DatasetsCallback", "PlacementGroupCleanerCallback"][:left_out]
     assert sorted(everything) == sorted([*lean, *gone])
 
 
-def test_the_controller_says_its_process_and_its_placement_groups(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from ray.train.v2._internal.execution.controller import controller
+def test_train_makes_placement_groups_and_runs_its_controller_where_they_are_replaced() -> None:
+    from ray.train.v2._internal.execution.controller.controller import TrainController
     from ray.train.v2._internal.execution.worker_group import worker_group
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    group = SimpleNamespace(id=SimpleNamespace(hex=lambda: "abc"))
-    monkeypatch.setattr(worker_group, "placement_group", lambda bundles: group)
-    sent: list[dict[str, str]] = []
-    callback = ray_private.controller_watch(tmp_path, "controller-", sent.append)
-    assert RunConfig(callbacks=[callback]).callbacks == [callback]
-    assert '"after_controller_start"' in inspect.getsource(controller)
     assert "pg = placement_group(" in inspect.getsource(worker_group.WorkerGroup._create_placement_group)
-    callback.after_controller_start(None)
-    assert [path.name for path in tmp_path.iterdir()] == [f"controller-{os.getpid()}"]
-    assert worker_group.placement_group([]) is group
-    assert sent == [{ray_private.PLACEMENT_GROUP: "abc"}]
+    run = inspect.getsource(DataParallelTrainer._initialize_and_run_controller)
+    made, ran, ended = (
+        "_cls.remote(**controller_init_kwargs)",
+        "controller.run.remote()",
+        "controller.get_result.remote()",
+    )
+    assert all(used in run for used in (made, ran, ended))
+    assert inspect.iscoroutinefunction(TrainController.run)
+    assert not inspect.iscoroutinefunction(TrainController.get_result)
 
 
 @pytest.mark.slow

@@ -84,7 +84,7 @@ def test_trainings_of_one_run_are_the_same_bits_and_one_that_fails_fails_alone(
     ((key, reference),) = weights(trained[0], "pretrain").items()
     assert key == as_alone
     assert_equal(found[key], reference)
-    wait_until(lambda: "TrainController" not in actors())
+    wait_until(lambda: "RayTrainWorker" not in actors())
     assert {group["state"] for group in placement_group_table().values()} <= {"REMOVED"}
     assert not executed.exists()
     shown = {path.name for path in Path(labelled_storage.locate("tune")).rglob("*") if path.is_file()}
