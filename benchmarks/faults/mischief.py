@@ -1,6 +1,6 @@
 """What may befall a storage between two starts of a run: half files, garbage, and files made by somebody to do harm.
 
-Struck is only what a run has not committed: what is committed has its SHA-256, and `verify` finds it. Of what is
+Struck is what a run keeps beside what it commits: what is committed has its SHA-256, and `verify` finds it. Of what is
 committed, a record is replaced by one that names a file elsewhere, and mended as its message says, by `verify
 --repair`.
 """
