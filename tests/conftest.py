@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from hypothesis import settings
 
 from orchestrator.storage.store import Storage
 
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from support.s3_server import S3Server
 
 torch.set_num_threads(1)
+# Times are nobody's fault on a machine that does other work.
+settings.register_profile("lookbeyond", deadline=None)
+settings.load_profile("lookbeyond")
 # Ray's workers give way to everything else by default, and here the tests themselves are everything else.
 os.environ.setdefault("RAY_worker_niceness", "0")
 # Ray notes there which cluster of this machine was the last; other tests, and others on this machine, have theirs.

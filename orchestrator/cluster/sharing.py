@@ -69,10 +69,7 @@ class Sharing:
             elif self.leases.is_free(step.key):
                 execution.take_back(step)
         # The dead are silent on all their steps at once: measured from now on, not from when each is ready.
-        leased = self.leases.leased()
-        for step in execution.steps:
-            if step.key in leased and not self.leases.holds(step.key):
-                self.leases.watch(step.key)
+        self.leases.watch([step.key for step in execution.steps])
 
     def reasons(self, execution: Execution) -> dict[str, str]:
         """The steps that are waited for because other runs hold them."""

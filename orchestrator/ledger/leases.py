@@ -17,6 +17,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -113,22 +114,31 @@ class Leases:
             self._thread.start()
         return True
 
-    def watch(self, key: str) -> None:
-        """Begin to measure the silence of a lease that will be wanted later."""
-        with self._lock:
-            if key not in self._held:
-                for generation, content in self._claims(key).items():
-                    self._is_dead(lease_path(key, generation), content)
+    def watch(self, keys: Collection[str]) -> None:
+        """Begin to measure the silence of leases that will be wanted later."""
+        for key in self.leased(keys):
+            with self._lock:
+                if key not in self._held:
+                    for generation, content in self._claims(key).items():
+                        self._is_dead(lease_path(key, generation), content)
+
+    def sweep(self, keys: Collection[str]) -> None:
+        """Take away what the dead have left of steps that are done, and that nobody will hold again."""
+        try:
+            for key in self.leased(keys):
+                with self._lock:
+                    claims = {} if key in self._held else self._claims(key)
+                    for generation, content in claims.items():
+                        if self._is_dead(lease_path(key, generation), content):
+                            self.storage.delete(lease_path(key, generation))
+        except StorageUnavailableError as error:
+            _LOG.info("leases of the dead are left: %s", error)
 
     def is_free(self, key: str) -> bool:
         """Whether nobody alive holds the lease of a step."""
         with self._lock:
             dead = [self._is_dead(lease_path(key, number), content) for number, content in self._claims(key).items()]
         return all(dead)
-
-    def leased(self) -> set[str]:
-        """The steps that anybody holds a lease of, from one listing."""
-        return {leased_key(file.path) for file in self.storage.files(LEASES, deep=True)}
 
     def holder_of(self, key: str) -> Holder | None:
         """Who holds the lease of a step."""
@@ -169,6 +179,11 @@ class Leases:
             # What one lease has waited for in vain the others need not.
             _LOG.warning("%d leases are left; they end by themselves after %g s", len(self._held), self.seconds)
             self._held.clear()
+
+    def leased(self, keys: Collection[str]) -> set[str]:
+        """Those of the steps that anybody holds a lease of, from one listing."""
+        wanted = set(keys)
+        return {key for file in self.storage.files(LEASES, deep=True) if (key := leased_key(file.path)) in wanted}
 
     def _is_dead(self, path: str, content: bytes) -> bool:
         holder, seconds = _read(content)

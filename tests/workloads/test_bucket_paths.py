@@ -171,7 +171,7 @@ def test_a_place_does_not_lead_out_of_its_bucket() -> None:
         place / "../../../other/c"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.sampled_from(["a", "b.png", "*", "?", "**", "b*", "[ab]"]), min_size=1, max_size=4))
 def test_a_glob_finds_in_a_bucket_what_it_finds_in_a_folder(tmp_path_factory: Any, parts: list[str]) -> None:
     folder = tmp_path_factory.getbasetemp() / "globbed"

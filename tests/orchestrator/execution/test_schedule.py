@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.execution.schedule import Item, Schedule
@@ -44,7 +44,6 @@ def drain(schedule: Schedule[Any], pool: str = "process") -> list[str]:
     return names
 
 
-@settings(deadline=None)
 @given(graphs(), st.integers(0, 2**32))
 def test_any_graph_is_run_completely_and_in_order(items: list[Item[int]], seed: int) -> None:
     chance = random.Random(seed)

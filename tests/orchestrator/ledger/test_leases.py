@@ -442,3 +442,45 @@ def test_closing_while_the_storage_is_away_waits_once_and_not_for_every_lease(
     holder.close()
     assert lost.waited == 1
     assert "5 leases are left" in caplog.text
+
+
+@on_all_storages
+def test_what_the_dead_leave_of_steps_that_are_done_is_swept_and_what_the_living_hold_is_not(
+    storage: Storage, run: Callable[..., Leases]
+) -> None:
+    done, pending, living, held = ("ab" * 32, "cd" * 32, "ef" * 32, "01" * 32)
+    other, ours = run(600.0), run(600.0)
+    assert other.acquire(living) and ours.acquire(held)
+    for key in (done, pending):
+        storage.replace(lease_path(key, 3), json.dumps({"holder": vars(killed()), "beat": 1, "seconds": 600}).encode())
+    ours.sweep([done, living, held])
+    assert ours.leased([done, pending, living, held]) == {pending, living, held}
+
+
+def test_a_holder_on_another_machine_is_swept_after_its_silence(storage: Storage, run: Callable[..., Leases]) -> None:
+    leases = run()
+    write_lease(storage, 600.0)
+    leases.watch([KEY])
+    leases.sweep([KEY])
+    assert lease_files(storage)
+    write_lease(storage, SILENCE, beat=2)
+    leases.watch([KEY])
+    deadline = time.monotonic() + 10
+    while lease_files(storage):
+        assert time.monotonic() < deadline, "a silent lease was not swept"
+        time.sleep(SILENCE / 4)
+        leases.sweep([KEY])
+
+
+def test_a_storage_that_does_not_answer_keeps_them(
+    storage: Storage, run: Callable[..., Leases], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*arguments: Any, **options: Any) -> Any:
+        raise StorageUnavailableError("away")
+
+    write_lease(storage, SILENCE, holder=killed())
+    leases = run()
+    with monkeypatch.context() as outage:
+        outage.setattr(Storage, "delete", away)
+        leases.sweep([KEY])
+    assert lease_files(storage)

@@ -34,7 +34,7 @@ from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
 # Examples overwrite one file, so that they may share a folder.
-same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+same_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 
 NAMES = st.text(min_size=1, max_size=12)
 IMAGES = st.from_regex(r"[^/.\0]{1,5}(/[^/.\0]{1,5})?", fullmatch=True)

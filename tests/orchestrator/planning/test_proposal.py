@@ -364,7 +364,7 @@ def test_what_folders_are_called_comes_back_from_the_experiment(name: str, tmp_p
 names = st.text("abc_-01 ", min_size=1, max_size=6).map(str.strip).filter(bool)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     stems=st.sets(names, min_size=3, max_size=6),
     folders=st.tuples(names, names).filter(lambda pair: pair[0] != pair[1]),

@@ -31,7 +31,7 @@ def png_of(bit_depth: int, colour_type: int, width: int, height: int, rows: byte
     return b"\x89PNG\r\n\x1a\n" + parts
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3))))
 def test_lossless_rgb_comes_back_bit_for_bit_down_to_one_pixel(pixels: np.ndarray) -> None:
     picture = decode_picture(encoded(Image.fromarray(pixels)), "a")
@@ -130,7 +130,7 @@ def test_unusable_bytes_are_a_broken_image_with_a_plain_reason(data: bytes, reas
     assert "\n" not in str(caught.value) and "Traceback" not in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_damaged_files_never_raise_anything_but_broken_image(data: st.DataObject) -> None:
     original = data.draw(st.sampled_from([a_jpeg(), a_png()]))

@@ -8,7 +8,7 @@ from workloads.errors import InputError
 entry_sets = st.sets(st.text(st.characters(categories=("L", "N")), min_size=1, max_size=8), max_size=40)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(entry_sets, st.integers(0, 2**31), st.randoms())
 def test_order_is_a_permutation_independent_of_the_listing(ids: set[str], seed: int, random) -> None:
     entries = [ImageEntry(image_id, len(image_id)) for image_id in sorted(ids)]

@@ -48,7 +48,7 @@ def scenes():
     return pictures
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(height=st.integers(32, 90), width=st.integers(32, 90), stride=st.sampled_from([8, 16, 32]))
 def test_size_of_the_map(height, width, stride):
     bank = FilterBank(FilterBankConfig(), stride)
@@ -131,7 +131,7 @@ def test_the_constants_are_those_of_the_scenes(scenes):
         first += count
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(sigma=st.floats(0.5, 3.0), seed=st.integers(0, 2**31))
 def test_blur_against_scipy(sigma, seed):
     maps = torch.rand(1, 2, 11, 14, generator=torch.Generator().manual_seed(seed))

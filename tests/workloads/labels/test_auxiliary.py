@@ -135,7 +135,7 @@ def test_cells_of_a_stride_16_network_sit_on_every_16th_pixel() -> None:
     np.testing.assert_allclose(distance[::16, ::16], -scores.amax(0).numpy(), atol=1e-6)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 12),
     st.tuples(st.integers(1, 6), st.integers(1, 6)),
@@ -224,7 +224,7 @@ def test_vote_by_hand() -> None:
     assert voted.tolist() == [[2, 2, 2, i, i], [1, 1, 1, 1, i], [0, 0, 4, 4, 4]]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 6), st.integers(1, 8), st.integers(0, 10**6))
 def test_vote_equals_a_plain_loop(k: int, number: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -23,7 +23,7 @@ def rings_and_blobs(seed: int = 0) -> np.ndarray:
     return (np.concatenate([ring + rng.normal(0, 0.15, ring.shape), inner, corner, noise])).astype(np.float32)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 10**6), st.floats(0.15, 3.0), st.integers(1, 12))
 def test_core_samples_and_clusters_are_those_of_scikit_learn(seed: int, eps: float, min_samples: int) -> None:
     features = np.random.default_rng(seed).normal(size=(120, 3)).astype(np.float32)
@@ -71,7 +71,7 @@ def test_target_k_takes_the_most_even_radius_that_gives_the_number() -> None:
     assert config.num_clusters(19) == 29
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10**6), st.integers(1, 6))
 def test_evenness_is_the_entropy_of_the_clusters_at_every_radius(seed: int, min_samples: int) -> None:
     features = np.random.default_rng(seed).integers(0, 6, (25, 2)).astype(np.float32)  # many equal distances

@@ -256,7 +256,7 @@ def test_outlier_thresholds_by_hand() -> None:
             model.outlier_thresholds(share)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 4), st.integers(1, 200), st.floats(0, 0.99), st.integers(0, 10**6))
 def test_thresholds_drop_the_stated_number_of_samples(k: int, rows: int, share: float, seed: int) -> None:
     rng = np.random.default_rng(seed)

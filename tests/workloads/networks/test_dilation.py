@@ -125,7 +125,7 @@ def test_stride_of(size, stride):
     assert stride_of(size) == stride
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     kernel_and_padding=st.sampled_from([(2, 0), (3, 0), (3, 1), (4, 1)]),
     dilation=st.integers(1, 4),

@@ -74,14 +74,14 @@ def maps(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray, int]:
     return labels, truth, classes
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(maps())
 def test_equals_the_dense_hungarian_solution(case: tuple[np.ndarray, np.ndarray, int]) -> None:
     labels, truth, classes = case
     assert score(*case) == pytest.approx(dense_pmiou(labels, truth, classes))
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(maps(), st.integers(0, 10**6))
 def test_neither_the_names_of_labels_nor_of_classes_matter(case: tuple[np.ndarray, np.ndarray, int], seed: int) -> None:
     labels, truth, classes = case
@@ -95,7 +95,7 @@ def test_neither_the_names_of_labels_nor_of_classes_matter(case: tuple[np.ndarra
     assert score(labels, order[truth], classes) == pytest.approx(score(*case))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(maps(), st.integers(0, 10**6), st.floats(0, 1))
 def test_removing_pixels_never_raises_the_score(
     case: tuple[np.ndarray, np.ndarray, int], seed: int, share: float
@@ -111,7 +111,7 @@ def test_removing_pixels_never_raises_the_score(
     assert part.coverage() <= whole.coverage()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(maps(), st.integers(0, 10**6))
 def test_removed_pixels_are_never_left_out_of_the_evaluation(
     case: tuple[np.ndarray, np.ndarray, int], seed: int
@@ -179,7 +179,7 @@ def test_diagnostic_mappings_can_stand_in_for_the_score(mapping: str, expected: 
     assert proxy_mean_iou(confusion, 2, mapping=mapping).pmiou == expected
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(maps())
 def test_class_best_and_many_to_one_equal_their_definitions(
     case: tuple[np.ndarray, np.ndarray, int],

@@ -63,7 +63,7 @@ def slow_loss(anchors, all_keys, first_column, config):
     return total, counted
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 1000),
     positives=st.sampled_from(["auxiliary", "superpixel", "pixel"]),
@@ -154,7 +154,7 @@ def cells_of(rng, labels, shape):
     return rng.choice(labels, size=shape)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10_000),
     slots=st.integers(2, 60),
@@ -206,7 +206,7 @@ def test_labels_without_a_possible_positive_are_passed_over():
     assert isinstance(nothing, AnchorSlots)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     seed=st.integers(0, 1000),
     height=st.integers(1, 30),

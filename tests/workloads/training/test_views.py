@@ -107,7 +107,7 @@ def test_scaling_agrees_with_anti_aliased_resize():
     assert inner.max() <= 1
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     scale=st.floats(0.4, 2.5),
     angle=st.floats(-60, 60),
@@ -128,7 +128,7 @@ def test_ids_say_where_every_colour_came_from(scale, angle, centre, flip):
     assert (found[1] - x)[inner].abs().max() <= reach
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**31))
 def test_labels_follow_the_ids_and_padding_is_ignored_never_class_0(seed):
     rng = np.random.default_rng(seed)
