@@ -29,6 +29,8 @@ OUTPUT_STRIDES = (8, 16, 32)
 PROBE_SIZE = 257
 """Side of the probe in pixels: 32 n + 1, so that every stride up to 32 divides (size - 1)."""
 
+_SAME_SHAPE = nn.BatchNorm2d | nn.ReLU | nn.Hardtanh | nn.SiLU | nn.Hardswish | nn.GELU | nn.Dropout
+
 Hook = Callable[[nn.Module, tuple[torch.Tensor, ...], object], None]
 
 
@@ -113,7 +115,7 @@ def run_probe(module: nn.Module, hooks: dict[nn.Module, Hook], size: tuple[int, 
     """Call `module` once on one meta image of a size, in evaluation mode, with forward hooks; returns what it returns.
 
     Nothing is computed and no weight or running statistic changes. A hook may raise to end the pass early; what it
-    raises goes to the caller.
+    raises goes to the caller. Layers that keep the shape are passed over: on `meta` they take most of the time.
     """
     tensors = {name: _on_meta(tensor) for name, tensor in module.named_parameters()}
     tensors |= {name: _on_meta(tensor) for name, tensor in module.named_buffers()}
@@ -122,7 +124,15 @@ def run_probe(module: nn.Module, hooks: dict[nn.Module, Hook], size: tuple[int, 
         stack.enter_context(torch.no_grad())
         for layer, hook in hooks.items():
             stack.callback(layer.register_forward_hook(hook).remove)
+        for layer in module.modules():
+            if isinstance(layer, _SAME_SHAPE) and "forward" not in vars(layer):
+                vars(layer)["forward"] = _unchanged
+                stack.callback(vars(layer).pop, "forward")
         return torch.func.functional_call(module, tensors, (torch.empty(1, 3, *size, device="meta"),))
+
+
+def _unchanged(maps: torch.Tensor) -> torch.Tensor:
+    return maps
 
 
 def stride_of(map_size: int) -> int:
