@@ -16,7 +16,6 @@ from orchestrator.cluster.sharing import Sharing
 from orchestrator.cluster.waiting import Waiting
 from orchestrator.cluster.workers import extraction_request
 from orchestrator.execution.early_stopping import SuccessiveHalving
-from orchestrator.execution.errors import HeadLostError
 from orchestrator.execution.execution import Execution
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.retries import Retries
@@ -84,16 +83,10 @@ def run_plan(
             report.machines = session.machines()
             preparation = Preparation(plan, storage, progress, session.capacity(ever), has_dashboard, leases)
             runner = preparation.runner()
-            is_lost = False
             try:
-                run_pending(plan, runner, report, between)
-            except HeadLostError:
-                is_lost = True
-                raise
+                with runner:
+                    run_pending(plan, runner, report, between)
             finally:
-                # What is asked of Ray without a head does not come back, and the leases would go unreturned.
-                if not is_lost:
-                    runner.close()
                 report.retries = dict(runner.retries.counts)
                 report.trials = runner.trainings.folders if runner.trainings is not None else {}
                 report.worker_peak_bytes = max(runner.peak_bytes.values(), default=0)

@@ -10,7 +10,7 @@ what others hold is left to them until they are done with it, or dead. Work in f
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import ray
 from ray.exceptions import LocalRayletDiedError, RayActorError, RayError, RayTaskError
@@ -88,8 +88,14 @@ class Runner:
             self._hand_out(execution)
             self._land(execution)
 
-    def close(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         """End all that runs."""
+        if isinstance(error, HeadLostError):
+            # What is asked of Ray without a head does not come back, and the leases would go unreturned.
+            return
         try:
             if self.trainings is not None:
                 self.trainings.close()

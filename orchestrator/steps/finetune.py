@@ -30,7 +30,7 @@ from orchestrator.steps.true_labels import TrueLabels
 from orchestrator.storage.store import Storage
 from workloads.configs.networks import Initialisation
 from workloads.configs.training import EvaluationConfig, FinetuneConfig, JointConfig, OptimiserConfig
-from workloads.costs.work import NetworkPass, Work, augmentation, crop_size, evaluation, total
+from workloads.costs.work import Work, evaluation, steps_of, total
 from workloads.datasets.fractions import LabelledList, labelled_list, parse_labelled_list
 from workloads.datasets.order import seeded_order
 from workloads.errors import InputError
@@ -169,20 +169,11 @@ class FinetuneStep(TrainingStep):
         """A view of every image and a pass with gradients, and the evaluation of all images at the end."""
         config = config_of(FinetuneConfig, meaning["config"])
         classes = int(meaning["num_classes"])
-        one = NetworkPass(
-            segmentor=config.segmentor,
-            image_size=crop_size(config.augmentation),
-            batch=config.batch_size,
-            num_classes=classes,
-            training=True,
-            precision="bfloat16" if config.precision == "bfloat16" else "float32",
-        )
-        trained = Work(
-            ((one, extent.passes / config.batch_size),),
-            augmentation(config.augmentation, extent.size, extent.passes, 1),
-        )
+        trained = steps_of(config, config.augmentation, extent.size, extent.passes, num_classes=classes)
         if "joint" in meaning:
-            trained = total(trained, _contrast_work(config, config_of(JointConfig, meaning["joint"]["config"]), extent))
+            # Two views of as many unlabelled images as labelled ones.
+            views = config_of(JointConfig, meaning["joint"]["config"]).views or config.augmentation
+            trained = total(trained, steps_of(config, views, extent.size, extent.passes, views_per_image=2))
         every = extent.images
         # On the way a subset is looked at, and all images where that is asked for; a few predictions are kept.
         looks = SUBSET_EVALUATIONS * min(_SUBSET_IMAGES, every) + min(_PREDICTED_IMAGES, every)
@@ -242,20 +233,6 @@ def _candidates(finetune: FinetuneEntry, cell: CellSteps, train: Source) -> list
         raise InputError(message, key="finetune.among", value=finetune.among, allowed=allowed)
     order = seeded_order(cell.dataset.entries(train.pool), cell.entry.dataset.order_seed)
     return [image.id for image in order[: finetune.among]]
-
-
-def _contrast_work(config: FinetuneConfig, joint: JointConfig, extent: Extent) -> Work:
-    """Two views of as many unlabelled images as labelled ones, and a pass with gradients of both."""
-    views = joint.views or config.augmentation
-    one = NetworkPass(
-        segmentor=config.segmentor,
-        image_size=crop_size(views),
-        batch=2 * config.batch_size,
-        training=True,
-        precision="bfloat16" if config.precision == "bfloat16" else "float32",
-    )
-    steps = extent.passes / config.batch_size
-    return Work(((one, steps),), augmentation(views, extent.size, extent.passes, 2))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Pre-training of a segmentation network on auxiliary labels, superpixels or views alone."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -27,7 +27,7 @@ from workloads.configs.clustering import KMeansConfig
 from workloads.configs.extraction import ExtractorConfig
 from workloads.configs.objectives import ContrastConfig
 from workloads.configs.training import OptimiserConfig, PretrainConfig
-from workloads.costs.work import NetworkPass, Work, augmentation, crop_size
+from workloads.costs.work import Work, steps_of
 
 if TYPE_CHECKING:
     from workloads.training.batches import Sample
@@ -115,19 +115,18 @@ class PretrainStep(TrainingStep):
         network = config.segmentor
         whole = config.objective == "contrast" and config.scope == "segmentor"
         backbone = ExtractorConfig(arch=network.backbone, output_stride=network.output_stride)
-        one = NetworkPass(
-            segmentor=network if whole else None,
+        work = steps_of(
+            config,
+            config.views,
+            extent.size,
+            extent.passes,
+            views_per_image=2,
             extractor=None if whole else backbone,
-            image_size=crop_size(config.views),
-            batch=2 * config.batch_size,
-            training=True,
-            precision="bfloat16" if config.precision == "bfloat16" else "float32",
         )
-        steps = extent.passes / config.batch_size
-        passes = [(one, steps)]
-        if config.objective != "contrast":
-            passes.append((one.model_copy(update={"training": False}), steps))
-        return Work(tuple(passes), augmentation(config.views, extent.size, extent.passes, 2))
+        if config.objective == "contrast":
+            return work
+        ((one, steps),) = work.passes
+        return replace(work, passes=(*work.passes, (one.model_copy(update={"training": False}), steps)))
 
     @property
     def weights(self) -> str | None:

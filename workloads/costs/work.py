@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from workloads.configs.base import Config
 from workloads.configs.extraction import ExtractorConfig
 from workloads.configs.networks import SegmentorConfig
-from workloads.configs.training import EvaluationConfig
+from workloads.configs.training import EvaluationConfig, FinetuneConfig, PretrainConfig
 from workloads.configs.views import ViewsConfig
 from workloads.scoring.windows import input_size, offsets
 
@@ -112,6 +112,32 @@ def evaluation(segmentor: SegmentorConfig, num_classes: int, config: EvaluationC
         "scores": (classes + megapixels(size, images) * len(config.scales)) * num_classes,
     }
     return Work(tuple(passes.items()), amounts)
+
+
+def steps_of(
+    config: FinetuneConfig | PretrainConfig,
+    views: ViewsConfig,
+    size: Size,
+    images: float,
+    *,
+    views_per_image: int = 1,
+    num_classes: int = 1,
+    extractor: ExtractorConfig | None = None,
+) -> Work:
+    """Draw views of images of one size, and pass each batch of them with gradients.
+
+    What passes is the network that is trained, or the `extractor` that stands for a part of it.
+    """
+    one = NetworkPass(
+        extractor=extractor,
+        segmentor=config.segmentor if extractor is None else None,
+        image_size=crop_size(views),
+        batch=views_per_image * config.batch_size,
+        num_classes=num_classes,
+        training=True,
+        precision="bfloat16" if config.precision == "bfloat16" else "float32",
+    )
+    return Work(((one, images / config.batch_size),), augmentation(views, size, images, views_per_image))
 
 
 def augmentation(views: ViewsConfig, size: Size, images: float, views_per_image: int) -> dict[Operation, float]:

@@ -201,9 +201,9 @@ def run(document: dict[str, Any], simulation: Simulation) -> tuple[Plan, RunRepo
     )
     report = RunReport()
     try:
-        run_pending(plan, made, report)
+        with made:
+            run_pending(plan, made, report)
     finally:
-        made.close()
         leases.close()
     assert not any(one.is_used for one in room.machines), "all that was claimed is given back"
     return plan, report
