@@ -51,8 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--times", type=int, default=10, help="interruptions (default 10)")
     parser.add_argument("--seed", type=int, default=0, help="at which moments (default 0)")
     options = parser.parse_args(arguments)
-    os.environ["RAY_AUTH_MODE"] = "token"
     ray.init("local", num_cpus=_CORES, include_dashboard=False, log_to_driver=False, object_store_memory=100_000_000)
+    # A cluster that Ray starts by itself asks for the token that it has made.
+    os.environ["RAY_AUTH_MODE"] = "token"
     try:
         with tempfile.TemporaryDirectory() as folder:
             return interrupt(Path(folder), options.times, random.Random(options.seed))

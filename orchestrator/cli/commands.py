@@ -30,6 +30,7 @@ from orchestrator.planning.speeds import keep_speeds
 from orchestrator.report.command import announce, named_storage
 from orchestrator.report.writing import write_all, write_one
 from orchestrator.results.console_tables import print_table
+from orchestrator.results.keeping import what_is_there_named
 from orchestrator.results.label_export import LabelMaps, export_label_maps
 from orchestrator.spec.grid import expand
 from orchestrator.spec.key_reference import experiment_keys
@@ -97,7 +98,8 @@ def init(options: Namespace) -> int:
     what = "images and masks" if found.has_masks else "images, no masks"
     for note in found.notes:
         print(f"lookbeyond: {note}", file=sys.stderr)
-    print(f"{what}: {pools}\nwritten  {output}\nnext     lookbeyond check {output}")
+    decide = "name the classes in it (null: ignored), then " if found.has_masks else ""
+    print(f"{what}: {pools}\nwritten  {output}\nnext     {decide}lookbeyond check {output}")
     return 0
 
 
@@ -238,7 +240,7 @@ def export_labels(options: Namespace) -> int:
     storage = Storage(options.storage)
     made = make_plan(_document(options), storage, write_listings=False)
     cell = chosen_cell(made, "label" if options.pool == "train" else "label_val", row=options.row, cell=options.cell)
-    with Progress() as progress:
+    with what_is_there_named(made.name, storage, options.overrides), Progress() as progress:
         maps = LabelMaps(made, cell, options.pool, storage)
         count = export_label_maps(maps, Path(options.output), progress, options.format)
     print(f"{counted(count, 'label map')}, legend.json and legend.png in {options.output}")
@@ -252,7 +254,8 @@ def export_backbone(options: Namespace) -> int:
     storage = Storage(options.storage)
     made = make_plan(_document(options), storage, write_listings=False)
     cell = chosen_cell(made, options.stage, row=options.row, cell=options.cell)
-    card = write_backbone(made, cell, options.stage, storage, Path(options.output))
+    with what_is_there_named(made.name, storage, options.overrides):
+        card = write_backbone(made, cell, options.stage, storage, Path(options.output))
     print(f"backbone  {options.output}\ncard      {card}")
     return 0
 
@@ -264,7 +267,8 @@ def export_model(options: Namespace) -> int:
     storage = Storage(options.storage)
     made = make_plan(_document(options), storage, write_listings=False)
     cell = chosen_cell(made, "finetune", row=options.row, cell=options.cell)
-    written = write_model(made, cell, options.format, storage, Path(options.output))
+    with what_is_there_named(made.name, storage, options.overrides):
+        written = write_model(made, cell, options.format, storage, Path(options.output))
     score = "" if written.miou is None else f", mIoU {figure(written.miou)}"
     print(f"network  {written.cell}{score}\nwritten  {', '.join(written.files)} in {options.output}")
     return 0
@@ -275,7 +279,9 @@ def predict(options: Namespace) -> int:
     from orchestrator.cli.predicting import predict_images
 
     storage = Storage(options.storage)
-    return predict_images(make_plan(_document(options), storage, write_listings=False), storage, options)
+    made = make_plan(_document(options), storage, write_listings=False)
+    with what_is_there_named(made.name, storage, options.overrides):
+        return predict_images(made, storage, options)
 
 
 def verify(options: Namespace) -> int:

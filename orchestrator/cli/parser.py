@@ -50,7 +50,9 @@ exit codes: 0 done (all cached included), 1 some cell failed, 2 the input is wro
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     with lenient_streams():
-        return _answer(_parse(arguments))
+        options = _parse(arguments)
+        options.words = list(sys.argv[1:] if arguments is None else arguments)
+        return _answer(options)
 
 
 def _answer(options: argparse.Namespace) -> int:

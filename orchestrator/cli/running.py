@@ -8,11 +8,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from orchestrator.cli.foretelling import foretell
 from orchestrator.execution.progress import Progress, plain_console
-from orchestrator.ledger.layout import results_path
+from orchestrator.ledger.layout import results_path, trials_path
 from orchestrator.planning.budget import require_prices
 from orchestrator.planning.first_weights import refuse_unfit_weights
 from orchestrator.planning.plan import Plan, joined, make_plan
@@ -70,7 +71,8 @@ def _say(outcome: RunOutcome, started: float, options: Namespace) -> int:
         if outcome.kept is not None:
             other = storage.locate(results_path(outcome.kept))
             lines.append(("kept", f"{other}, the results of another experiment named {made.name}"))
-        lines += [("watch", f"tensorboard --logdir {outcome.trials}")] if outcome.trials is not None else []
+        trials = outcome.trials or _trials_of_before(storage, made.name)
+        lines += [("watch", f"tensorboard --logdir {trials}")] if trials is not None else []
         lines += [("best", line) for line in best_lines(cells)]
         lines += [("mind", line) for line in results.doubts]
         lines += [("ranking", str(results.agreement))] if results.agreement is not None else []
@@ -80,6 +82,12 @@ def _say(outcome: RunOutcome, started: float, options: Namespace) -> int:
     for line in said_once((describe(cell, cells), cell.error or "") for cell in bad):
         print(f"lookbeyond: failed {line}", file=sys.stderr)
     return _exit_code(made, bool(bad), outcome.failed, outcome.input_errors)
+
+
+def _trials_of_before(storage: Storage, name: str) -> str | None:
+    """The folder of the trainings of earlier runs, where this machine has it."""
+    place = storage.locate(trials_path(name))
+    return place if storage.is_local and Path(place).is_dir() else None
 
 
 def carry_out(documents: Sequence[dict[str, Any]], options: Namespace) -> list[RunOutcome]:
@@ -104,7 +112,8 @@ def carry_out(documents: Sequence[dict[str, Any]], options: Namespace) -> list[R
         for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made), *made.warnings):
             progress.note(line)
         ended = _run_pending(made, storage, progress, options)
-    return [_outcome(plan.alone(), cached, ended, started, storage) for plan in made.experiments]
+    words = getattr(options, "words", ())
+    return [_outcome(plan.alone(), cached, ended, started, storage, words) for plan in made.experiments]
 
 
 def _select(made: Plan, number: int) -> None:
@@ -122,12 +131,14 @@ class _Ended:
     trials: dict[str, str] = field(default_factory=dict)
 
 
-def _outcome(made: Plan, cached: set[str], ended: _Ended, started: float, storage: Storage) -> RunOutcome:
+def _outcome(
+    made: Plan, cached: set[str], ended: _Ended, started: float, storage: Storage, words: Sequence[str]
+) -> RunOutcome:
     """Write and draw what came out of one experiment."""
     cells = with_stability(made, collect(made, cached, ended.failed), storage)
     former = former_results(storage, made.name)
     kept = keep_other(former, made, cells, storage)
-    run = record_run(made, started, ended.machines)
+    run = record_run(made, started, ended.machines, words)
     results = _written(made, cells, storage, run, None if kept else former)
     trials = ended.trials.get(made.name)
     sheets = _draw(made, storage, trials)

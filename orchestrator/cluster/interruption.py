@@ -8,11 +8,17 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LEAVES_AT = 3
+
+
+def _say(what: str) -> None:
+    # Whoever closed the terminal reads nothing, and a handler that comes in the middle of a line cannot write another.
+    with suppress(OSError, ValueError, RuntimeError):
+        print(f"lookbeyond: {what}", file=sys.stderr, flush=True)
 
 
 class Interruption:
@@ -25,8 +31,10 @@ class Interruption:
         """Handle one signal."""
         self.asked += 1
         if 1 < self.asked < _LEAVES_AT:
-            print("lookbeyond: what this run holds is being given back; once more leaves it", file=sys.stderr)
+            _say("what this run holds is being given back; once more leaves it")
             return
+        if self.asked == 1:
+            _say("interrupted: what is done is kept, what this run holds is being given back")
         signal.default_int_handler(signal.SIGINT, frame)
 
     @contextmanager

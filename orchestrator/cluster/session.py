@@ -6,6 +6,7 @@ takes down somebody else's cluster, and a dashboard open to the network.
 """
 
 import logging
+import math
 import os
 import socket
 import sys
@@ -183,7 +184,9 @@ def free() -> dict[str, float]:
 def free_in_words() -> str:
     """What nobody holds at the moment."""
     left = free()
-    return f"free are {left['cores']:.3g} cores and {left['GPUs']:.3g} GPUs"
+    # Down to tenths: what is left beside the slivers of drivers is no room.
+    cores, gpus = (math.floor(10 * left[kind]) / 10 for kind in ("cores", "GPUs"))
+    return f"free are {cores:g} cores and {gpus:g} GPUs over all machines"
 
 
 def machines() -> list[dict[str, object]]:

@@ -29,6 +29,7 @@ _TAGS = {
     "miou": "mIoU/val",
     "miou_multi_scale": "mIoU/val_multi_scale",
 }
+_FIGURES_OF_MERIT = ("mIoU/val", "loss")
 # What a training counts or ends with, and Tune's own; all other numbers are those of its objective.
 _NOT_SHOWN = frozenset((*AUTO_RESULT_KEYS, "done", "epoch", "wait_share", "images_trained", "trial_id"))
 _NO_CURVES = ("_loss", "_classes_present")
@@ -88,9 +89,10 @@ class TrainingLogger(LoggerCallback):
         files = self._files.pop(trial, None)
         if files is None:
             return
-        scores = {tag: value for tag, value in files.last.items() if tag == "loss" or tag.startswith("mIoU")}
-        for summary in hparams(files.info.distinguishing, scores) if scores else ():
-            files.writer.file_writer.add_summary(summary)
+        if files.last:
+            # TensorBoard takes the columns from whichever training it finds first, so all name the same.
+            for summary in hparams(files.info.distinguishing, dict.fromkeys(_FIGURES_OF_MERIT, 0.0)):
+                files.writer.file_writer.add_summary(summary)
         files.writer.close()
 
 

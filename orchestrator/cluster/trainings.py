@@ -149,9 +149,9 @@ class Trainings:
         for running in self._running.values():
             name = self.info(running.step).name
             if not running.has_begun:
-                reasons[name] = f"its driver has not started; {session.free_in_words()} over all machines"
+                reasons[name] = f"its driver has not started; {session.free_in_words()}"
             elif not running.rows:
-                reasons[name] = f"its workers have not reported yet; {session.free_in_words()} over all machines"
+                reasons[name] = f"its workers start, or are at their first step; {session.free_in_words()}"
             elif time.monotonic() - running.moved >= max(_STILL_SECONDS, _TIMES_AS_LONG * running.interval):
                 reasons[name] = f"it has reported nothing for {duration(time.monotonic() - running.moved)}"
         return reasons

@@ -163,13 +163,11 @@ class Progress:
         if bar is None:
             return
         self._moved()
-        if bar.trains:
-            bar.done += 1
-            # The one that ends is the farthest.
-            if bar.shares:
-                del bar.shares[max(bar.shares, key=lambda name: bar.shares[name])]
-        else:
-            bar.done += images
+        # A step may be declared finished before its last piece is told.
+        bar.done = min(bar.done + (1 if bar.trains else images), bar.units)
+        if bar.shares:
+            # The training that ends is the farthest.
+            del bar.shares[max(bar.shares, key=lambda name: bar.shares[name])]
         self._show(title)
         if not bar.trains and (speed := self._bars.tasks[self._bars.task_ids.index(bar.task)].speed):
             self._bars.update(bar.task, note=f"{speed:.1f}/s")

@@ -4,6 +4,7 @@ The model: a step belongs to all cells that need it, so of the grid's values onl
 something about it. The failure this guards against: a page of trials named by random letters.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -44,9 +45,11 @@ def trial_info(plan: Plan, step: Step) -> TrialInfo:
     scores = {plan.done[score.key].results["pmiou"] for score in _scores(plan, step) if score.key in plan.done}
     if len(scores) == 1 and (score := scores.pop()) is not None:
         apart["pmiou"] = float(score)
-    return TrialInfo(
-        plan.name, f"{name}-{step.key[:8]}", values | {f"cell.{key}": value for key, value in apart.items()}, apart
-    )
+    values |= {f"cell.{key}": value for key, value in apart.items()}
+    if any("score" in cell.roles for cell in plan.cells):
+        # A column of TensorBoard's table is there for all trainings or for none.
+        apart.setdefault("pmiou", math.nan)
+    return TrialInfo(plan.name, f"{name}-{step.key[:8]}", values, apart)
 
 
 def _scores(plan: Plan, step: Step) -> list[Step]:

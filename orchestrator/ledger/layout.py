@@ -184,6 +184,11 @@ def figure_path(name: str, part: str = "") -> str:
     return f"{FIGURES}/{name}{f'-{part}' if part else ''}.png"
 
 
+def trials_path(name: str) -> str:
+    """What TensorBoard shows of the trainings of an experiment."""
+    return f"{TUNE}/{name}"
+
+
 def gallery_path(name: str) -> str:
     """The pictures of an experiment one by one."""
     return f"{FIGURES}/{name}.json"

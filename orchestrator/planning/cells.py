@@ -29,6 +29,13 @@ class PlannedCell:
     error: InputError | None = None
 
 
+class StepNotDoneError(InputError):
+    """What a command starts from has not been computed."""
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(f"{what} of this cell is not done on {where}; `lookbeyond run` does it")
+
+
 class CellPlanner:
     """Plans cells one after the other, listing every data set and hashing every weights file once."""
 

@@ -175,7 +175,8 @@ def _survey_pools(
         report.surveys.append(found)
         sizes = ", ".join(f"{height}x{width}" for (height, width), _ in found.sizes.most_common(3))
         more = f" and {counted(len(found.sizes) - 3, 'other size')}" if len(found.sizes) > 3 else ""
-        left_out = f"; {left} more are left out" if (left := dataset.left_out(pool)) else ""
+        left = dataset.left_out(pool)
+        left_out = f"; {left} more in its folder have no mask or are not listed" if left else ""
         seen = f"{counted(found.available, 'image')}, {found.examined} read"
         report.facts.append(f"{dataset.name} {pool}: {seen}, {sizes}{more}{left_out}")
         for note, count in found.conversions.items():

@@ -6,7 +6,7 @@ from dataclasses import replace
 from orchestrator.ledger.image_sets import build_image_set
 from orchestrator.ledger.inputs import Files, InputFiles
 from orchestrator.ledger.manifests import Ledger
-from orchestrator.planning.cells import PlannedCell, of_pool
+from orchestrator.planning.cells import PlannedCell, StepNotDoneError, of_pool
 from orchestrator.planning.plan import Plan
 from orchestrator.steps.finetune import FinetuneStep
 from orchestrator.steps.jobs import Source
@@ -57,14 +57,14 @@ def prediction_plan(plan: Plan, planned: PlannedCell, what: str, images: str, st
         The cell is not done, or there are no images.
     """
     behind = planned.roles[ROLES[what]]
-    if behind.key not in plan.done:
-        raise InputError(f"the {behind.kind} step of this cell is not done on {storage.uri}; `lookbeyond run` does it")
     config, root = images_of(images, getattr(planned.cell.entry.dataset.config, "sixteen_bit", None))
     try:
         dataset = open_dataset(config, root)
         listed = dataset.entries(config.pool)
     except InputError as error:
         raise of_pool(error, "pool").at("IMAGES") from None
+    if behind.key not in plan.done:
+        raise StepNotDoneError(f"the {behind.kind} step", storage.uri)
     source = Source(config, root, config.pool)
     # Frames of two videos may have equal names and sizes.
     entries = InputFiles(storage, write=True).told(Files(config, root, config.pool, "images"), dataset, listed)

@@ -14,7 +14,7 @@ from orchestrator.spec.naming import describe_shared
 
 _LINES = 6
 _KINDS = (("pretrain", "Pre-training"), ("finetune", "Fine-tuning"))
-_METRICS = (("loss", "loss"), (VAL_MIOU_SUBSET, "val mIoU, %"))
+_METRICS = (("loss", "loss"), (VAL_MIOU_SUBSET, "mIoU on a part of val, %"))
 
 
 def training_curves(experiment: Experiment) -> dict[str, list[Chart]]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from orchestrator.ledger.manifests import Manifest
-from orchestrator.planning.cells import PlannedCell
+from orchestrator.planning.cells import PlannedCell, StepNotDoneError
 from orchestrator.planning.plan import Plan
 from orchestrator.steps.finetune import FinetuneStep
 from orchestrator.steps.pretrain import PretrainStep
@@ -57,7 +57,7 @@ def export_backbone(plan: Plan, planned: PlannedCell, stage: str, storage: Stora
         raise InputError(f"--stage {stage}: this cell has no such step{reason}; it has {has}")
     manifest = plan.done.get(step.key)
     if manifest is None:
-        raise InputError(f"the {stage} step of this cell is not done on {storage.uri}; `lookbeyond run` does it")
+        raise StepNotDoneError(f"the {stage} step", storage.uri)
     if output.is_dir():
         raise InputError(f"{output} is a folder; give the name of a file, for example {output / 'backbone.pth'}")
     place = output.with_suffix(".json")

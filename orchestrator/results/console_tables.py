@@ -64,11 +64,11 @@ def print_table(table: Table, console: Console) -> None:
     if _widths(table, console).minimum <= console.width or console.width > _NARROW:
         console.print(table)
         if said:
-            console.print(f"in all rows: {said}", soft_wrap=True)
+            console.print(said, soft_wrap=True)
         return
     console.print(table.title or "", soft_wrap=True)
     if said:
-        console.print(f"in all rows: {said}", soft_wrap=True)
+        console.print(said, soft_wrap=True)
     for number in range(table.row_count):
         values = [(column.header, list(column.cells)[number]) for column in table.columns]
         console.print("\n".join(f"{name}: {value}" for name, value in values if value != ""), soft_wrap=True)
@@ -82,22 +82,25 @@ def _widths(table: Table, console: Console) -> Measurement:
 def _without_constants(table: Table) -> tuple[Table, str]:
     """The table without the columns that hold one value, and those in words."""
     columns = [(column, list(column.cells)) for column in table.columns]
-    kept, stated = [], []
+    kept = []
+    stated: dict[str, list[str]] = {"in all rows": [], "in the rows that have it": []}
     for column, values in columns:
         # Of figures, some may be missing; a name that is missing tells a row from others.
         known = {str(value) for value in values if value != "" or column.justify != "right"}
         if len(values) > 1 and len(known) == 1:
-            stated.append(f"{column.header} {known.pop()}")
+            where = "in the rows that have it" if "" in values else "in all rows"
+            stated[where].append(f"{column.header} {known.pop()}")
         else:
             kept.append((column, values))
-    if not stated or not kept:
+    said = "\n".join(f"{where}: {', '.join(figures)}" for where, figures in stated.items() if figures)
+    if not said or not kept:
         return table, ""
     smaller = Table(title=table.title, title_justify=table.title_justify)
     for column, _ in kept:
         smaller.add_column(column.header, justify=column.justify, overflow=column.overflow)
     for row in zip(*(values for _, values in kept), strict=True):
         smaller.add_row(*row)
-    return smaller, ", ".join(stated)
+    return smaller, said
 
 
 def _cells_table(name: str, cells: Sequence[CellResult], metrics: Sequence[Metric]) -> Table:

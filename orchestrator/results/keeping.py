@@ -5,11 +5,14 @@ the place of the first: its results and pictures are kept under a name of their 
 """
 
 import json
-from collections.abc import Sequence
+import shlex
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from orchestrator.ledger.keys import digest
 from orchestrator.ledger.layout import FIGURES, figure_path, gallery_path, results_path, stem
+from orchestrator.planning.cells import StepNotDoneError
 from orchestrator.planning.plan import Plan
 from orchestrator.results.cells import CellResult, Results, experiment_names, read_results
 from orchestrator.storage.store import Storage
@@ -26,6 +29,24 @@ def former_results(storage: Storage, name: str) -> Results | None:
         return read_results(storage, name)
     except InputError:
         return None
+
+
+@contextmanager
+def what_is_there_named(name: str, storage: Storage, words: Collection[str]) -> Iterator[None]:
+    """Where a step is not done, say with which other `key=value` words than these the results that are there were made.
+
+    The words decide what a step is, so a command that leaves them out looks for another one.
+    """
+    try:
+        yield
+    except StepNotDoneError as error:
+        former = former_results(storage, name)
+        command = former.provenance.command if former is not None else []
+        made = [word for word in command if "=" in word and not word.startswith("-")]
+        if not command or set(made) == set(words):
+            raise
+        given = f"with {shlex.join(made)}: give the same here" if made else "without key=value words"
+        raise InputError(f"{error}. The results of {name} that are there were made {given}") from None
 
 
 def keep_other(former: Results | None, plan: Plan, cells: Sequence[CellResult], storage: Storage) -> str | None:

@@ -16,7 +16,7 @@ from PIL import Image
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.image_sets import read_listing
 from orchestrator.ledger.shards import read_maps
-from orchestrator.planning.cells import PlannedCell
+from orchestrator.planning.cells import PlannedCell, StepNotDoneError
 from orchestrator.planning.plan import Plan
 from orchestrator.results.file_names import file_names
 from orchestrator.results.label_formats import FORMATS, Exported, LabelFormat, encoded
@@ -49,8 +49,7 @@ class LabelMaps:
             reason = self.cell.error or "no such step"
             raise InputError(f"--pool {self.pool}: this cell has no label maps there ({reason})")
         if step.key not in self.plan.done:
-            where = self.storage.uri
-            raise InputError(f"the labels of this cell are not done on {where}; `lookbeyond run` makes them")
+            raise StepNotDoneError("the label step", self.storage.uri)
         assert isinstance(step, ShardedStep)
         return step
 

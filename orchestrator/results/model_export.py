@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.ledger.manifests import Manifest
-from orchestrator.planning.cells import PlannedCell
+from orchestrator.planning.cells import PlannedCell, StepNotDoneError
 from orchestrator.planning.plan import Plan
 from orchestrator.spec.experiment import ExperimentEntry
 from orchestrator.spec.naming import describe
@@ -55,7 +55,7 @@ def export_model(plan: Plan, planned: PlannedCell, form: Form, storage: Storage,
     assert isinstance(step, FinetuneStep)
     manifest = plan.done.get(step.key)
     if manifest is None:
-        raise InputError(f"the finetune step of this cell is not done on {storage.uri}; `lookbeyond run` does it")
+        raise StepNotDoneError("the finetune step", storage.uri)
     held = f"network of step {step.key} as {form}"
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and read_mark(output) != held)):
         raise InputError(f"{output} holds other files; give an empty or a new folder")

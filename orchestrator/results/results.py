@@ -4,7 +4,6 @@ A run that finds everything cached writes the same numbers as the run that compu
 error and never hides the others.
 """
 
-import sys
 import time
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -36,8 +35,11 @@ def agreement(cells: Sequence[CellResult]) -> RankCorrelation | None:
     return None if found.spearman is None else found
 
 
-def record_run(plan: Plan, started: float, machines: Sequence[Mapping[str, Any]]) -> Run:
-    """This run. One that finds everything cached ran on no machine; those that computed it are in the manifests."""
+def record_run(plan: Plan, started: float, machines: Sequence[Mapping[str, Any]], command: Sequence[str] = ()) -> Run:
+    """This run, and the words of its command, if it was one.
+
+    One that finds everything cached ran on no machine; those that computed it are in the manifests.
+    """
     hosts = sorted({manifest.provenance["host"] for manifest in plan.done.values() if manifest.provenance.get("host")})
     process = Provenance.capture()
     return Run(
@@ -46,7 +48,7 @@ def record_run(plan: Plan, started: float, machines: Sequence[Mapping[str, Any]]
         seed=plan.document.get("seed", 0),
         started=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(started)),
         seconds=round(time.time() - started, 2),
-        command=["lookbeyond", *sys.argv[1:]],
+        command=["lookbeyond", *command] if command else [],
         machines=[Machine(**machine) for machine in machines] or [Machine(host=host) for host in hosts],
     )
 

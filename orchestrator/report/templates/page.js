@@ -1,5 +1,7 @@
 "use strict";
-// Sorting: a click on a heading orders the rows by that column, a second click the other way; empty places stay last.
+// Sorting: a click on a heading orders the rows by that column, figures from the highest, names from the first; a second
+// click the other way. Empty places stay last.
+const isEmpty = (cell) => ["", "–"].includes(cell.textContent.trim());
 for (const table of document.querySelectorAll("table[data-sortable]")) {
   const body = table.tBodies[0];
   for (const heading of table.querySelectorAll("th[data-column]")) {
@@ -9,12 +11,14 @@ for (const table of document.querySelectorAll("table[data-sortable]")) {
     button.append(...heading.childNodes);
     heading.append(button);
     button.addEventListener("click", () => {
-      const upwards = heading.getAttribute("aria-sort") !== "ascending";
+      const figures = [...body.rows].some((row) => row.cells[column].dataset.value !== undefined);
+      const before = heading.getAttribute("aria-sort");
+      const upwards = before === null ? !figures : before === "descending";
       for (const other of table.querySelectorAll("th[aria-sort]")) other.removeAttribute("aria-sort");
       heading.setAttribute("aria-sort", upwards ? "ascending" : "descending");
       const rows = [...body.rows].sort((first, second) => {
         const [a, b] = [first.cells[column], second.cells[column]];
-        const [empty, other] = [a.textContent.trim() === "", b.textContent.trim() === ""];
+        const [empty, other] = [isEmpty(a), isEmpty(b)];
         if (empty || other) return Number(empty) - Number(other);
         const numbers = a.dataset.value !== undefined && b.dataset.value !== undefined;
         const order = numbers

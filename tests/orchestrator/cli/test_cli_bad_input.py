@@ -90,7 +90,7 @@ def test_yaml_that_runs_code_is_refused(command: Commands) -> None:
         (["plan", "small.yaml", "--storage", "small.yaml"], ["small.yaml is a file", "a folder"]),
         (["run", "small.yaml", "--storage", ""], ["storage ''", "a path"]),
         (["run", "small.yaml", "--storage", "ftp://x/y"], ["storage 'ftp://x/y'", "allowed: a path, s3:// or gs://"]),
-        (["export", "labels", "small.yaml", "out"], ["labels of this cell are not done", "`lookbeyond run`"]),
+        (["export", "labels", "small.yaml", "out"], ["the label step of this cell is not done", "`lookbeyond run`"]),
         (["export", "labels", "small.yaml", "out", "--cell", "3"], ["--cell: 3 is not allowed", "allowed: 0 to 0"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and len(value) > 1 else "",

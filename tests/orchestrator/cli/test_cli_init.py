@@ -86,7 +86,7 @@ def test_pairs_of_images_and_masks_are_found_whatever_the_layout(
     assert checked.code == 0, checked.out
     for pool, count in pools.items():
         assert f"masks {pool}: {counted(count, 'image')}, {count} read" in checked.out
-    assert ("; 2 more are left out" in checked.out) == ("labelled" in pools)
+    assert ("; 2 more in its folder have no mask" in checked.out) == ("labelled" in pools)
     assert command("init", "mine").code == 2, "a file that is there is not written over"
 
 

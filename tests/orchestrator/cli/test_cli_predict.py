@@ -1,6 +1,7 @@
 """`lookbeyond predict`: what an experiment learned, on a folder of images that it never saw."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -70,6 +71,12 @@ def test_classes_are_those_of_the_network_and_fill_the_legend(
     again = command("predict", "small.yaml", "new", "out", *FINE_TUNED, "compute.quarantine_limit=0.5")
     assert again.code == 0
     assert "0 steps to run" in again.err
+    others = [*FINE_TUNED, "finetune.seed=3"]
+    other = command("predict", "small.yaml", "new", "elsewhere", *others)
+    assert other.code == 2
+    assert "the finetune step of this cell is not done" in other.err
+    assert f"were made with {shlex.join(FINE_TUNED)}: give the same here" in other.err
+    assert "nowhere" in command("predict", "small.yaml", "nowhere", "elsewhere", *others).err
 
 
 def test_labels_of_new_images_have_the_numbers_of_the_experiment(

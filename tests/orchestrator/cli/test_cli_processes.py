@@ -92,6 +92,7 @@ def test_a_run_whose_cluster_loses_its_head_says_so_and_leaves_no_lease(
     assert not [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
+@pytest.mark.long
 def test_two_runs_at_once_share_the_work(lookbeyond: Any, tmp_path: Path) -> None:
     write_camvid(tmp_path / "camvid", train=12, val=4)
     (tmp_path / "camvid/train/5.png").write_text("not an image")

@@ -69,3 +69,19 @@ def test_curves_are_those_of_the_training_and_hparams_what_tells_it_apart(tmp_pa
         "row": "ours",
         "pmiou": 20.0,
     }
+    content = events.PluginTagToContent("hparams")["_hparams_/experiment"]
+    columns = HParamsPluginData.FromString(content).experiment.metric_infos
+    assert [column.name.tag for column in columns] == ["mIoU/val", "loss"]
+
+
+def test_a_training_without_a_score_has_the_columns_of_the_others(tmp_path: Path) -> None:
+    """TensorBoard takes them from whichever it finds first."""
+    info = TrialInfo("some", "pretrain-ours-k", {}, {"kind": "pretrain", "row": "ours", "pmiou": 20.0})
+    trial, logger = Trial(config={"config": {}, "info": info}), TrainingLogger(tmp_path)
+    logger.log_trial_result(1, trial, result(1))
+    logger.log_trial_end(trial)
+    events = EventAccumulator(str(tmp_path / "some/pretrain-ours-k"))
+    events.Reload()
+    content = events.PluginTagToContent("hparams")["_hparams_/experiment"]
+    columns = HParamsPluginData.FromString(content).experiment.metric_infos
+    assert [column.name.tag for column in columns] == ["mIoU/val", "loss"]

@@ -26,6 +26,7 @@ pytestmark = pytest.mark.slow
 STAYS = {"_AutoscalingCoordinatorActor"}
 
 
+@pytest.mark.long
 def test_an_interrupted_run_leaves_nothing_on_a_cluster_that_stays_up(
     ray_session: None, lookbeyond: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

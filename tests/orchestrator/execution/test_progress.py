@@ -96,6 +96,18 @@ def test_a_bar_of_trainings_moves_by_their_steps_and_is_full_at_the_end(clock: C
     assert (bar.reached, bar.share) == (2, 1.0)
 
 
+def test_a_step_that_is_finished_before_its_last_piece_is_told_is_counted_once(clock: Clock) -> None:
+    progress = on_terminal(100)
+    progress.ahead([Ahead("label images", 12), Ahead("fine-tune", 1, trains=True)])
+    for title in ("label images", "fine-tune"):
+        progress.expect(title, 12)
+        progress.follow("fine-tune", 0.9, 1.0, None, "a")
+        progress.finished(title)
+        progress.advance(title, 8)
+    label, train, _ = shown(progress)
+    assert "12/12" in label and "1/1" in train
+
+
 def test_words_stand_there_until_something_moves(clock: Clock) -> None:
     progress = on_terminal(60)
     progress.ahead([Ahead("label images", 4)])

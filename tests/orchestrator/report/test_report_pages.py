@@ -87,11 +87,11 @@ def test_the_curves_of_all_trainings_of_a_kind_are_overlaid_by_row(hand_made: Ha
     hand_made.table("table4", seeds=2)
     report = assemble(read_experiment(hand_made.storage, "table4"), hand_made.storage)
     rows = [entry["row"] for entry in PAPER["table4"]]
-    assert list(report.curves) == ["Pre-training: loss", "Fine-tuning: loss", "Fine-tuning: val mIoU, %"]
+    assert list(report.curves) == ["Pre-training: loss", "Fine-tuning: loss", "Fine-tuning: mIoU on a part of val, %"]
     for (chart,) in report.curves.values():
         assert [name for name, _ in chart.legend] == rows
         assert chart.svg.count("<polyline") == 2 * len(rows), "a line for every repeat"
-    (loss,), (miou,) = report.curves["Pre-training: loss"], report.curves["Fine-tuning: val mIoU, %"]
+    (loss,), (miou,) = report.curves["Pre-training: loss"], report.curves["Fine-tuning: mIoU on a part of val, %"]
     assert f"{rows[0]}: step 40: 1.323" in loss.svg
     assert re.findall(r"5%: step (\d+): (\d+)<", miou.svg) == 2 * [(str(step),) * 2 for step in (8, 16, 24, 32, 40)]
 

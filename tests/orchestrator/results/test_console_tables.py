@@ -76,6 +76,10 @@ def test_a_narrow_terminal_is_spared_what_is_the_same_in_all_rows() -> None:
     headings = [field.strip() for field in table.splitlines()[2].strip("┃").split("┃")]
     assert headings == ["#", "outliers", "PmIoU"]
     assert all(len(line) <= 34 for line in table.splitlines())
+    cells[0] = cell({"labels.outliers": 0.1}, None, "one of the rows")
+    file = io.StringIO()
+    print_cells("a table", cells, Console(file=file, width=34, force_terminal=True, color_system=None))
+    assert "\nin all rows: row one of the rows\nin the rows that have it: clusters 15, PmIoU 2.00\n" in file.getvalue()
 
 
 def test_what_was_scored_on_the_way_stands_before_the_end_and_the_filled_anchors_beside_it() -> None:
