@@ -6,7 +6,7 @@ import threading
 
 from orchestrator.execution.progress import Ahead, Progress
 from orchestrator.ledger.manifests import Ledger
-from orchestrator.planning.estimate import cores_here, estimate
+from orchestrator.planning.estimate import GUESS, cores_here, estimate
 from orchestrator.planning.plan import Plan
 from orchestrator.steps.step import Pool, ShardedStep
 from orchestrator.storage.store import Storage
@@ -60,4 +60,4 @@ def _reckon(made: Plan, storage: Storage, progress: Progress) -> None:
     seconds: dict[str, float] = {}
     for step in made.steps.values():
         seconds[step.title] = seconds.get(step.title, 0.0) + costs.seconds_by_step.get(step.key, 0.0)
-    progress.reckoned(seconds, cores_here())
+    progress.reckoned(seconds, cores_here(), is_guess=costs.uncertainty == GUESS)

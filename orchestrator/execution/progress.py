@@ -102,6 +102,7 @@ class Progress:
         self._whole: TaskID | None = None
         self._waiting: TaskID | None = None
         self._seconds: dict[str, float] = {}
+        self._is_guess = False
         self._width = 1.0
         self._steps_left: Counter[str] = Counter()
         self._begun = time.monotonic()
@@ -133,8 +134,12 @@ class Progress:
             self._whole = self._add("all", 1.0)
             self._bars.update(self._whole, note=self._times)
 
-    def reckoned(self, seconds: Mapping[str, float], width: float) -> None:
-        """Core-seconds that the plan reckons for each title, and how many cores work on them."""
+    def reckoned(self, seconds: Mapping[str, float], width: float, *, is_guess: bool = False) -> None:
+        """Core-seconds that the plan reckons for each title, and how many cores work on them.
+
+        What `is_guess` is said to be one until enough was seen.
+        """
+        self._is_guess = is_guess
         self._width = max(width, 1.0)
         self._seconds = dict(seconds)
         self._show_whole()
@@ -238,9 +243,10 @@ class Progress:
         left = self.seconds_left()
         if left is None:
             return f"{so_far} so far"
-        return (
-            f"{so_far}; ~{duration(left)} to go" if self._narrow else f"{so_far} so far, about {duration(left)} to go"
-        )
+        is_guess = self._is_guess and self._share() < _TRUSTED_SHARE
+        if self._narrow:
+            return f"{so_far}; ~{duration(left)}{'?' if is_guess else ''} to go"
+        return f"{so_far} so far, {'by a guess' if is_guess else 'about'} {duration(left)} to go"
 
     def seconds_left(self) -> float | None:
         """On the clock, to the end: what is reckoned for the rest, at the speed that was reckoned and the speed that

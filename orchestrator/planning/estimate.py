@@ -34,6 +34,7 @@ from workloads.costs.speeds import Device, PassCost, Speeds
 from workloads.costs.work import NetworkPass, Work
 from workloads.errors import InputError
 
+GUESS = "a guess"
 # A guess of less than this share of all seconds does not make the whole a guess.
 _SMALL_SHARE = 0.1
 _FACTOR = 2
@@ -378,7 +379,7 @@ def _uncertainty(spent: Iterable[_Spent]) -> str:
         seconds[device, True] > _SMALL_SHARE * (seconds[device, True] + seconds[device, False])
         for device in ("cores", "gpus")
     )
-    return "a guess" if guessed else f"within a factor of {_FACTOR}"
+    return GUESS if guessed else f"within a factor of {_FACTOR}"
 
 
 def _at_least(cores: float, gpus: float, capacity: Capacity) -> float | None:

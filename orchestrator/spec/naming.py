@@ -118,4 +118,4 @@ def describe_shared(users: Sequence[Named], cells: Sequence[Named], *, seeds: bo
     names = shared_names(users, cells)
     titles = [str(names.pop(kind)) for kind in ("row", "column") if kind in names]
     values = described(names, names if seeds else without_seeds(names))
-    return ", ".join(filter(None, [*titles, values])) or "every cell"
+    return ", ".join(filter(None, [*titles, values])) or ("the only cell" if len(cells) == 1 else "every cell")

@@ -65,6 +65,16 @@ def test_all_lines_fit_and_elapsed_is_not_taken_for_left(clock: Clock, width: in
     assert words in whole
 
 
+@pytest.mark.parametrize(("width", "guess", "seen"), [(60, "~50 s? to go", "~"), (100, "by a guess 50 s", "about ")])
+def test_a_guess_is_said_to_be_one_until_enough_was_seen(clock: Clock, width: int, guess: str, seen: str) -> None:
+    progress = on_terminal(width)
+    progress.ahead([Ahead("label images", 100), Ahead("score labels", 10)])
+    progress.reckoned({"label images": 100.0, "score labels": 0.0}, 2, is_guess=True)
+    assert guess in shown(progress)[-1]
+    progress.advance("label images", 10)
+    assert seen in shown(progress)[-1] and "?" not in shown(progress)[-1] and "guess" not in shown(progress)[-1]
+
+
 def test_the_time_to_the_end_follows_what_was_seen(clock: Clock) -> None:
     """The plan reckoned ten times too little: after a tenth of the work the rest is known within a third."""
     progress = on_terminal(100)

@@ -45,4 +45,4 @@ def test_a_training_that_cells_share_is_called_by_what_they_have_in_common(stora
 
 def test_the_only_training_has_a_name_too(storage: Storage) -> None:
     (info,) = infos(make_plan(DOCUMENT, storage, write_listings=True))
-    assert info.name.rsplit("-", 1)[0] == "finetune-every_cell"
+    assert info.name.rsplit("-", 1)[0] == "finetune-the_only_cell"
