@@ -1,6 +1,7 @@
-"""How numbers are written for people, wherever they are printed."""
+"""How numbers and places are written for people, wherever they are printed."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -57,3 +58,8 @@ def said_once(said: Iterable[tuple[str, str]], most: int = 3) -> list[str]:
 
 def _two_digits(number: float, unit: str) -> str:
     return f"{number:.1f} {unit}" if number < 9.95 else f"{number:.0f} {unit}"
+
+
+def from_here(place: str) -> str:
+    """A path as it is called in the current folder, where it lies below it."""
+    return place.removeprefix(f"{Path.cwd()}/")

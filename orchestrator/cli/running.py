@@ -34,7 +34,7 @@ from orchestrator.storage.disk_space import full_disks
 from orchestrator.storage.store import Storage, StorageFullError
 from workloads.datasets import open_dataset
 from workloads.errors import InputError
-from workloads.formats import counted, duration, said_once
+from workloads.formats import counted, duration, from_here, said_once
 
 
 @dataclass(frozen=True)
@@ -67,12 +67,13 @@ def _say(outcome: RunOutcome, started: float, options: Namespace) -> int:
     else:
         with _only_for_show("the table"):
             print_cells(made.name, cells, plain_console())
-        lines = [("results", storage.locate(results_path(made.name))), *(("picture", one) for one in outcome.sheets)]
+        places = [("results", storage.locate(results_path(made.name))), *(("picture", one) for one in outcome.sheets)]
+        lines = [(title, from_here(place)) for title, place in places]
         if outcome.kept is not None:
             other = storage.locate(results_path(outcome.kept))
-            lines.append(("kept", f"{other}, the results of another experiment named {made.name}"))
+            lines.append(("kept", f"{from_here(other)}, the results of another experiment named {made.name}"))
         trials = outcome.trials or _trials_of_before(storage, made.name)
-        lines += [("watch", f"tensorboard --logdir {trials}")] if trials is not None else []
+        lines += [("watch", f"tensorboard --logdir {from_here(trials)}")] if trials is not None else []
         lines += [("best", line) for line in best_lines(cells)]
         lines += [("mind", line) for line in results.doubts]
         lines += [("ranking", str(results.agreement))] if results.agreement is not None else []

@@ -37,7 +37,7 @@ from orchestrator.ledger.training_states import VAL_MIOU_SUBSET, forget_outcome,
 from orchestrator.steps.step import Step
 from orchestrator.steps.training import TrainingStep
 from orchestrator.storage.store import Storage
-from workloads.formats import duration
+from workloads.formats import duration, from_here
 
 _FOLLOW_SECONDS = 1.0
 # A training that reports nothing for so long, and for so many times its usual, is spoken of.
@@ -177,7 +177,7 @@ class Trainings:
         if info.experiment not in self._shown:
             self._shown.append(info.experiment)
             where = "" if self.storage.is_local else " (on this machine: the storage is no local path)"
-            self.progress.say(f"trainings: tensorboard --logdir {self.folders[info.experiment]}{where}")
+            self.progress.say(f"trainings: tensorboard --logdir {from_here(self.folders[info.experiment])}{where}")
 
     @property
     def _place(self) -> Path:
