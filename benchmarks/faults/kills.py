@@ -88,6 +88,8 @@ RATES = {
 }
 # What befalls a storage between two starts.
 BETWEEN = ("state.damaged", "storage.hostile")
+# Where it may damage what nothing needs any more.
+BESIDE = (f"{CHECKPOINTS}/", f"{HISTORY}/")
 # Asked for at a rate that never comes, a point only counts its passages: two a job, one a training step.
 COUNTED = ("worker.kill", "training.kill")
 NEVER = 1e-12
@@ -188,7 +190,8 @@ def run_until_done(folder: Path, name: str, caps: Counter[str], seed: int, until
         if ends[-1] != 0:
             before = contents(folder / name)
             befallen += [(point, what, time.time()) for point, what in befall(folder, name, caps, befallen, chance)]
-            damaged |= {path for path, data in contents(folder / name).items() if before.get(path) != data}
+            after = contents(folder / name)
+            damaged |= {path for path, data in after.items() if before.get(path) != data and path.startswith(BESIDE)}
     seconds = time.perf_counter() - clock
     if ends[-1] != 0:
         not_measured(

@@ -14,6 +14,7 @@ from typing import Any
 from orchestrator.cli.foretelling import foretell
 from orchestrator.execution.progress import Progress, plain_console
 from orchestrator.ledger.layout import results_path, trials_path
+from orchestrator.ledger.leases import Leases
 from orchestrator.planning.budget import require_prices
 from orchestrator.planning.first_weights import refuse_unfit_weights
 from orchestrator.planning.plan import Plan, joined, make_plan
@@ -113,6 +114,9 @@ def carry_out(documents: Sequence[dict[str, Any]], options: Namespace) -> list[R
         for line in (*changed(made), *short_pools(made), *_unscored(made), *_passed_over(made), *made.warnings):
             progress.note(line)
         ended = _run_pending(made, storage, progress, options)
+    # A driver may be killed between the end of a step and that of its lease, or leave all pieces of a step that is then
+    # done without being held.
+    Leases(storage, made.compute.lease_seconds).sweep(made.done)
     words = getattr(options, "words", ())
     return [_outcome(plan.alone(), cached, ended, started, storage, words) for plan in made.experiments]
 

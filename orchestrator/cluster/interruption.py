@@ -4,8 +4,8 @@ SIGTERM, as `ray job stop` and supervisors send it, and SIGHUP of a terminal tha
 The second one of a run that is already giving back what it holds changes nothing; the third leaves it at that.
 """
 
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,12 +13,6 @@ from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _LEAVES_AT = 3
-
-
-def _say(what: str) -> None:
-    # Whoever closed the terminal reads nothing, and a handler that comes in the middle of a line cannot write another.
-    with suppress(OSError, ValueError, RuntimeError):
-        print(f"lookbeyond: {what}", file=sys.stderr, flush=True)
 
 
 class Interruption:
@@ -31,10 +25,10 @@ class Interruption:
         """Handle one signal."""
         self.asked += 1
         if 1 < self.asked < _LEAVES_AT:
-            _say("what this run holds is being given back; once more leaves it")
+            # Not by `print`: the thread that is interrupted may hold what a terminal with bars is locked by.
+            with suppress(OSError):
+                os.write(2, b"lookbeyond: what this run holds is being given back; once more leaves it\n")
             return
-        if self.asked == 1:
-            _say("interrupted: what is done is kept, what this run holds is being given back")
         signal.default_int_handler(signal.SIGINT, frame)
 
     @contextmanager

@@ -67,14 +67,13 @@ def run_plan(
     what it takes from `plan.skipped` is run then.
     """
     report = RunReport()
-    leases = Leases(storage, plan.compute.lease_seconds)
     if not plan.pending:
-        leases.sweep(plan.done.keys())
         return report
     if plan.compute.device == MPS:
         # Apple's GPU is that of this machine, so what torch offers here is what a worker would find.
         torch_device(MPS)
     ever = cluster_capacity(plan.compute.cluster_config) if plan.compute.cluster_config else None
+    leases = Leases(storage, plan.compute.lease_seconds)
     interruption = Interruption()
     with ExitStack() as held:
         held.enter_context(interruption.taken())
@@ -108,9 +107,6 @@ def run_pending(plan: Plan, runner: Runner, report: RunReport, between: Callable
         leases.release(step.key)
 
     execution = Execution(runner.sharing.ledger, plan.compute, plan.done, ended)
-    # A driver may be killed between the end of a step and that of its lease, or leave all pieces of a step that is then
-    # done without being held. Who is silent from now to the end of this run is dead.
-    leases.watch(plan.steps.keys())
     try:
         for prepare in (None, between):
             if prepare is not None:
@@ -127,7 +123,6 @@ def run_pending(plan: Plan, runner: Runner, report: RunReport, between: Callable
     finally:
         report.failed |= execution.failed
         report.input_errors |= execution.input_errors
-        leases.sweep(plan.done.keys())
 
 
 @dataclass(frozen=True)

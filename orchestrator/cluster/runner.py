@@ -96,6 +96,8 @@ class Runner:
         if isinstance(error, HeadLostError):
             # What is asked of Ray without a head does not come back, and the leases would go unreturned.
             return
+        if isinstance(error, KeyboardInterrupt):
+            self.progress.note("interrupted: what is done is kept; ending what runs")
         try:
             if self.trainings is not None:
                 self.trainings.close()

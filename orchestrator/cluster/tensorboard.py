@@ -7,6 +7,7 @@ the experiment and of the training, and decide nothing; a training that is taken
 
 import csv
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,12 +92,22 @@ class TrainingLogger(LoggerCallback):
             return
         if files.last:
             # TensorBoard takes the columns from whichever training it finds first, so all name the same.
-            for summary in hparams(files.info.distinguishing, dict.fromkeys(_FIGURES_OF_MERIT, 0.0)):
+            figures = dict.fromkeys(_FIGURES_OF_MERIT, 0.0)
+            # Of a figure that is not known the column is named, and no value.
+            told = files.info.distinguishing
+            known = {name: value for name, value in told.items() if not _is_nan(value)}
+            columns, _, _ = hparams({name: known.get(name, 0.0) for name in told}, figures)
+            _, begin, end = hparams(known, figures)
+            for summary in (columns, begin, end):
                 files.writer.file_writer.add_summary(summary)
         files.writer.close()
 
 
 _TUNES = frozenset(AUTO_RESULT_KEYS) - {"timesteps_total"} | {"trial_id", "done", "config"}
+
+
+def _is_nan(value: Any) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def _is_plain(value: Any) -> bool:

@@ -23,7 +23,8 @@ Value = str | int | float | bool
 class TrialInfo:
     """A name that can be a folder, the values of a training as one flat mapping, and those that tell it from others.
 
-    `experiment` is the one whose training it is shown as, the first of those that share it.
+    Of what tells it apart a figure that is not known is not a number. `experiment` is the one whose training it is
+    shown as, the first of those that share it.
     """
 
     experiment: str

@@ -123,7 +123,10 @@ class Leases:
                         self._is_dead(lease_path(key, generation), content)
 
     def sweep(self, keys: Collection[str]) -> None:
-        """Take away what the dead have left of steps that are done, and that nobody will hold again."""
+        """Take away what those known to be dead have left of steps that are done, and that nobody will hold again.
+
+        What cannot be taken away harms nobody and stays.
+        """
         try:
             for key in self.leased(keys):
                 with self._lock:
@@ -131,7 +134,7 @@ class Leases:
                     for generation, content in claims.items():
                         if self._is_dead(lease_path(key, generation), content):
                             self.storage.delete(lease_path(key, generation))
-        except StorageUnavailableError as error:
+        except (OSError, InputError) as error:
             _LOG.info("leases of the dead are left: %s", error)
 
     def is_free(self, key: str) -> bool:
@@ -209,9 +212,8 @@ class Leases:
                 continue
             break
         if time.monotonic() - begun > self.seconds / 2:
-            # A storage that slow was so for the holder, too: its silence is counted anew.
-            for generation in claims:
-                self._seen.pop(lease_path(key, generation), None)
+            # A storage that slow was so for all holders, too: their silence is counted anew.
+            self._seen.clear()
         return claims
 
     def _content(self) -> bytes:

@@ -6,7 +6,7 @@ the place of the first: its results and pictures are kept under a name of their 
 
 import json
 import shlex
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -32,7 +32,7 @@ def former_results(storage: Storage, name: str) -> Results | None:
 
 
 @contextmanager
-def what_is_there_named(name: str, storage: Storage, words: Collection[str]) -> Iterator[None]:
+def what_is_there_named(name: str, storage: Storage, words: Iterable[str]) -> Iterator[None]:
     """Where a step is not done, say with which other `key=value` words than these the results that are there were made.
 
     The words decide what a step is, so a command that leaves them out looks for another one.
@@ -42,11 +42,17 @@ def what_is_there_named(name: str, storage: Storage, words: Collection[str]) -> 
     except StepNotDoneError as error:
         former = former_results(storage, name)
         command = former.provenance.command if former is not None else []
-        made = [word for word in command if "=" in word and not word.startswith("-")]
-        if not command or set(made) == set(words):
+        made = _deciding(command)
+        if not command or set(made) == set(_deciding(words)):
             raise
         given = f"with {shlex.join(made)}: give the same here" if made else "without key=value words"
         raise InputError(f"{error}. The results of {name} that are there were made {given}") from None
+
+
+def _deciding(words: Iterable[str]) -> list[str]:
+    """The `key=value` words that decide what an experiment is."""
+    keys = [(word, word.split("=")[0]) for word in words if "=" in word and not word.startswith("-")]
+    return [word for word, key in keys if key.split(".")[0] not in _NO_CONTENT]
 
 
 def keep_other(former: Results | None, plan: Plan, cells: Sequence[CellResult], storage: Storage) -> str | None:

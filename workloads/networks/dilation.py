@@ -29,7 +29,8 @@ OUTPUT_STRIDES = (8, 16, 32)
 PROBE_SIZE = 257
 """Side of the probe in pixels: 32 n + 1, so that every stride up to 32 divides (size - 1)."""
 
-_SAME_SHAPE = nn.BatchNorm2d | nn.ReLU | nn.Hardtanh | nn.SiLU | nn.Hardswish | nn.GELU | nn.Dropout
+# These very classes: one that inherits from them may do more, or hold layers that somebody asks about.
+_SAME_SHAPE = (nn.BatchNorm2d, nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.SiLU, nn.Hardswish, nn.GELU, nn.Dropout)
 
 Hook = Callable[[nn.Module, tuple[torch.Tensor, ...], object], None]
 
@@ -125,7 +126,7 @@ def run_probe(module: nn.Module, hooks: dict[nn.Module, Hook], size: tuple[int, 
         for layer, hook in hooks.items():
             stack.callback(layer.register_forward_hook(hook).remove)
         for layer in module.modules():
-            if isinstance(layer, _SAME_SHAPE) and "forward" not in vars(layer):
+            if type(layer) in _SAME_SHAPE and "forward" not in vars(layer):
                 vars(layer)["forward"] = _unchanged
                 stack.callback(vars(layer).pop, "forward")
         return torch.func.functional_call(module, tensors, (torch.empty(1, 3, *size, device="meta"),))

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from PIL import Image
 from support.command_line import EXPERIMENT, Commands, refused, run_here, write_camvid, write_experiment
 
 from orchestrator.cli import parser as cli
+from orchestrator.ledger.layout import lease_path
+from orchestrator.ledger.leases import Holder
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.shards import read_maps
 from orchestrator.storage.store import Storage
@@ -328,6 +331,21 @@ def test_the_same_command_again_is_cached(command: Commands) -> None:
     assert [cell["status"] for cell in after["cells"]] == ["cached", "cached"]
     assert [cell["metrics"] for cell in after["cells"]] == [cell["metrics"] for cell in before["cells"]]
     assert "0 to run" in answer.err
+
+
+def test_a_lease_that_a_killed_driver_left_of_a_step_that_is_done_does_not_stay(command: Commands) -> None:
+    """Killed between the end of the step and that of the lease; the run after it has nothing to do."""
+    storage, here = Storage(str(command.folder / "storage")), Holder.here()
+    steps = {key for cell in command.results()["cells"] for key in cell["steps"].values()}
+    for generation, holder in enumerate((replace(here, started=here.started + 1), here)):
+        content = json.dumps({"holder": vars(holder), "run": "another", "beat": 1, "seconds": 600.0}).encode()
+        for key in steps:
+            storage.replace(lease_path(key, generation), content)
+    assert command("run", "small.yaml", GRID).code == 0
+    left = {file.path for file in storage.files("leases", deep=True)}
+    assert left == {lease_path(key, 1) for key in steps}, "those of the living stay"
+    for path in left:
+        storage.delete(path)
 
 
 def test_the_report_of_a_run_shows_its_numbers_and_pictures(command: Commands) -> None:

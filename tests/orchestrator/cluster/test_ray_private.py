@@ -6,6 +6,8 @@ import re
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
@@ -103,21 +105,39 @@ def test_a_lean_trainer_leaves_out_what_it_names_and_nothing_else(cleans_up: boo
     assert sorted(everything) == sorted([*lean, *gone])
 
 
-def test_train_makes_placement_groups_and_runs_its_controller_where_they_are_replaced() -> None:
-    from ray.train.v2._internal.execution.controller.controller import TrainController
+def test_train_runs_its_controller_here_and_says_each_placement_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.train.v2._internal.execution.controller import controller
     from ray.train.v2._internal.execution.worker_group import worker_group
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+    def make(bundles: list[Any]) -> Any:
+        return SimpleNamespace(id=SimpleNamespace(hex=lambda: f"of {len(bundles)}"))
+
+    class Controller:
+        def __init__(self, **settings: Any) -> None:
+            self._settings = settings
+
+        async def run(self) -> None:
+            worker_group.placement_group([1])
+            worker_group.placement_group([1, 2])
+
+        def get_result(self) -> Any:
+            return self._settings
+
+    theirs = controller.TrainController
+    monkeypatch.setattr(worker_group, "placement_group", make)
+    monkeypatch.setattr(controller, "TrainController", Controller)
+    told: list[dict[str, Any]] = []
+    kind: Any = ray_private.lean_trainer(cleans_up=False, tell=told.append)
+    trainer = kind(lambda: None, scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(name="none"))
+    assert trainer._initialize_and_run_controller(callbacks=7) == {"callbacks": 7}
+    assert told == [{ray_private.PLACEMENT_GROUP: "of 1"}, {ray_private.PLACEMENT_GROUP: "of 2"}]
+    assert worker_group.placement_group is make, "the next training has its own listener"
+    # What stands for Ray's own here is like it.
     assert "pg = placement_group(" in inspect.getsource(worker_group.WorkerGroup._create_placement_group)
+    assert inspect.iscoroutinefunction(theirs.run) and not inspect.iscoroutinefunction(theirs.get_result)
     run = inspect.getsource(DataParallelTrainer._initialize_and_run_controller)
-    made, ran, ended = (
-        "_cls.remote(**controller_init_kwargs)",
-        "controller.run.remote()",
-        "controller.get_result.remote()",
-    )
-    assert all(used in run for used in (made, ran, ended))
-    assert inspect.iscoroutinefunction(TrainController.run)
-    assert not inspect.iscoroutinefunction(TrainController.get_result)
+    assert "_cls.remote(**controller_init_kwargs)" in run and "controller.get_result.remote()" in run
 
 
 @pytest.mark.slow

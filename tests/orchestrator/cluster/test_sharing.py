@@ -3,7 +3,6 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 from support.without_ray import FakeWorker
 
 from orchestrator.cluster.room import Room
-from orchestrator.cluster.run import RunReport, run_pending, run_plan
+from orchestrator.cluster.run import RunReport, run_pending
 from orchestrator.cluster.sharing import Sharing
 from orchestrator.execution.execution import Execution
 from orchestrator.execution.progress import Progress
@@ -175,22 +174,3 @@ def test_what_another_run_finishes_meanwhile_is_taken_as_it_is(made: Plan, stora
     report = run(made, runner)
     assert (report.executed, runner.tasks) == ([], [])
     assert sample.key in made.done
-
-
-def test_a_lease_that_a_killed_driver_leaves_of_a_step_that_is_done_does_not_stay(made: Plan, storage: Storage) -> None:
-    """Killed between the end of the step and that of the lease, or before the step that others find to be whole."""
-    runner = FakeRunner(storage, FakeWorker(storage))
-    dead = replace(Holder.here(), started=Holder.here().started + 1)
-    content = json.dumps({"holder": vars(dead), "beat": 1, "seconds": 600.0}).encode()
-
-    def leave() -> None:
-        for key in made.done:
-            storage.replace(lease_path(key, 0), content)
-
-    runner.between = leave
-    run(made, runner)
-    assert made.pending == []
-    assert list(storage.files("leases", deep=True)) == []
-    leave()
-    assert run_plan(made, storage, runner.progress, address=None, dashboard=False).executed == []
-    assert list(storage.files("leases", deep=True)) == []

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -76,12 +77,16 @@ def test_curves_are_those_of_the_training_and_hparams_what_tells_it_apart(tmp_pa
 
 def test_a_training_without_a_score_has_the_columns_of_the_others(tmp_path: Path) -> None:
     """TensorBoard takes them from whichever it finds first."""
-    info = TrialInfo("some", "pretrain-ours-k", {}, {"kind": "pretrain", "row": "ours", "pmiou": 20.0})
+    info = TrialInfo("some", "pretrain-ours-k", {}, {"kind": "pretrain", "row": "ours", "pmiou": math.nan})
     trial, logger = Trial(config={"config": {}, "info": info}), TrainingLogger(tmp_path)
     logger.log_trial_result(1, trial, result(1))
     logger.log_trial_end(trial)
     events = EventAccumulator(str(tmp_path / "some/pretrain-ours-k"))
     events.Reload()
     content = events.PluginTagToContent("hparams")["_hparams_/experiment"]
-    columns = HParamsPluginData.FromString(content).experiment.metric_infos
-    assert [column.name.tag for column in columns] == ["mIoU/val", "loss"]
+    figures = HParamsPluginData.FromString(content).experiment.metric_infos
+    assert [figure.name.tag for figure in figures] == ["mIoU/val", "loss"]
+    columns = HParamsPluginData.FromString(content).experiment.hparam_infos
+    assert [column.name for column in columns] == ["kind", "row", "pmiou"]
+    content = events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    assert set(HParamsPluginData.FromString(content).session_start_info.hparams) == {"kind", "row"}
