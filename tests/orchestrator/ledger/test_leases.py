@@ -309,6 +309,21 @@ def test_while_the_storage_was_away_nobody_was_silent(storage: Storage, run: Cal
     assert wait_for(observer)
 
 
+def test_an_outage_that_a_look_at_one_lease_met_is_silence_of_no_other(
+    storage: Storage, run: Callable[..., Leases]
+) -> None:
+    other = "cd" * 32
+    write_lease(storage, SILENCE)
+    storage.replace(lease_path(other, 0), storage.read(lease_path(KEY, 0)))
+    slow = SlowStorage(storage.uri)
+    observer = run(SILENCE, slow)
+    observer.watch([KEY, other])
+    slow.seconds = SILENCE * 1.2
+    assert not observer.acquire(KEY)
+    slow.seconds = 0.0
+    assert not observer.acquire(other)
+
+
 def test_a_lease_that_a_power_cut_left_empty_is_silent(storage: Storage, run: Callable[..., Leases]) -> None:
     storage.replace(lease_path(KEY, 0), b"")
     taker = run()
