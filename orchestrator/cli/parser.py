@@ -72,12 +72,14 @@ def _answer(options: argparse.Namespace) -> int:
     except OwnMachineLostError:
         print("lookbeyond: Ray has ended on this machine; the same command goes on from here", file=sys.stderr)
         return 1
-    except HeadLostError:
-        print("lookbeyond: the head of the Ray cluster has gone; the same command goes on from here", file=sys.stderr)
+    except HeadLostError as error:
+        interrupted = isinstance(error.__context__, KeyboardInterrupt)
+        what = "interrupted" if interrupted else "the head of the Ray cluster has gone"
+        print(f"lookbeyond: {what}; the same command goes on from here", file=sys.stderr)
         # Ray's threads still wait for it, and would end this process in their own time and words.
         sys.stderr.flush()
         sys.stdout.flush()
-        os._exit(1)
+        os._exit(130 if interrupted else 1)
     except KeyboardInterrupt:
         print("lookbeyond: interrupted; the same command goes on from here", file=sys.stderr)
         return 130

@@ -102,7 +102,8 @@ class Runner:
             if self.trainings is not None:
                 self.trainings.close()
         finally:
-            self.actors.close()
+            if session.head_answers():
+                self.actors.close()
             self._running.clear()
 
     def _look_around(self, execution: Execution) -> None:

@@ -21,6 +21,7 @@ from orchestrator.cluster import ray_private
 from orchestrator.cluster.environment import asked_address, fit_for_ray, require_answer
 from orchestrator.cluster.interruption import Interruption
 from orchestrator.cluster.malloc import share_arenas
+from orchestrator.execution.errors import HeadLostError
 from orchestrator.planning.capacity import Capacity, Machines, grown
 from workloads.errors import InputError
 
@@ -66,7 +67,10 @@ def session(address: str | None, *, dashboard: bool, interruption: Interruption)
 
 def _leave() -> None:
     if not head_answers():
-        # Its processes on this machine notice by themselves; to ask Ray to end them would take for ever.
+        # Its processes on this machine notice by themselves; to ask Ray to end them would take for ever. A signal to a
+        # whole group of processes, as of `timeout`, ends the head of this run beside it.
+        if isinstance(sys.exception(), KeyboardInterrupt):
+            raise HeadLostError
         return
     # Ray does so itself when a driver ends in good order. It was seen not to when one was interrupted while workers
     # waited for cores that were taken: on a cluster that stays up they would be reserved for ever.

@@ -162,9 +162,10 @@ class Trainings:
             each.close()
         self._tunes.clear()
         # Where Ray itself has ended there is nothing to give back to.
-        with suppress(RayError, ConnectionError, RuntimeError):
-            for running in self._running.values():
-                self._give_back(running)
+        if session.head_answers():
+            with suppress(RayError, ConnectionError, RuntimeError):
+                for running in self._running.values():
+                    self._give_back(running)
         self._running.clear()
 
     def _tune_run(self) -> TuneRun:

@@ -14,6 +14,7 @@ import queue
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,13 +25,14 @@ from ray import tune
 from ray.tune.experiment import Trial
 from ray.tune.search import Searcher
 
-from orchestrator.cluster import ray_private
+from orchestrator.cluster import ray_private, session
 from orchestrator.cluster.trial import run_trial
 
 # A cluster whose head is to carry the drivers of trials, and not machines that come and go, offers this there.
 DRIVER = "lookbeyond_driver"
 _LOGGERS = ("ray.tune", "ray.train")
 _LEAVING_SECONDS = 60.0
+_LOOK_SECONDS = 0.5
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,10 @@ class TuneRun:
         """End what still runs, and clean up."""
         self.finishing.set()
         self.stopping.set()
-        self._thread.join(_LEAVING_SECONDS)
+        deadline = time.monotonic() + _LEAVING_SECONDS
+        # Without a head Tune waits for ever for what it has asked to end.
+        while self._thread.is_alive() and time.monotonic() < deadline and session.head_answers():
+            self._thread.join(_LOOK_SECONDS)
         TuneRun._all.pop(self.folder, None)
         shutil.rmtree(self.folder, ignore_errors=True)
 

@@ -4,11 +4,13 @@ import json
 import signal
 import subprocess
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import yaml
 from support.command_line import Commands, write_camvid, write_experiment
 
 pytestmark = pytest.mark.slow
@@ -90,6 +92,34 @@ def test_a_run_whose_cluster_loses_its_head_says_so_and_leaves_no_lease(
     command.assert_nothing_wrong()
     psutil.wait_procs(below, timeout=60)
     assert not [one for one in below if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.long
+def test_a_training_whose_head_is_ended_by_the_same_signal_ends_as_interrupted_with_no_lease(
+    lookbeyond: Any, tmp_path: Path
+) -> None:
+    """As `timeout` and supervisors do it: to a whole group of processes, that of Ray's head among them."""
+    views = {"image_size": [64, 96], "crop": [64, 96]}
+    document = {
+        "name": "long",
+        "dataset": {"name": "scenes", "image_size": [64, 96], "num_train": 8, "num_val": 2},
+        "finetune": {"recipe": "small", "steps": 10_000, "batch_size": 2, "augmentation": views},
+        "compute": {"checkpoint_seconds": 0.5},
+    }
+    (tmp_path / "long.yaml").write_text(yaml.safe_dump(document))
+    process = lookbeyond.start("run", "long.yaml")
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("storage/history/*.json")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    below = psutil.Process(process.pid).children(recursive=True)
+    for one in (*below, psutil.Process(process.pid)):
+        with suppress(psutil.NoSuchProcess):
+            one.terminate()
+    _, err = process.communicate(timeout=50)
+    assert process.returncode == 130, err
+    assert err.splitlines()[-1] == "lookbeyond: interrupted; the same command goes on from here"
+    assert not [path for path in (tmp_path / "storage" / "leases").rglob("*") if path.is_file()]
 
 
 @pytest.mark.long
