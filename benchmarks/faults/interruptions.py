@@ -42,8 +42,8 @@ OTHERS = Aim("files or scores that differ from the undisturbed run's", most=0)
 
 _CORES = 2
 _LEAVING_SECONDS = 30.0
-# Ray's own: one for all that is trained on a cluster.
-_STAYS = {"_AutoscalingCoordinatorActor"}
+# Ray's own: its agents, and one actor for all that is trained on a cluster.
+_STAYS = {"DashboardAgent", "RuntimeEnvAgent", "_AutoscalingCoordinatorActor"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -135,7 +135,7 @@ def _at_work() -> set[str]:
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
             title = " ".join(process.cmdline())
-            if title.startswith("ray::") and not title.startswith(("ray::IDLE", "ray::RuntimeEnvAgent")):
+            if title.startswith("ray::") and not title.startswith("ray::IDLE"):
                 titles.add(title.removeprefix("ray::").split(".")[0].strip())
     return titles
 
