@@ -16,7 +16,7 @@ test: $(READY)
 long-test: $(READY)
 	$(BIN)/python -m pytest -m long
 
-# Real clusters: jobs, three hosts from `ray up` to `ray down`, an autoscaled one, the demo on S3. Root and half an hour.
+# Real clusters: jobs, three hosts from `ray up` to `ray down`, an autoscaled one, the demo on S3. Root and three quarters of an hour.
 cluster-test: $(READY)
 	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_jobs.py || [ $$? = 77 ]
 	@tests/cluster_lab/apart $(BIN)/python -m pytest -s tests/cluster_lab/lab_aws.py || [ $$? = 77 ]
