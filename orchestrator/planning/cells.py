@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 from orchestrator.ledger.image_sets import ImageSet, build_image_set, entries_digest
 from orchestrator.ledger.inputs import Files, InputFiles
@@ -32,8 +32,10 @@ class PlannedCell:
 class StepNotDoneError(InputError):
     """What a command starts from has not been computed."""
 
-    def __init__(self, what: str, where: str) -> None:
-        super().__init__(f"{what} of this cell is not done on {where}; `lookbeyond run` does it")
+    @classmethod
+    def of(cls, what: str, where: str) -> Self:
+        """That of a step, in words, on a storage."""
+        return cls(f"{what} of this cell is not done on {where}; `lookbeyond run` does it")
 
 
 class CellPlanner:

@@ -64,7 +64,7 @@ def prediction_plan(plan: Plan, planned: PlannedCell, what: str, images: str, st
     except InputError as error:
         raise of_pool(error, "pool").at("IMAGES") from None
     if behind.key not in plan.done:
-        raise StepNotDoneError(f"the {behind.kind} step", storage.uri)
+        raise StepNotDoneError.of(f"the {behind.kind} step", storage.uri)
     source = Source(config, root, config.pool)
     # Frames of two videos may have equal names and sizes.
     entries = InputFiles(storage, write=True).told(Files(config, root, config.pool, "images"), dataset, listed)

@@ -57,7 +57,7 @@ def export_backbone(plan: Plan, planned: PlannedCell, stage: str, storage: Stora
         raise InputError(f"--stage {stage}: this cell has no such step{reason}; it has {has}")
     manifest = plan.done.get(step.key)
     if manifest is None:
-        raise StepNotDoneError(f"the {stage} step", storage.uri)
+        raise StepNotDoneError.of(f"the {stage} step", storage.uri)
     if output.is_dir():
         raise InputError(f"{output} is a folder; give the name of a file, for example {output / 'backbone.pth'}")
     place = output.with_suffix(".json")

@@ -49,7 +49,7 @@ class LabelMaps:
             reason = self.cell.error or "no such step"
             raise InputError(f"--pool {self.pool}: this cell has no label maps there ({reason})")
         if step.key not in self.plan.done:
-            raise StepNotDoneError("the label step", self.storage.uri)
+            raise StepNotDoneError.of("the label step", self.storage.uri)
         assert isinstance(step, ShardedStep)
         return step
 

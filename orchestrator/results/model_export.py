@@ -55,7 +55,7 @@ def export_model(plan: Plan, planned: PlannedCell, form: Form, storage: Storage,
     assert isinstance(step, FinetuneStep)
     manifest = plan.done.get(step.key)
     if manifest is None:
-        raise StepNotDoneError("the finetune step", storage.uri)
+        raise StepNotDoneError.of("the finetune step", storage.uri)
     held = f"network of step {step.key} as {form}"
     if output.exists() and (not output.is_dir() or (any(output.iterdir()) and read_mark(output) != held)):
         raise InputError(f"{output} holds other files; give an empty or a new folder")

@@ -16,6 +16,7 @@ from support.without_ray import Ended, run
 from orchestrator.execution.progress import Progress
 from orchestrator.ledger.layout import labelled_list_path
 from orchestrator.ledger.shards import read_maps, read_samples
+from orchestrator.planning.cells import StepNotDoneError
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.results.backbone_export import export_backbone
 from orchestrator.results.figures import write_predictions
@@ -164,8 +165,10 @@ def test_a_backbone_of_a_cell_without_training_is_refused(storage: Storage, tmp_
     made = plan(storage, grid=[{"pretrain": [None]}])
     with pytest.raises(InputError, match="--stage pretrain: this cell has no such step; it has finetune"):
         export_backbone(made, made.cells[0], "pretrain", storage, tmp_path / "backbone.pth")
-    with pytest.raises(InputError, match="is not done"):
+    with pytest.raises(StepNotDoneError, match="the finetune step of this cell is not done") as refused:
         export_backbone(made, made.cells[0], "finetune", storage, tmp_path / "backbone.pth")
+    # Whoever knows where it was read says it of a copy.
+    assert str(refused.value.read_from("a.yaml")) == f"a.yaml: {refused.value}"
 
 
 def test_labels_of_such_a_cell_are_exported_like_any_others(ended: tuple[Ended, Storage], tmp_path: Path) -> None:
