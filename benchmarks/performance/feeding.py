@@ -1,10 +1,12 @@
-"""Images per second that reach a device which takes no time, by cores, format of the files and kind of training.
+"""Images per second that reach a device which takes no time, by cores, format of the files and kind of work.
 
-The loop of a real training job is asked for its batches and nothing is done with them. The job is confined to so many
-cores and loads with as many threads, as beside a GPU. Images are drawn scenes of 1024x2048 with noise, as PNG and as
-JPEG, with masks; labels are those of a `lookbeyond run`. The plain pipeline is what torchvision's own transforms make:
-`v2` on an image and its mask (resize, rotate, crop, flip, colours), one after another, for both views, in a DataLoader
-of as many processes on the same cores.
+The loop of a real training job is asked for its batches and nothing is done with them; sampling and labelling make
+whole shards of what a device is said to have found: features, and labels before the vote, that are computed once. The
+work is confined to so many cores and loads with as many threads, as beside a GPU. Images are drawn scenes of 1024x2048
+with noise, as PNG and as JPEG, with masks; labels are those of a `lookbeyond run`. The plain pipeline, of trainings, is
+what torchvision's own transforms make: `v2` on an image and its mask (resize, rotate, crop, flip, colours), one after
+another, for both views, in a DataLoader of as many processes on the same cores. The aims in images/s are those of a
+core that decodes such a PNG in about 40 ms; what decoding alone comes to here is printed first.
 
     python -m benchmarks.performance.feeding
     python -m benchmarks.performance.feeding --kinds pretrain --formats png --batches 12
@@ -22,10 +24,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -35,13 +38,22 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from benchmarks.measuring import Aim, put, run_project, table, verdict
+from orchestrator.ledger.keys import digest
 from orchestrator.planning.plan import make_plan
 from orchestrator.spec.loading import load_experiment
+from orchestrator.steps import feature_shards
+from orchestrator.steps.jobs import Job, WorkerCache
+from orchestrator.steps.label import LabelJob
+from orchestrator.steps.sample import SampleJob
+from orchestrator.steps.step import ShardedStep
 from orchestrator.steps.training import DistributedContext, TrainingJob, TrainingStep
 from orchestrator.storage.store import Storage
 from workloads.configs.views import ViewsConfig
+from workloads.datasets.decode import decode_image
 from workloads.datasets.scenes import Scenes, ScenesConfig
+from workloads.features.extractors import Extractor
 from workloads.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from workloads.labels.auxiliary import Scorer
 from workloads.training.batches import Source
 from workloads.training.collectives import SingleProcess
 from workloads.training.decoded import DecodedCache
@@ -55,8 +67,11 @@ KEPT = Aim("images/s a core of pre-training from decoded images that are kept", 
 PLAIN = Aim("images/s / the plain pipeline's on the same cores, pre-training, least of all", least=4)
 WAITING = Aim("share of its time that the device would wait beside 8 cores, %, pre-training from PNG", most=5)
 _CORES_BESIDE_A_DEVICE = 8
+BATCH = 8
 
-KINDS = ("pretrain", "finetune")
+TRAININGS = ("pretrain", "finetune")
+SHARDS = ("sample", "label")
+KINDS = (*TRAININGS, *SHARDS)
 FORMATS = ("png", "jpg")
 
 
@@ -76,21 +91,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for suffix in options.formats:
             jobs = prepare(Path(folder) / suffix, suffix, options)
+            rates.append(measure_decoding(Path(folder) / suffix / "data/images", suffix, options.batches))
             for kind in options.kinds:
                 for cores in options.cores:
-                    rates.append(measure(jobs[kind], kind, suffix, cores, options.batches))
+                    of_kind = measure if kind in TRAININGS else measure_shard
+                    rates.append(of_kind(jobs[kind], kind, suffix, cores, options.batches))
         # Whatever the files were, kept images are the same pixels.
+        trainings = [kind for kind in options.kinds if kind in TRAININGS]
         rates += [
-            measure_kept(jobs[kind], kind, cores, options.batches) for kind in options.kinds for cores in options.cores
+            measure_kept(jobs[kind], kind, cores, options.batches) for kind in trainings for cores in options.cores
         ]
-    headings = ["training", "files", "cores", "images/s", "a core", "plain images/s", "ours / plain"]
+    headings = ["work", "files", "cores", "images/s", "a core", "plain images/s", "ours / plain"]
     print("\n" + table(headings, [rate.cells for rate in rates]))
     return verdict(list(aims(rates, options.device)))
 
 
 @dataclass(frozen=True)
 class Rate:
-    """Images/s of one kind of training from files of one format on so many cores, and of the plain pipeline.
+    """Images/s of one kind of work from files of one format on so many cores, and of the plain pipeline.
 
     From images that are kept as they were decoded (`compute.decoded_cache_gb`) it is ours alone.
     """
@@ -128,8 +146,8 @@ def aims(rates: Sequence[Rate], device: float) -> Iterator[tuple[Aim, float]]:
         yield KEPT, one.ours
 
 
-def prepare(folder: Path, suffix: str, options: argparse.Namespace) -> dict[str, TrainingJob]:
-    """Images, masks and labels; the jobs of both kinds of training that read them."""
+def prepare(folder: Path, suffix: str, options: argparse.Namespace) -> dict[str, Any]:
+    """Images, masks and labels; the jobs of all kinds of work that read them."""
     size = tuple(options.size)
     draw(folder / "data", suffix, size, options.images)
     classes = list(Scenes.classes)
@@ -143,17 +161,17 @@ def prepare(folder: Path, suffix: str, options: argparse.Namespace) -> dict[str,
             "superpixels": {"n_segments": 500},
         },
         # What is made of an image is decided by views and crops; the network only has to be there.
-        "pretrain": {"recipe": "cityscapes", "epochs": 4000, "batch_size": 8, "segmentor": NETWORK},
+        "pretrain": {"recipe": "cityscapes", "epochs": 4000, "batch_size": BATCH, "segmentor": NETWORK},
     }
     document["dataset"] |= {"classes": classes, "ignore": [255]}
     experiment = folder / "experiment.yaml"
     experiment.write_text(json.dumps(document))
     storage = Storage(str(folder / "storage"))
     run_project(experiment, ["--until", "labels"], folder / "storage")
-    jobs = {"pretrain": job_of(experiment, storage, "pretrain")}
+    jobs: dict[str, Any] = {kind: job_of(experiment, storage, kind) for kind in ("pretrain", *SHARDS)}
     document |= {
         "pretrain": None,
-        "finetune": {"recipe": "cityscapes", "epochs": 4000, "batch_size": 8, "segmentor": NETWORK},
+        "finetune": {"recipe": "cityscapes", "epochs": 4000, "batch_size": BATCH, "segmentor": NETWORK},
     }
     experiment.write_text(json.dumps(document))
     return jobs | {"finetune": job_of(experiment, storage, "finetune")}
@@ -176,12 +194,14 @@ def draw(folder: Path, suffix: str, size: tuple[int, int], number: int) -> None:
         Image.fromarray(scenes.read_ground_truth("train", entry.id)).save(folder / "masks" / f"{index}.png")
 
 
-def job_of(experiment: Path, storage: Storage, kind: str) -> TrainingJob:
-    """The first training of that kind in the experiment's plan."""
+def job_of(experiment: Path, storage: Storage, kind: str) -> TrainingJob | Job:
+    """The first training of that kind in the experiment's plan, or the first shard."""
     plan = make_plan(load_experiment(experiment, []), storage, write_listings=True)
     step = next(step for step in plan.steps.values() if step.kind == kind)
-    assert isinstance(step, TrainingStep)
-    return step.training_job(storage)
+    if isinstance(step, TrainingStep):
+        return step.training_job(storage)
+    assert isinstance(step, ShardedStep)
+    return step.job(storage, (step,), step.images.shards[0], "cpu")
 
 
 def measure(job: TrainingJob, kind: str, suffix: str, cores: int, batches: int) -> Rate:
@@ -198,10 +218,35 @@ def measure_kept(job: TrainingJob, kind: str, cores: int, batches: int) -> Rate:
     return rate
 
 
-def apart(pipeline: Callable[[TrainingJob, int, int], float], job: TrainingJob, cores: int, batches: int) -> float:
+def measure_decoding(folder: Path, suffix: str, batches: int) -> Rate:
+    """The files of a folder decoded by one core, and nothing else."""
+    rate = Rate("decode", suffix, 1, apart(decoding, folder, 1, batches))
+    put({"work": rate.kind, "files": suffix, "cores": 1, "images_per_second": rate.ours})
+    return rate
+
+
+def measure_shard(job: Job, kind: str, suffix: str, cores: int, batches: int) -> Rate:
+    """Whole shards, in a process of its own; torchvision has nothing to compare them with."""
+    rate = Rate(kind, suffix, cores, apart(shard, job, cores, batches))
+    put({"work": kind, "files": suffix, "cores": cores, "images_per_second": rate.ours})
+    return rate
+
+
+def apart(pipeline: Callable[[Any, int, int], float], job: TrainingJob | Job | Path, cores: int, batches: int) -> float:
     """What a pipeline does in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(pipeline, job, cores, batches).result()
+
+
+def decoding(folder: Path, cores: int, batches: int) -> float:
+    """Images a second of nothing but decoding."""
+    confine(cores)
+    files = [file.read_bytes() for file in sorted(folder.iterdir())]
+    decode_image(files[0], "")
+    begun = time.perf_counter()
+    for file in files * batches:
+        decode_image(file, "")
+    return len(files) * batches / (time.perf_counter() - begun)
 
 
 def ours(job: TrainingJob, cores: int, batches: int, kept: bool = False) -> float:
@@ -213,6 +258,61 @@ def ours(job: TrainingJob, cores: int, batches: int, kept: bool = False) -> floa
     rate = timed(iter(steps.next, None), loop.config.batch_size, cores * loop.machine.prefetch, batches)
     steps.close()
     return rate
+
+
+class Instant(Extractor):
+    """An extractor on a device that takes no time: the features of the first image are those of all."""
+
+    def features(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """Features that were computed once for images of this size."""
+        found: torch.Tensor = Found.once("features", images[0].shape, lambda: super(Instant, self).features(images[:1]))
+        return found.expand(len(images), -1, -1, -1)
+
+
+class Found:
+    """What a device that takes no time found before: the first that was made of each name and size."""
+
+    made: ClassVar[dict[Any, Any]] = {}
+
+    @classmethod
+    def once(cls, name: str, size: tuple[int, ...], make: Callable[[], Any]) -> Any:
+        """What was made of this name and size, made now where there is none."""
+        if (name, size) not in cls.made:
+            cls.made[name, size] = make()
+        return cls.made[name, size]
+
+
+def shard(job: SampleJob | LabelJob, cores: int, batches: int) -> float:
+    """Images a second of a shard in which every image comes several times, of a device that takes no time."""
+    confine(cores)
+    real = feature_shards.load_extractor(job.extractor)
+    extractor = Instant(**{each.name: getattr(real, each.name) for each in fields(real)})
+    listed = feature_shards.read_listing(job.storage, job.images.listing, job.images.start, job.images.stop)
+    assign, outliers, maps = feature_shards.assign, feature_shards.outliers, Scorer.maps
+    once = Found.once
+    with (
+        patch.object(feature_shards, "assign", lambda *one: once("assign", one[1], lambda: assign(*one))),
+        patch.object(feature_shards, "outliers", lambda *one: once("outliers", one[2], lambda: outliers(*one))),
+        patch.object(Scorer, "maps", lambda self, one: once("maps", one.shape, lambda: maps(self, one))),
+    ):
+        make_shard(job, extractor, cores, listed)
+        names = [*listed] * max(1, batches * BATCH // len(listed))
+        begun = time.perf_counter()
+        make_shard(job, extractor, cores, names)
+        return len(names) / (time.perf_counter() - begun)
+
+
+def make_shard(job: SampleJob | LabelJob, extractor: Extractor, helpers: int, names: Sequence[str]) -> None:
+    """The shard of a job with these images instead, under another name, so that it is not there yet."""
+    cache = WorkerCache(helpers)
+    cache.keep("extractor", job.extractor, lambda: extractor)
+    other = [len(names), helpers]
+    if isinstance(job, SampleJob):
+        job = replace(job, stream=digest([job.stream, other]))
+    else:
+        job = replace(job, targets=tuple(replace(one, stream=digest([one.stream, other])) for one in job.targets))
+    with patch.object(feature_shards, "read_listing", lambda *_: names):
+        job.run(cache)
 
 
 def plain(job: TrainingJob, cores: int, batches: int) -> float:

@@ -15,6 +15,7 @@ from orchestrator.cluster.room import Claim, Room
 from orchestrator.cluster.workers import SHARE, start_clustering, start_extraction
 from orchestrator.execution.execution import Task
 from orchestrator.execution.schedule import Schedule
+from orchestrator.planning.memory import MemoryNeeds
 from orchestrator.spec.experiment import Compute
 from orchestrator.steps.step import Pool
 from workloads.devices import MPS
@@ -42,6 +43,7 @@ class Actors:
     room: Room
     compute: Compute
     uses_gpus: bool
+    memory: MemoryNeeds = field(default_factory=MemoryNeeds)
     extractors: list[Actor] = field(default_factory=list)
     clusterer: Actor | None = None
 
@@ -51,7 +53,8 @@ class Actors:
         idle = next((one for one in usable if not one.load), None)
         if idle is None and len(self.extractors) < self._most(ready):
             gpus = self.compute.gpus_per_worker if self.uses_gpus else 0.0
-            claim = self.room.claim(SHARE, gpus)
+            memory = self.memory.of(Pool.EXTRACT)
+            claim = self.room.claim(SHARE, gpus, memory=memory, insists=not self.extractors)
             if claim is not None:
                 node = None if self.room.has_one_machine else claim.machine.node
                 # Beside a GPU its share of the machine's cores decodes and votes; without one every core has an actor.
@@ -73,7 +76,9 @@ class Actors:
                     soon = self.room.with_gpus(gpus, after_brief=True) if waits else None
                     self.room.reserved |= {soon} if soon is not None else set()
                     return None
-                claim = self.room.hold(machine, gpus)
+                claim = self.room.hold(machine, gpus, self.memory.of(Pool.CLUSTER))
+            elif self.room.has_one_machine:
+                claim = self.room.hold(self.room.machines[0], 0.0, self.memory.of(Pool.CLUSTER))
             node = claim.machine.node if claim is not None and not self.room.has_one_machine else None
             self.clusterer = Actor(start_clustering(gpus, threads=os.cpu_count() or 1, node=node), claim)
         return self.clusterer if self.clusterer.load < _QUEUED_PER_ACTOR else None

@@ -1,32 +1,42 @@
-"""Who uses which cores and GPUs of which machine: what a run may hand out where.
+"""Who uses which cores, GPUs and memory of which machine: what a run may hand out where.
 
 The model: a book of machines, those that are up and those that a cluster can still grow to. All that a run hands out is
 entered, and struck out when it has ended; Ray is asked for the same. Extraction and tasks are brief: a machine that a
 training waits for gets no more of them, and is free within the length of a shard. A training takes the cores that suit
-the machine it comes to. The failures this guards against: trainings of a cluster of unequal machines that are laid out
-for the largest; a training that waits for cores that tasks take again and again. Nothing here knows Ray.
+the machine it comes to. Memory decides how much goes on side by side, never whether: the first of a kind `insists`, or
+an extraction actor and the superpixels that its next job needs would wait for one another. Ray is not asked for memory:
+what one run holds of it while it waits, another would wait for. The failures this guards against: trainings of a
+cluster of unequal machines that are laid out for the largest; a training that waits for cores that tasks take again and
+again; more work side by side than a machine has memory for. Nothing here knows Ray.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from orchestrator.planning.capacity import Capacity
+from workloads.formats import size
 
 _ROUNDING = 1e-6
 
 
 @dataclass(eq=False)
 class Machine:
-    """A machine; `node` is None as long as it is to come. `brief` is what extraction and tasks hold of what is held."""
+    """A machine; `node` is None as long as it is to come. `brief` is what extraction and tasks hold of what is held.
+
+    Memory is in bytes.
+    """
 
     node: str | None
     cores: float
     gpus: float
+    memory: float = math.inf
     held_cores: float = 0.0
     held_gpus: float = 0.0
+    held_memory: float = 0.0
     brief_cores: float = 0.0
     brief_gpus: float = 0.0
+    brief_memory: float = 0.0
 
     @property
     def free_cores(self) -> float:
@@ -39,18 +49,28 @@ class Machine:
         return self.gpus - self.held_gpus
 
     @property
+    def free_memory(self) -> float:
+        """Memory that nothing of the run holds; below zero where some insisted."""
+        return self.memory - self.held_memory
+
+    @property
     def is_used(self) -> bool:
         """Whether the run holds anything of it."""
         return self.held_cores > _ROUNDING or self.held_gpus > _ROUNDING
 
+    def has_memory(self, each: float, free: float) -> bool:
+        """Whether so much is free; of a machine that has less than that altogether, all of it."""
+        return free + _ROUNDING >= min(each, self.memory)
+
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """Cores and GPUs of machines that work holds, and the cores of each of its workers."""
+    """Cores and GPUs of machines that work holds, the cores of each of its workers, and the memory of each part."""
 
     parts: tuple[tuple[Machine, float, float], ...]
     brief: bool
     cores: int = 0
+    memory: float = 0.0
 
     @property
     def machine(self) -> Machine:
@@ -65,11 +85,18 @@ class Claim:
 
 @dataclass(frozen=True)
 class Workers:
-    """The workers of a training: how many, whether each takes a GPU, and its cores where they were asked for."""
+    """The workers of a training: how many, whether each takes a GPU, and its cores where they were asked for.
+
+    Each takes so much memory; where the training `insists`, it has its place even if that is not free. One that is to
+    be `alone` has its machines to itself.
+    """
 
     count: int
     uses_gpus: bool
     cores: int | None
+    memory: float = 0.0
+    insists: bool = False
+    alone: bool = False
 
     def cores_on(self, machine: Machine) -> int:
         """The cores that suit a machine: its share beside each GPU, or that of each worker."""
@@ -87,19 +114,20 @@ class Room:
     machines: list[Machine] = field(default_factory=list)
     reserved: set[Machine] = field(default_factory=set)
 
-    def update(self, nodes: Mapping[str, tuple[float, float]]) -> None:
-        """Take notice of the machines that are up: cores and GPUs by node."""
+    def update(self, nodes: Mapping[str, Sequence[float]]) -> None:
+        """Take notice of the machines that are up: cores, GPUs and, where it is known, memory by node."""
         self.machines = [one for one in self.machines if one.node is None or one.node in nodes]
         known = {one.node for one in self.machines}
-        for node, (cores, gpus) in nodes.items():
+        for node, (cores, gpus, *memory) in nodes.items():
             if node in known or not (cores or gpus):
                 continue
             # What was handed out for a machine that was to come is on it now, one that is used first.
             expected = [one for one in self.machines if (one.node, one.cores, one.gpus) == (None, cores, gpus)]
-            if expected:
-                max(expected, key=lambda one: one.is_used).node = node
-            else:
-                self.machines.append(Machine(node, cores, gpus))
+            found = max(expected, key=lambda one: one.is_used) if expected else Machine(None, cores, gpus)
+            if not expected:
+                self.machines.append(found)
+            found.node = node
+            found.memory = memory[0] if memory else math.inf
         if self.capacity.scales:
             self._expect_more()
         self.reserved &= set(self.machines)
@@ -125,11 +153,20 @@ class Room:
         """Whether there are machines without a GPU, now or later."""
         return any(not one.gpus and one.cores for one in self.machines)
 
-    def claim(self, cores: float, gpus: float, *, off_gpus: bool = False, queue: float = 0.0) -> Claim | None:
+    def claim(
+        self,
+        cores: float,
+        gpus: float,
+        *,
+        memory: float = 0.0,
+        insists: bool = False,
+        off_gpus: bool = False,
+        queue: float = 0.0,
+    ) -> Claim | None:
         """A place for brief work, on the machine with most room; None where there is none.
 
-        With `off_gpus` it keeps off machines with a GPU where there are others. `queue` is how many cores' worth of it
-        may wait at each core.
+        It takes so much memory, and where it `insists`, even if that is not free. With `off_gpus` it keeps off machines
+        with a GPU where there are others. `queue` is how many cores' worth of it may wait at each core.
         """
         off_gpus = off_gpus and self.has_plain_machines
         found = [
@@ -137,13 +174,14 @@ class Room:
             for one in self._usable()
             if one.free_cores + queue * one.cores + _ROUNDING >= cores
             and one.free_gpus + _ROUNDING >= gpus
+            and (insists or one.has_memory(memory, one.free_memory))
             and one not in self.reserved
             and not (off_gpus and one.gpus)
         ]
         if not found:
             return None
-        best = max(found, key=lambda one: (one.node is not None, one.free_cores))
-        return self._hold([(best, cores, gpus)], brief=True)
+        best = max(found, key=lambda one: (one.node is not None, one.free_cores, one.free_memory))
+        return self._hold([(best, cores, gpus)], brief=True, memory=memory)
 
     def squeeze(self) -> Claim | None:
         """A place for a task where trainings have taken all cores: beside them, one a machine, holding none."""
@@ -159,15 +197,15 @@ class Room:
         able = [one for one in self._usable() if one.gpus + _ROUNDING >= gpus]
         for one in able:
             if not one.is_used:
-                return self._hold([(one, one.cores, gpus)], brief=True)
+                return self._hold([(one, one.cores, gpus)], brief=True, memory=one.memory)
         # The one that trainings hold least of.
         brief = min(able, key=lambda one: one.held_cores - one.brief_cores, default=None)
         self.reserved |= {brief} if brief is not None else set()
         return None
 
-    def hold(self, machine: Machine, gpus: float) -> Claim:
+    def hold(self, machine: Machine, gpus: float, memory: float = 0.0) -> Claim:
         """Enter work that is not brief and takes no core, such as clustering."""
-        return self._hold([(machine, 0.0, gpus)], brief=False)
+        return self._hold([(machine, 0.0, gpus)], brief=False, memory=memory)
 
     def with_gpus(self, gpus: float, *, after_brief: bool = False) -> Machine | None:
         """A machine with so many free GPUs, or with so many once what is brief on it has ended."""
@@ -185,7 +223,9 @@ class Room:
         if plan is None:
             return None
         cores, places = plan
-        return self._hold([(one, cores, float(workers.uses_gpus)) for one in places], brief=False, cores=cores)
+        shares = {one: one.cores / places.count(one) for one in places} if workers.alone else {}
+        parts = [(one, shares.get(one, float(cores)), float(workers.uses_gpus)) for one in places]
+        return self._hold(parts, brief=False, cores=cores, memory=workers.memory)
 
     def reserve_for(self, workers: Workers) -> None:
         """Reserve the machines that a training finds room on once what is brief there has ended."""
@@ -195,12 +235,16 @@ class Room:
     def release(self, claim: Claim) -> None:
         """Strike out what has ended."""
         for machine, cores, gpus in claim.parts:
-            self._enter(machine, -cores, -gpus, brief=claim.brief)
+            self._enter(machine, -cores, -gpus, -claim.memory, brief=claim.brief)
 
     def free(self) -> str:
         """What is free on each machine, in words."""
         up = [one for one in self.machines if one.node is not None]
-        free = [f"{max(0.0, one.free_cores):.3g} cores and {one.free_gpus:.3g} GPUs" for one in up]
+        free = [
+            f"{max(0.0, one.free_cores):.3g} cores and {one.free_gpus:.3g} GPUs"
+            + (f" and {size(max(0.0, one.free_memory))} of memory" if math.isfinite(one.memory) else "")
+            for one in up
+        ]
         more = f", and {len(free) - 8} more machines" if len(free) > 8 else ""
         return f"free are {', '.join(free[:8])}{more}" if free else "no machine is up"
 
@@ -233,9 +277,15 @@ class Room:
     def _fit(self, one: Machine, cores: int, workers: Workers, after_brief: bool) -> int:
         free_cores = one.free_cores + (one.brief_cores if after_brief else 0.0)
         free_gpus = one.free_gpus + (one.brief_gpus if after_brief else 0.0)
+        free_memory = one.free_memory + (one.brief_memory if after_brief else 0.0)
+        if workers.alone and one.cores - free_cores > 10 * _ROUNDING:
+            return 0
         by_gpus = free_gpus + _ROUNDING if workers.uses_gpus else math.inf
+        by_memory = math.inf
+        if workers.memory and not workers.insists:
+            by_memory = (free_memory + _ROUNDING) / min(workers.memory, one.memory)
         # What is squeezed in beside trainings holds next to nothing.
-        return max(0, int(min((free_cores + 10 * _ROUNDING) / cores, by_gpus)))
+        return max(0, int(min((free_cores + 10 * _ROUNDING) / cores, by_gpus, by_memory, 1_000_000)))
 
     def _usable(self) -> Iterable[Machine]:
         """The machines that are up, and those that can be while no more than the limit are."""
@@ -243,14 +293,20 @@ class Room:
         up = sum(one.node is not None or one.is_used for one in self.machines)
         return [one for one in self.machines if one.node is not None or one.is_used or limit is None or up < limit]
 
-    def _hold(self, parts: list[tuple[Machine, float, float]], *, brief: bool, cores: int = 0) -> Claim:
+    def _hold(
+        self, parts: list[tuple[Machine, float, float]], *, brief: bool, cores: int = 0, memory: float = 0.0
+    ) -> Claim:
+        # Of an unknown amount nothing is left when it is subtracted from itself.
+        memory = memory if math.isfinite(memory) else 0.0
         for machine, each_cores, each_gpus in parts:
-            self._enter(machine, each_cores, each_gpus, brief=brief)
-        return Claim(tuple(parts), brief, cores)
+            self._enter(machine, each_cores, each_gpus, memory, brief=brief)
+        return Claim(tuple(parts), brief, cores, memory)
 
-    def _enter(self, machine: Machine, cores: float, gpus: float, *, brief: bool) -> None:
+    def _enter(self, machine: Machine, cores: float, gpus: float, memory: float, *, brief: bool) -> None:
         machine.held_cores += cores
         machine.held_gpus += gpus
+        machine.held_memory += memory
         if brief:
             machine.brief_cores += cores
             machine.brief_gpus += gpus
+            machine.brief_memory += memory

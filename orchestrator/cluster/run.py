@@ -23,6 +23,7 @@ from orchestrator.execution.trial_info import trial_info
 from orchestrator.ledger.leases import Leases
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.capacity import Capacity, ResourceRequest, judge
+from orchestrator.planning.memory import MemoryNeeds
 from orchestrator.planning.cluster_config import cluster_capacity
 from orchestrator.planning.plan import Plan, may_be_stopped, skip_stopped
 from orchestrator.planning.priorities import longest_paths
@@ -148,7 +149,11 @@ class Preparation:
         scale = self._scale(uses_gpus) if Pool.TRAIN in pools else None
         self._require_capacity(pools, uses_gpus, scale)
         room = Room(capacity)
-        room.update(session.nodes())
+        nodes = session.nodes()
+        room.update(nodes)
+        memory = MemoryNeeds.of_plan(self.plan, uses_gpus=uses_gpus)
+        for line in memory.doubts(bytes_ for _, _, bytes_ in nodes.values()):
+            self.progress.note(line)
         metrics = RunMetrics(dashboard=self.dashboard)
         retries = Retries(compute, lambda cause: metrics.add("retries", cause=cause))
         return Runner(
@@ -158,10 +163,11 @@ class Preparation:
             uses_gpus=uses_gpus,
             metrics=metrics,
             room=room,
-            actors=Actors(room, compute, uses_gpus),
+            actors=Actors(room, compute, uses_gpus, memory),
             sharing=Sharing(self.leases, Ledger(self.storage), self.progress, compute.early_stopping),
             retries=retries,
             waiting=Waiting(self.progress),
+            memory=memory,
             trainings=self._trainings(scale, room, retries, metrics) if scale is not None else None,
         )
 

@@ -27,6 +27,7 @@ from orchestrator.execution.execution import Execution, Task
 from orchestrator.execution.progress import Progress
 from orchestrator.execution.retries import Cause, Retries
 from orchestrator.execution.schedule import Item
+from orchestrator.planning.memory import MemoryNeeds
 from orchestrator.spec.experiment import Compute
 from orchestrator.steps.step import Pool, Step
 from orchestrator.storage.store import Storage
@@ -73,6 +74,7 @@ class Runner:
     retries: Retries
     trainings: "Trainings | None"
     waiting: Waiting
+    memory: MemoryNeeds = field(default_factory=MemoryNeeds)
     peak_bytes: dict[int, int] = field(default_factory=dict)
     _running: dict[Any, _InFlight] = field(default_factory=dict)
     _looked: float = 0.0
@@ -157,7 +159,8 @@ class Runner:
             pool = max(ready, key=lambda one: ready[one].priority)
             if not self._take_part(execution, ready[pool]):
                 continue
-            begin = self._start_alone if ready[pool].name in self._alone else start[pool]
+            alone = pool is not Pool.TRAIN and ready[pool].name in self._alone
+            begin = self._start_alone if alone else start[pool]
             if not begin(execution, ready[pool]):
                 del start[pool]
         # What is left was not started: it waits for room.
@@ -184,7 +187,14 @@ class Runner:
 
     def _start_training(self, execution: Execution, item: Item[Task]) -> bool:
         assert self.trainings is not None, "a run with training steps has someone to run them"
-        workers = Workers(self.compute.train_workers, self.uses_gpus, self.compute.train_cores)
+        workers = Workers(
+            self.compute.train_workers,
+            self.uses_gpus,
+            self.compute.train_cores,
+            memory=self.memory.of(Pool.TRAIN),
+            insists=not self.trainings.active,
+            alone=item.name in self.trainings.alone,
+        )
         claim = self.room.place(workers)
         if claim is None:
             self.room.reserve_for(workers)
@@ -218,7 +228,14 @@ class Runner:
         share = SHARE if self.actors.extractors and not apart else 1.0
         # Some wait at each core, so that none idles for a round trip; a training that is ready waits for none of them.
         queue = 0.0 if execution.schedule.ready(Pool.TRAIN) else 1.0
-        claim = self.room.claim(share, 0.0, off_gpus=self.uses_gpus, queue=queue)
+        claim = self.room.claim(
+            share,
+            0.0,
+            memory=self.memory.of(Pool.PROCESS),
+            insists=not self._in_flight(Pool.PROCESS),
+            off_gpus=self.uses_gpus,
+            queue=queue,
+        )
         if claim is None and self.trainings is not None and self.trainings.active:
             claim, share = self.room.squeeze(), 0.0
         return self._start_in(claim, execution, item, share=share)
@@ -307,6 +324,7 @@ class Runner:
             self._lost_its_worker(execution, running, error)
         else:
             self.peak_bytes[report.process] = max(report.peak_bytes, self.peak_bytes.get(report.process, 0))
+            self.memory.saw(Pool(running.item.pool), report.peak_bytes)
             outcome = report.outcome
             execution.completed(running.item, outcome)
             task = running.item.payload

@@ -170,10 +170,14 @@ def own_machine_is_up() -> bool:
     return any(node["Alive"] for node in ray.nodes() if node["NodeID"] == own)
 
 
-def nodes() -> dict[str, tuple[float, float]]:
-    """Cores and GPUs of every live machine, by Ray's name of it."""
+def nodes() -> dict[str, tuple[float, float, float]]:
+    """Cores, GPUs and bytes of memory of every live machine, by Ray's name of it."""
     return {
-        node["NodeID"]: (float(node["Resources"].get("CPU", 0)), float(node["Resources"].get("GPU", 0)))
+        node["NodeID"]: (
+            float(node["Resources"].get("CPU", 0)),
+            float(node["Resources"].get("GPU", 0)),
+            float(node["Resources"].get("memory", math.inf)),
+        )
         for node in ray.nodes()
         if node["Alive"]
     }

@@ -56,6 +56,10 @@ class LostWorkerError(Exception):
     """A worker process or its machine went away, or one that others were talking to."""
 
 
+class ShortOfMemoryError(Exception):
+    """A worker was ended because its machine was short of memory."""
+
+
 class NotStartedError(Exception):
     """The workers of a training could not be placed in time."""
 
@@ -133,6 +137,7 @@ def fit(job: TrainingJob, scale: Scale, tell: Tell) -> None:
     Raises:
         InputError: what the user has to mend.
         LostWorkerError: a worker was lost.
+        ShortOfMemoryError: a worker was ended for memory.
         NotStartedError: the workers were not placed in time.
         LeaseLostError: another run took over the step.
         FailedInItsWorkError: any other error.
@@ -194,6 +199,9 @@ def _cause(failures: dict[int, Exception]) -> Exception:
     for error in failures.values():
         if isinstance(error, InputError | LeaseLostError):
             return error
+    shortages = [shortage for error in failures.values() if (shortage := ray_private.memory_shortage(error))]
+    if shortages:
+        return ShortOfMemoryError(shortages[0])
     for rank, error in failures.items():
         if ray_private.is_lost_worker(error) or _is_broken_connection(error):
             return LostWorkerError(f"worker {rank} of {len(failures)}: {type(error).__name__}")

@@ -43,6 +43,10 @@ _FOLLOW_SECONDS = 1.0
 # A training that reports nothing for so long, and for so many times its usual, is spoken of.
 _STILL_SECONDS = 60.0
 _TIMES_AS_LONG = 10.0
+_LESS_MEMORY = (
+    "less is needed with a smaller batch (pretrain.batch_size, finetune.batch_size), smaller views or more workers "
+    "(compute.train_workers)"
+)
 
 
 @dataclass
@@ -85,6 +89,8 @@ class Trainings:
     room: Room
     halving: SuccessiveHalving | None = None
     fit: Fit = fit
+    # Those that were ended for memory: they get their machines to themselves.
+    alone: set[str] = field(default_factory=set)
     _running: dict[str, _Running] = field(default_factory=dict)
     # The last one takes trainings; those before it were told that theirs are the last, and one was lost.
     _tunes: list[TuneRun] = field(default_factory=list)
@@ -248,6 +254,8 @@ class Trainings:
             execution.skip(item)
         elif end == End.INPUT:
             self._fail(running, reason, execution, user=True)
+        elif end == End.SHORT_OF_MEMORY:
+            self._once_more_alone(running, reason, execution)
         elif end == End.NOT_STARTED:
             self._not_started(running, reason, execution)
         else:
@@ -261,6 +269,19 @@ class Trainings:
             return
         setting = {Cause.LOST: "compute.lost_worker_retries", Cause.ERROR: "compute.error_retries"}[cause]
         self._fail(running, f"{reason} (tried again as often as {setting} allows)", execution, user=False)
+
+    def _once_more_alone(self, running: _Running, reason: str, execution: Execution) -> None:
+        if self.retries.again(running.step.key, Cause.MEMORY):
+            name = self.info(running.step).name
+            self.progress.note(
+                f"{name}: ended for memory: {reason}; the training continues from its last state, with a machine to "
+                "itself"
+            )
+            self.alone.add(running.item.name)
+            execution.schedule.put_back(running.item)
+            return
+        reason = f"ended for memory, also with a machine to itself: {reason}; {_LESS_MEMORY}"
+        self._fail(running, reason, execution, user=False)
 
     def _not_started(self, running: _Running, reason: str, execution: Execution) -> None:
         """Where others run or have run there will be room again; where not one did, there will be none."""

@@ -12,7 +12,14 @@ from typing import Any
 from ray import tune
 
 from orchestrator.cluster.reports import Tell
-from orchestrator.cluster.training import FailedInItsWorkError, LostWorkerError, NotStartedError, Scale, fit
+from orchestrator.cluster.training import (
+    FailedInItsWorkError,
+    LostWorkerError,
+    NotStartedError,
+    Scale,
+    ShortOfMemoryError,
+    fit,
+)
 from orchestrator.ledger.leases import LeaseLostError
 from orchestrator.ledger.training_states import read_history, read_outcome
 from orchestrator.steps.training import TrainingJob
@@ -29,6 +36,7 @@ class End(StrEnum):
 
     DONE = "done"
     LOST = "lost"
+    SHORT_OF_MEMORY = "short of memory"
     NOT_STARTED = "not started"
     TAKEN_OVER = "taken over"
     INPUT = "input"
@@ -37,6 +45,7 @@ class End(StrEnum):
 
 _ENDS = {
     LostWorkerError: End.LOST,
+    ShortOfMemoryError: End.SHORT_OF_MEMORY,
     NotStartedError: End.NOT_STARTED,
     LeaseLostError: End.TAKEN_OVER,
     InputError: End.INPUT,

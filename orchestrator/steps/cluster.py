@@ -19,6 +19,7 @@ from orchestrator.steps.sample import SampleStep
 from orchestrator.steps.step import CellSteps, Pool, Step
 from orchestrator.storage.store import Storage, StorageFullError
 from workloads.configs.clustering import DbscanConfig, KMeansConfig
+from workloads.costs.memory import WITH_GPU, WITH_TORCH
 from workloads.costs.work import Size, Work, channels_of
 from workloads.errors import InputError
 from workloads.formats import counted
@@ -87,6 +88,13 @@ class ClusterStep(Step):
         each = self.sample.sampling.pixels_per_image
         pixels = min(self.images.count * each, self.config.max_pixels)
         return int(pixels * rate_of(self.sample).bytes / each)
+
+    def worker_bytes(self, size: Size, *, uses_gpu: bool) -> float:
+        """The feature matrix, and as much again while it is read and worked on."""
+        del size
+        pixels = min(self.images.count * self.sample.sampling.pixels_per_image, self.config.max_pixels)
+        matrix = 4.0 * pixels * channels_of(self.sample.extractor.config)
+        return (WITH_GPU if uses_gpu else WITH_TORCH) + 2 * matrix
 
     def work(self, size: Size, images: int) -> Work | None:
         """The iterations of K-means over the sample."""

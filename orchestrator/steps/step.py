@@ -22,6 +22,7 @@ from orchestrator.spec.experiment import ExperimentEntry
 from orchestrator.steps.jobs import Job, Source
 from orchestrator.steps.rates import Extent, Rate
 from orchestrator.storage.store import Storage
+from workloads.costs.memory import worker_bytes
 from workloads.costs.work import Size, Work
 from workloads.datasets import Dataset
 
@@ -243,6 +244,10 @@ class Step(ABC):
         """Bytes that it holds at once beyond what all steps do."""
         del rate_of
         return 0
+
+    def worker_bytes(self, size: Size, *, uses_gpu: bool) -> float:
+        """Bytes that a process takes at most that works on it, on images of such a size."""
+        return worker_bytes(self.work(size, self.images.count), size, uses_gpu=uses_gpu)
 
     @property
     def warnings(self) -> tuple[str, ...]:

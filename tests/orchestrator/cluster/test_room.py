@@ -79,6 +79,60 @@ def test_where_trainings_have_all_cores_tasks_go_on_beside_them_one_a_machine() 
     assert all(one.brief_cores == pytest.approx(0) for one in room.machines)
 
 
+def test_memory_decides_how_much_goes_on_side_by_side_and_never_whether() -> None:
+    room = Room(Capacity.fixed([Machines(1, 16)]))
+    room.update({"one": (16.0, 0.0, 10e9)})
+    (machine,) = room.machines
+    actors = [room.claim(0.5, 0, memory=3e9) for _ in range(4)]
+    assert [one is not None for one in actors] == [True, True, True, False]
+    insisting = room.claim(0.5, 0, memory=3e9, insists=True)
+    assert insisting is not None
+    assert room.free() == "free are 14 cores and 0 GPUs and 0 B of memory"
+    # A training that waits for memory waits for what is brief alone.
+    training = Workers(1, False, 4, memory=4e9)
+    assert room.place(training) is None
+    room.reserve_for(training)
+    assert room.reserved == {machine}
+    room.reserved.clear()
+    assert room.place(Workers(1, False, 4, memory=4e9, insists=True)) is not None
+    for one in [*actors[:3], insisting]:
+        release(room, one)
+    # 6 GB are left: work that needs more than the machine has at all gets it when all of it is free.
+    assert room.claim(1, 0, memory=7e9) is None
+    assert room.place(training) is not None
+    assert room.place(training) is None
+    assert machine.free_memory == pytest.approx(2e9)
+
+
+def test_work_that_needs_more_than_a_machine_has_gets_all_of_it() -> None:
+    room = Room(Capacity.fixed([Machines(1, 16)]))
+    room.update({"one": (16.0, 0.0, 2e9)})
+    claim = room.claim(0.5, 0, memory=3e9)
+    assert claim is not None
+    assert room.claim(0.5, 0, memory=3e9) is None
+    room.release(claim)
+    assert room.place(Workers(1, False, 1, memory=5e9)) is not None
+    assert room.place(Workers(1, False, 1, memory=5e9)) is None
+
+
+def test_a_training_that_is_to_be_alone_gets_a_machine_on_which_nothing_is() -> None:
+    room = room_of((2, 8, 1))
+    first, second = room.machines
+    brief = room.claim(1, 0)
+    assert brief is not None
+    alone = Workers(1, True, 2, alone=True)
+    claim = room.place(alone)
+    assert claim is not None
+    assert claim.machine is (second if brief.machine is first else first)
+    assert (claim.cores, claim.machine.free_cores) == (2, 0)
+    # The next one has what is brief on the other machine come to an end.
+    assert room.place(alone) is None
+    room.reserve_for(alone)
+    assert room.reserved == {brief.machine}
+    release(room, claim)
+    assert claim.machine.free_cores == 8
+
+
 def test_a_cluster_that_grows_takes_work_for_machines_that_are_to_come() -> None:
     capacity = Capacity((), (Machines(3, 8, 1), Machines(4, 16)), limit=4, scales=True)
     room = Room(capacity)

@@ -27,6 +27,7 @@ from orchestrator.ledger.leases import Fence, Leases
 from orchestrator.ledger.manifests import Ledger
 from orchestrator.ledger.outcomes import Outcome
 from orchestrator.planning.capacity import Capacity, Machines
+from orchestrator.planning.memory import MemoryNeeds
 from orchestrator.planning.plan import Plan, make_plan
 from orchestrator.spec.merging import merged
 from orchestrator.steps.kinds import KINDS
@@ -35,6 +36,7 @@ from orchestrator.storage.store import Storage
 
 SECONDS = {Pool.EXTRACT: 10.0, Pool.PROCESS: 5.0, Pool.CLUSTER: 20.0, Pool.TRAIN: 1000.0}
 NODES = {"gpu 1": (8.0, 1.0), "gpu 2": (8.0, 1.0), "plain": (4.0, 0.0)}
+SMALL_MEMORY = {"plain": (16.0, 0.0, 8e9)}
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Simulation:
     ran: list[Ran] = field(default_factory=list)
     errors: dict[str, list[Exception]] = field(default_factory=dict)
     killed: int = 0
+    peaks: dict[Pool, int] = field(default_factory=dict)
     _ends: dict[Any, Ran] = field(default_factory=dict)
     _free: dict[Any, float] = field(default_factory=dict)
     _numbers: Any = field(default_factory=itertools.count)
@@ -90,7 +93,7 @@ class Simulation:
         if self.errors.get(ran.name):
             raise self.errors[ran.name].pop()
         self.ran.append(ran)
-        return SimpleNamespace(process=1, peak_bytes=1, outcome=Outcome())
+        return SimpleNamespace(process=1, peak_bytes=self.peaks.get(Pool(ran.pool), 1), outcome=Outcome())
 
     def kill(self, handle: Any) -> None:
         self.killed += 1
@@ -103,6 +106,7 @@ class Granted:
     simulation: Simulation
     room: Room
     folders: dict[str, str] = field(default_factory=dict)
+    alone: set[str] = field(default_factory=set)
     _running: list[tuple[Item[Task], Claim, Ran]] = field(default_factory=list)
 
     @property
@@ -177,12 +181,16 @@ def _named(storage: Storage, steps: tuple[Step, ...], shard: Any, device: str) -
     return SimpleNamespace(name=f"{steps[0].kind} {shard.start if shard else ''}", pool=steps[0].pool)
 
 
-def run(document: dict[str, Any], simulation: Simulation) -> tuple[Plan, RunReport]:
+def run(
+    document: dict[str, Any], simulation: Simulation, memory: MemoryNeeds | None = None
+) -> tuple[Plan, RunReport]:
     storage = simulation.storage
     plan = make_plan(document, storage, write_listings=True)
-    capacity = Capacity.fixed([Machines(2, 8, 1), Machines(1, 4)])
-    room = Room(capacity)
-    room.update(NODES)
+    nodes = runner.session.nodes()
+    room = Room(Capacity.fixed([Machines(1, cores, gpus) for cores, gpus, *_ in nodes.values()]))
+    room.update(nodes)
+    memory = memory or MemoryNeeds()
+    uses_gpus = any(one.gpus for one in room.machines)
     leases = Leases(storage, 60)
     progress = Progress()
     trainings: Any = Granted(simulation, room)
@@ -190,14 +198,15 @@ def run(document: dict[str, Any], simulation: Simulation) -> tuple[Plan, RunRepo
         storage=storage,
         compute=plan.compute,
         progress=progress,
-        uses_gpus=True,
+        uses_gpus=uses_gpus,
         metrics=RunMetrics(dashboard=False),
         room=room,
-        actors=Actors(room, plan.compute, True),
+        actors=Actors(room, plan.compute, uses_gpus, memory),
         sharing=Sharing(leases, Ledger(storage), progress),
         retries=Retries(plan.compute),
         waiting=Waiting(progress),
         trainings=trainings,
+        memory=memory,
     )
     report = RunReport()
     try:
@@ -253,3 +262,26 @@ def test_work_that_is_ended_for_memory_gets_a_machine_to_itself_and_then_is_an_e
     _, report = run(merged(document, {"labels": {"sampling": {"pixels_per_image": 41}}}), simulation)
     assert all("images 0 to 1 of pool train) was ended for memory" in error for error in report.failed.values())
     assert report.failed
+
+
+def test_no_more_runs_side_by_side_than_there_is_memory_for(
+    simulation: Simulation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is assumed lets four extract at a time; the first of them hold so much that no more than these start."""
+    monkeypatch.setattr(runner.session, "nodes", lambda: SMALL_MEMORY)
+    document = merged(EXPERIMENT, {"compute": {"shard_images": 2, "train_cores": 1}, "finetune": None})
+    document["dataset"] = document["dataset"] | {"num_train": 16}
+    needs = MemoryNeeds({Pool.EXTRACT: 2e9, Pool.PROCESS: 3e9, Pool.TRAIN: 6e9})
+    simulation.peaks = {Pool.PROCESS: 10**9, Pool.EXTRACT: 3 * 10**9}
+    plan, report = run({**document, "grid": {"pretrain.seed": [0, 1, 2]}}, simulation, needs)
+    assert (report.failed, plan.pending) == ({}, [])
+    assert at_once(simulation, Pool.EXTRACT) == 4
+    assert needs.of(Pool.EXTRACT) == pytest.approx(3.3e9)
+    # Trainings, of which two do not fit, run one after the other though there are cores for sixteen.
+    assert at_once(simulation, Pool.TRAIN) == 1
+
+
+def at_once(simulation: Simulation, pool: Pool) -> int:
+    """How much work of a pool ran at the same time, at most."""
+    ran = [one for one in simulation.ran if one.pool == pool]
+    return max(sum(one.begin <= moment.begin < one.end for one in ran) for moment in ran)
