@@ -7,12 +7,16 @@ as long as there is anything here, pyproject.toml bounds the version of Ray.
 import asyncio
 import logging
 import re
+import threading
+import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import ray
-from ray.exceptions import OutOfMemoryError
+from ray.exceptions import OutOfMemoryError, RayError
 from ray.job_config import JobConfig
 from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
 
@@ -20,6 +24,7 @@ import orchestrator
 
 if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 
 # What a head says to a job that comes before its agent is up: no error of its own kind tells it from a refusal.
 NO_AGENT_YET = "No available agent"
@@ -35,6 +40,9 @@ NODE_LABEL = "ray.io/node-id"
 
 # In what a training tells: the identity of the placement group of its workers.
 PLACEMENT_GROUP = "placement_group"
+
+# How long workers that were idle may take to answer.
+_ANSWER_SECONDS = 5.0
 
 # Of Tune's two ways of printing the one that can be silent; what a run prints is said by `Progress`.
 SILENT_TUNE = {"RAY_AIR_NEW_OUTPUT": "0"}
@@ -154,8 +162,77 @@ def remove_group(identity: str) -> None:
         remove_placement_group(group)
 
 
-def lean_trainer(*, cleans_up: bool, tell: Callable[[dict[str, Any]], None]) -> "type[TorchTrainer]":
-    """Ray's trainer without processes that nothing here needs, which says what it reserves.
+class KeptWorkers:
+    """The workers of the training that this process drove last, for the next one if that comes within seconds.
+
+    A process that has loaded torch and Train is what takes longest when a training starts. The workers, with what they
+    reserve, go to a training of as many workers that ask for the same in the same place, and are given back otherwise:
+    at once where the next training is of another kind, and after `seconds` where there is none. They are kept of
+    trainings that have ended well alone.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._lock = threading.Lock()
+        self._kept: "tuple[WorkerGroupState, object, float] | None" = None
+
+    def take(self, place: object) -> "WorkerGroupState | None":
+        """Those that are kept in this place, if there are any and they answer."""
+        kept = self._taken()
+        if kept is None:
+            return None
+        state, where, since = kept
+        if where == place and time.monotonic() - since < self._seconds and _answer(state):
+            return state
+        state.shutdown()
+        return None
+
+    def keep(self, state: "WorkerGroupState", place: object) -> None:
+        """Keep the workers of a group that has ended."""
+        with self._lock:
+            self._kept = state, place, time.monotonic()
+        timer = threading.Timer(self._seconds, self._give_back, (state,))
+        timer.daemon = True
+        timer.start()
+
+    def _give_back(self, state: "WorkerGroupState") -> None:
+        if self._kept is not None and self._kept[0] is state and (kept := self._taken()) is not None:
+            kept[0].shutdown()
+
+    def _taken(self) -> "tuple[WorkerGroupState, object, float] | None":
+        with self._lock:
+            kept, self._kept = self._kept, None
+        return kept
+
+
+class _OneOf:
+    """In place of an actor's class: its actors, or one that was taken over."""
+
+    def __init__(self, kind: Any) -> None:
+        self._kind = kind
+        self.taken_over: Any = None
+
+    def options(self, **options: Any) -> Any:
+        """What makes an actor."""
+        if self.taken_over is None:
+            return self._kind.options(**options)
+        return SimpleNamespace(remote=lambda **settings: self.taken_over)
+
+
+def _answer(state: "WorkerGroupState") -> bool:
+    """Whether all workers of a group and the actor beside them are alive."""
+    asked = [*(one.actor.get_metadata.remote() for one in state.workers), state.sync_actor.get_counter.remote()]
+    try:
+        ray.get(asked, timeout=_ANSWER_SECONDS)
+    except (RayError, TimeoutError):
+        return False
+    return True
+
+
+def lean_trainer(
+    *, cleans_up: bool, tell: Callable[[dict[str, Any]], None], kept: KeptWorkers
+) -> "type[TorchTrainer]":
+    """Ray's trainer without processes that nothing here needs, which says what it reserves and keeps its workers.
 
     Train's controller runs in the thread that calls `fit`, which waits for it anyway, instead of an actor of its own:
     one process less to start in every training, and one less to hang in Ray's clean-up at exit. Left out are the
@@ -163,16 +240,60 @@ def lean_trainer(*, cleans_up: bool, tell: Callable[[dict[str, Any]], None]) -> 
     asks the dashboard whether the training still goes on, and where none runs it was seen to stay for ever after a run
     that was interrupted while its workers started.
 
-    `tell` is called with the identity of every placement group as it is made: where a worker group fails before it has
-    started, Train forgets its own, and the next try waits for the very GPU.
+    `tell` is called with the identity of every placement group as it is made or taken over: where a worker group fails
+    before it has started, Train forgets its own, and the next try waits for the very GPU.
     """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.train.v2._internal.execution.controller.controller import TrainController
     from ray.train.v2._internal.execution.worker_group import worker_group
+    from ray.train.v2._internal.execution.worker_group.state import WorkerGroupState
 
     left_out = (DatasetsCallback,) if cleans_up else (DatasetsCallback, PlacementGroupCleanerCallback)
+
+    class Group(worker_group.WorkerGroup):
+        _taken_over: WorkerGroupState | None = None
+        _place: object = None
+
+        def _create_placement_group(self, scaling_config: Any, context: Any) -> Any:
+            self._place = (
+                context.num_workers,
+                context.resources_per_worker,
+                context.placement_strategy,
+                context.label_selector,
+            )
+            self._taken_over = kept.take(self._place)
+            if self._taken_over is not None:
+                handle = self._taken_over.placement_group_handle
+            else:
+                handle = super()._create_placement_group(scaling_config, context)
+            actors = worker_group.SynchronizationActor
+            actors.taken_over = None if self._taken_over is None else self._taken_over.sync_actor
+            tell({PLACEMENT_GROUP: handle.placement_group.id.hex()})
+            return handle
+
+        def _create_workers(self, *arguments: Any, **options: Any) -> Any:
+            if self._taken_over is None:
+                return super()._create_workers(*arguments, **options)
+            workers = [replace(one, distributed_context=None, log_file_path=None) for one in self._taken_over.workers]
+            return self._assign_worker_ranks(workers)
+
+        def shutdown(self) -> None:
+            status, state = self.get_latest_poll_status(), self._worker_group_state
+            if state is not None and status is not None and status.finished and not status.errors:
+                self._worker_group_state = Ended(**vars(state), place=self._place)
+            super().shutdown()
+
+    @dataclass(frozen=True)
+    class Ended(WorkerGroupState):
+        place: object = None
+
+        def shutdown(self) -> None:
+            left = [one.actor.shutdown.remote() for one in self.workers]
+            ray.wait(left, num_returns=len(left), timeout=_ANSWER_SECONDS)
+            of_group = {name: value for name, value in vars(self).items() if name != "place"}
+            kept.keep(WorkerGroupState(**of_group), self.place)
 
     class LeanTrainer(TorchTrainer):
         def _create_default_callbacks(self) -> list[Any]:
@@ -180,19 +301,14 @@ def lean_trainer(*, cleans_up: bool, tell: Callable[[dict[str, Any]], None]) -> 
             return [each for each in callbacks if not isinstance(each, left_out)]
 
         def _initialize_and_run_controller(self, **settings: Any) -> Any:
-            make = worker_group.placement_group
-
-            def make_and_tell(*arguments: Any, **options: Any) -> PlacementGroup:
-                group = make(*arguments, **options)
-                tell({PLACEMENT_GROUP: group.id.hex()})
-                return group
-
-            worker_group.placement_group = make_and_tell
+            make = worker_group.SynchronizationActor
+            worker_group.SynchronizationActor = _OneOf(make)
             try:
                 controller = TrainController(**settings)
+                controller.worker_group_cls = Group
                 asyncio.run(controller.run())
                 return controller.get_result()
             finally:
-                worker_group.placement_group = make
+                worker_group.SynchronizationActor = make
 
     return LeanTrainer

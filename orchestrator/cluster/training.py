@@ -52,6 +52,11 @@ _START_SECONDS = 60.0
 _START_SECONDS_WHEN_SCALING = 900.0
 
 
+# How long workers wait for the next training of their process, and what they reserve with them.
+KEPT_SECONDS = 5.0
+_KEPT = ray_private.KeptWorkers(KEPT_SECONDS)
+
+
 class LostWorkerError(Exception):
     """A worker process or its machine went away, or one that others were talking to."""
 
@@ -155,9 +160,10 @@ def fit(job: TrainingJob, scale: Scale, tell: Tell) -> None:
 
     try:
         _fit(job, scale, hear)
-    finally:
+    except BaseException:
         for group in groups:
             ray_private.remove_group(group)
+        raise
 
 
 def _fit(job: TrainingJob, scale: Scale, tell: Tell) -> None:
@@ -166,7 +172,7 @@ def _fit(job: TrainingJob, scale: Scale, tell: Tell) -> None:
         failures: dict[str, Any] = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
         selector: dict[str, Any] = {"label_selector": [{ray_private.NODE_LABEL: node} for node in scale.nodes] or None}
         callbacks: list[Any] = [ReportCallback(tell_in_turn)]
-        trainer = ray_private.lean_trainer(cleans_up=scale.dashboard, tell=tell_in_turn)(
+        trainer = ray_private.lean_trainer(cleans_up=scale.dashboard, tell=tell_in_turn, kept=_KEPT)(
             _worker,
             train_loop_config={"job": job, "scale": scale},
             scaling_config=ScalingConfig(
@@ -301,5 +307,8 @@ def _worker(config: dict[str, Any]) -> None:
         context = DistributedContext(machine, ProcessGroup(), DistributedDataParallel, cache)
     with lacking_operations():
         outcome = train(job, context, _MetricsReporter(job, context), scale.checkpoint_seconds)
+    if scale.workers == 1:
+        # The process may be that of the next training as well, and Train ends the groups of several workers alone.
+        torch.distributed.destroy_process_group()
     if outcome is not None:
         leave_outcome(job.storage, job.key, outcome)

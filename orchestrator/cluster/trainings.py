@@ -21,7 +21,7 @@ from orchestrator.cluster import ray_private, session
 from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.room import Claim, Room
 from orchestrator.cluster.tensorboard import TrainingLogger
-from orchestrator.cluster.training import DRIVER_CORES, Scale, fit
+from orchestrator.cluster.training import DRIVER_CORES, KEPT_SECONDS, Scale, fit
 from orchestrator.cluster.trial import END, REASON, End, Fit, Work
 from orchestrator.cluster.tune_run import Told, TuneRun
 from orchestrator.execution.early_stopping import SuccessiveHalving
@@ -96,6 +96,8 @@ class Trainings:
     _tunes: list[TuneRun] = field(default_factory=list)
     _shown: list[str] = field(default_factory=list)
     _granted: int = 0
+    # Placement groups whose workers may wait for the next training, and since when.
+    _waiting: dict[str, float] = field(default_factory=dict)
     _followed: float = 0.0
     # Trainings that did not start for want of room come again when one of the others has ended.
     _crowded_out: list[Item[Task]] = field(default_factory=list)
@@ -141,6 +143,8 @@ class Trainings:
             self._followed = time.monotonic()
             self._show()
             self._require_drivers(execution)
+        if self._waiting:
+            self._end_waiting()
         if not self._running:
             self._let_in(execution)
 
@@ -172,7 +176,10 @@ class Trainings:
             with suppress(RayError, ConnectionError, RuntimeError):
                 for running in self._running.values():
                     self._give_back(running)
+                for group in self._waiting:
+                    ray_private.remove_group(group)
         self._running.clear()
+        self._waiting.clear()
 
     def _tune_run(self) -> TuneRun:
         if not self._tunes or self._tunes[-1].is_last:
@@ -207,7 +214,7 @@ class Trainings:
             execution.started([running.step])
         elif told.ended:
             del self._running[told.trial]
-            self._give_back(running)
+            self._give_back(running, waits=result.get(END) == End.DONE)
             self._end(running, result, execution)
             if result.get(END) != End.NOT_STARTED:
                 self._let_in(execution)
@@ -224,10 +231,22 @@ class Trainings:
         if stop is not None:
             mark_stopped(self.storage, key, stop)
 
-    def _give_back(self, running: _Running) -> None:
+    def _give_back(self, running: _Running, *, waits: bool = False) -> None:
         self.room.release(running.claim)
-        if running.group is not None:
+        if running.group is not None and waits:
+            self._waiting[running.group] = time.monotonic()
+        elif running.group is not None:
             ray_private.remove_group(running.group)
+
+    def _end_waiting(self) -> None:
+        """Give back what the process that drove a training would have given back, had it not ended."""
+        used = {running.group for running in self._running.values()}
+        for group, since in list(self._waiting.items()):
+            if group in used:
+                del self._waiting[group]
+            elif time.monotonic() - since > 2 * KEPT_SECONDS:
+                del self._waiting[group]
+                ray_private.remove_group(group)
 
     def _end(self, running: _Running, result: dict[str, Any], execution: Execution) -> None:
         """What the end of a trial comes to, by what lies on the storage and then by what it said."""

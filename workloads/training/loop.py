@@ -168,6 +168,8 @@ class Loop:
         self.optimiser = build_optimiser(config.optimiser, self.objective, self.objective.loaded)
         if config.compile:
             _require_compiler(self.machine.device)
+            # What earlier trainings of the process compiled counts towards a limit beyond which nothing is compiled.
+            torch.compiler.reset()
             # In place: names in the state stay. The loss stays outside, since its collectives would break the graph.
             self.objective.segmentor.backbone.compile()
         self._forward: nn.Module = wrap(self.objective) if wrap else self.objective

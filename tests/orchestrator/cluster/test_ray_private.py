@@ -13,10 +13,13 @@ import pytest
 from packaging.requirements import Requirement
 from ray.train import RunConfig, ScalingConfig
 from ray.train.v2._internal import constants, exceptions
+from ray.train.v2._internal.execution.worker_group.state import WorkerGroupContext
+from support.training_on_ray import wait_until
 
 from orchestrator.cluster import ray_private
 
 ROOT = Path(__file__).parents[3]
+KEPT = ray_private.KeptWorkers(0.0)
 
 
 def test_ray_is_bounded_for_as_long_as_private_parts_are_used() -> None:
@@ -100,7 +103,7 @@ def test_a_lean_trainer_leaves_out_what_it_names_and_nothing_else(cleans_up: boo
         return [type(each).__name__ for each in trainer._create_default_callbacks()]
 
     everything = names(TorchTrainer)
-    lean = names(ray_private.lean_trainer(cleans_up=cleans_up, tell=lambda report: None))
+    lean = names(ray_private.lean_trainer(cleans_up=cleans_up, tell=lambda _: None, kept=KEPT))
     gone = ["DatasetsCallback", "PlacementGroupCleanerCallback"][:left_out]
     assert sorted(everything) == sorted([*lean, *gone])
 
@@ -110,34 +113,75 @@ def test_train_runs_its_controller_here_and_says_each_placement_group(monkeypatc
     from ray.train.v2._internal.execution.worker_group import worker_group
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
-    def make(bundles: list[Any]) -> Any:
+    def make(bundles: list[Any], **options: Any) -> Any:
         return SimpleNamespace(id=SimpleNamespace(hex=lambda: f"of {len(bundles)}"))
 
     class Controller:
+        worker_group_cls = worker_group.WorkerGroup
+
         def __init__(self, **settings: Any) -> None:
             self._settings = settings
 
         async def run(self) -> None:
-            worker_group.placement_group([1])
-            worker_group.placement_group([1, 2])
+            for workers in (1, 2):
+                group = object.__new__(self.worker_group_cls)
+                context = WorkerGroupContext("attempt", None, workers, {"CPU": 1.0})  # type: ignore[arg-type]
+                group._create_placement_group(ScalingConfig(num_workers=workers), context)
+            assert worker_group.SynchronizationActor.options() == "an actor's options"
 
         def get_result(self) -> Any:
             return self._settings
 
     theirs = controller.TrainController
+    actor = SimpleNamespace(options=lambda: "an actor's options")
     monkeypatch.setattr(worker_group, "placement_group", make)
+    monkeypatch.setattr(worker_group, "SynchronizationActor", actor)
     monkeypatch.setattr(controller, "TrainController", Controller)
     told: list[dict[str, Any]] = []
-    kind: Any = ray_private.lean_trainer(cleans_up=False, tell=told.append)
+    kind: Any = ray_private.lean_trainer(cleans_up=False, tell=told.append, kept=KEPT)
     trainer = kind(lambda: None, scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(name="none"))
     assert trainer._initialize_and_run_controller(callbacks=7) == {"callbacks": 7}
     assert told == [{ray_private.PLACEMENT_GROUP: "of 1"}, {ray_private.PLACEMENT_GROUP: "of 2"}]
-    assert worker_group.placement_group is make, "the next training has its own listener"
+    assert worker_group.SynchronizationActor is actor, "the next training has its own"
     # What stands for Ray's own here is like it.
-    assert "pg = placement_group(" in inspect.getsource(worker_group.WorkerGroup._create_placement_group)
+    start = inspect.getsource(worker_group.WorkerGroup._start_impl)
+    assert "= self._create_placement_group(" in start
+    assert "= self._create_workers(" in start
+    assert "SynchronizationActor.options(" in start
+    assert "self._worker_group_state.shutdown()" in inspect.getsource(worker_group.WorkerGroup.shutdown)
+    assert "self.worker_group_cls.create(" in inspect.getsource(theirs)
     assert inspect.iscoroutinefunction(theirs.run) and not inspect.iscoroutinefunction(theirs.get_result)
     run = inspect.getsource(DataParallelTrainer._initialize_and_run_controller)
     assert "_cls.remote(**controller_init_kwargs)" in run and "controller.get_result.remote()" in run
+
+
+def test_workers_are_kept_for_the_next_training_in_their_place_and_else_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    alive = True
+    monkeypatch.setattr(ray_private, "_answer", lambda state: alive)
+    given_back: list[str] = []
+
+    def group(name: str) -> Any:
+        return SimpleNamespace(name=name, shutdown=lambda: given_back.append(name))
+
+    kept = ray_private.KeptWorkers(60.0)
+    assert kept.take("here") is None
+    first = group("first")
+    kept.keep(first, "here")
+    assert kept.take("here") is first
+    assert kept.take("here") is None, "it was taken"
+    kept.keep(group("elsewhere"), "there")
+    assert kept.take("here") is None
+    kept.keep(group("dead"), "here")
+    alive = False
+    assert kept.take("here") is None
+    assert given_back == ["elsewhere", "dead"]
+    alive = True
+    brief = ray_private.KeptWorkers(0.05)
+    brief.keep(group("late"), "here")
+    wait_until(lambda: given_back[2:] == ["late"])
+    assert brief.take("here") is None
 
 
 @pytest.mark.slow

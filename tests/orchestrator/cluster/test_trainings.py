@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import ray
 import yaml
@@ -13,10 +14,13 @@ from ray.train.backend import Backend
 from ray.train.torch import TorchConfig
 from ray.util.placement_group import placement_group, placement_group_table, remove_placement_group
 from support.training_on_ray import actors, compute, run, wait_until
-from support.trainings import DOCUMENT, make_job
+from support.trainings import DOCUMENT, Listener, assert_equal, make_job
+from support.trainings import run as run_alone
 
 from orchestrator.cluster import ray_private, training
 from orchestrator.cluster.training import FailedInItsWorkError, LostWorkerError, NotStartedError, Scale
+from orchestrator.ledger.training_states import read_outcome
+from orchestrator.steps.tensors import read_tensors
 from orchestrator.storage.store import Storage
 from workloads.errors import InputError
 
@@ -80,6 +84,32 @@ def test_a_failed_start_leaves_no_placement_group(ray_session: None, tmp_path: P
     assert ray.get(driver.made.remote()) == 3
 
 
+def test_the_next_training_of_a_process_finds_the_workers_of_the_one_before(ray_session: None, tmp_path: Path) -> None:
+    storage = Storage(str(tmp_path / "storage"))
+    first, second, third, fourth = (make_job(storage, seed=seed) for seed in range(4))
+    scale = Scale(1, 1, False, start_seconds=60, checkpoint_seconds=20, dashboard=False)
+    driver = _driver()
+    for job in (first, second):
+        ray.get(driver.fit.remote(job, scale, None))
+    assert ray.get(driver.made.remote()) == 1
+    # Workers that died while they waited are not taken; those that ask for something else are others, and what the
+    # former reserved is given back at once.
+    (worker,) = (one for one in psutil.Process().children(recursive=True) if "RayTrainWorker" in one.name())
+    worker.kill()
+    ray.get(driver.fit.remote(third, scale, None))
+    assert ray.get(driver.made.remote()) == 2
+    ray.get(driver.fit.remote(fourth, replace(scale, cores=2), None))
+    assert ray.get(driver.made.remote()) == 3
+    assert sum(group["state"] != "REMOVED" for group in placement_group_table().values()) <= 1
+    # A while after the last nothing is left.
+    wait_until(lambda: groups() == set() and "RayTrainWorker" not in actors())
+    # The second, which was not the first of its process, is what it is in a fresh one.
+    found = read_outcome(storage, second.key, second.origin)
+    assert found is not None
+    alone = run_alone(make_job(Storage(str(tmp_path / "alone")), seed=1), Listener())
+    assert_equal(read_tensors(storage, found.files["network"].path), alone)
+
+
 def _driver() -> Any:
     """What drives trainings, in an actor as Tune's trials do, all in the same; it travels by value."""
 
@@ -91,7 +121,10 @@ def _driver() -> Any:
         def fit(self, job: Any, scale: Scale, config: TorchConfig | None) -> None:
             if config is not None:
                 training.torch_config = lambda uses_gpus: config
-            training.fit(job, scale, lambda report: self._made.add(report[ray_private.PLACEMENT_GROUP]))
+            training.fit(job, scale, self._tell)
+
+        def _tell(self, report: dict[str, Any]) -> None:
+            self._made |= {report[ray_private.PLACEMENT_GROUP]} if ray_private.PLACEMENT_GROUP in report else set()
 
         def made(self) -> int:
             return len(self._made)
