@@ -68,6 +68,8 @@ PLAIN = Aim("images/s / the plain pipeline's on the same cores, pre-training, le
 WAITING = Aim("share of its time that the device would wait beside 8 cores, %, pre-training from PNG", most=5)
 _CORES_BESIDE_A_DEVICE = 8
 BATCH = 8
+_UNTIL_ALL_ARE_UP = 15.0
+_DECODING_SECONDS = 6.0
 
 TRAININGS = ("pretrain", "finetune")
 SHARDS = ("sample", "label")
@@ -91,7 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         for suffix in options.formats:
             jobs = prepare(Path(folder) / suffix, suffix, options)
-            rates.append(measure_decoding(Path(folder) / suffix / "data/images", suffix, options.batches))
+            files = Path(folder) / suffix / "data/images"
+            rates += [measure_decoding(files, suffix, cores) for cores in options.cores]
             for kind in options.kinds:
                 for cores in options.cores:
                     of_kind = measure if kind in TRAININGS else measure_shard
@@ -218,10 +221,12 @@ def measure_kept(job: TrainingJob, kind: str, cores: int, batches: int) -> Rate:
     return rate
 
 
-def measure_decoding(folder: Path, suffix: str, batches: int) -> Rate:
-    """The files of a folder decoded by one core, and nothing else."""
-    rate = Rate("decode", suffix, 1, apart(decoding, folder, 1, batches))
-    put({"work": rate.kind, "files": suffix, "cores": 1, "images_per_second": rate.ours})
+def measure_decoding(folder: Path, suffix: str, cores: int) -> Rate:
+    """The files of a folder decoded by so many processes at once, and nothing else."""
+    with ProcessPoolExecutor(cores, multiprocessing.get_context("spawn")) as pool:
+        begin = time.time() + _UNTIL_ALL_ARE_UP
+        rate = Rate("decode", suffix, cores, sum(pool.map(decoding, [folder] * cores, [begin] * cores)))
+    put({"work": rate.kind, "files": suffix, "cores": cores, "images_per_second": rate.ours})
     return rate
 
 
@@ -232,21 +237,22 @@ def measure_shard(job: Job, kind: str, suffix: str, cores: int, batches: int) ->
     return rate
 
 
-def apart(pipeline: Callable[[Any, int, int], float], job: TrainingJob | Job | Path, cores: int, batches: int) -> float:
+def apart(pipeline: Callable[[Any, int, int], float], job: TrainingJob | Job, cores: int, batches: int) -> float:
     """What a pipeline does in a process of its own."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(pipeline, job, cores, batches).result()
 
 
-def decoding(folder: Path, cores: int, batches: int) -> float:
-    """Images a second of nothing but decoding."""
-    confine(cores)
+def decoding(folder: Path, begin: float) -> float:
+    """Images a second of nothing but decoding, for some seconds from a moment on."""
     files = [file.read_bytes() for file in sorted(folder.iterdir())]
     decode_image(files[0], "")
-    begun = time.perf_counter()
-    for file in files * batches:
-        decode_image(file, "")
-    return len(files) * batches / (time.perf_counter() - begun)
+    time.sleep(max(0.0, begin - time.time()))
+    begun, decoded = time.perf_counter(), 0
+    while time.perf_counter() - begun < _DECODING_SECONDS:
+        decode_image(files[decoded % len(files)], "")
+        decoded += 1
+    return decoded / (time.perf_counter() - begun)
 
 
 def ours(job: TrainingJob, cores: int, batches: int, kept: bool = False) -> float:

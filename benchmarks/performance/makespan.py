@@ -2,7 +2,8 @@
 
 A real Ray of simulated machines (each with some GPUs that are there for Ray alone, 8 cores beside each, and one machine
 of cores alone) runs the plan of a table of the paper's size by the project's own runner. The jobs sleep: for as long as
-the rates of a file say, drawn up to 30 % longer or shorter, and scaled to fit into minutes. Printed per number of GPUs:
+the rates of a file say, drawn up to 30 % longer or shorter, and scaled to fit into minutes. Who only sleeps needs no
+torch: what its start takes would be scaled up to hours. Printed per number of GPUs:
 the makespan, the longest path, work / G, the makespan over the larger of the two, and how busy the GPUs were. With
 `--losses` a worker of a training is lost at that rate an hour, and the training goes on from its last state. With
 `--waves` trainings run as they did before there was one schedule: those that are ready start when nothing else is ready
@@ -13,6 +14,7 @@ or in flight, and nothing else starts until the last of them has ended.
 """
 
 import argparse
+import heapq
 import logging
 import os
 import random
@@ -34,12 +36,13 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from benchmarks.cost_model.grid_pays import EXPERIMENTS, name_cityscapes
 from benchmarks.measuring import Aim, not_measured, put, table, verdict
 from benchmarks.performance.empty_work import EmptyJob, empty_record, in_place_of_jobs
-from orchestrator.cluster import trainings
+from orchestrator.cluster import actors, trainings
 from orchestrator.cluster.gpu_check import VARIABLE
 from orchestrator.cluster.run import run_plan
 from orchestrator.cluster.runner import Runner
 from orchestrator.cluster.training import LostWorkerError, Scale
 from orchestrator.cluster.trial import Fit
+from orchestrator.cluster.workers import SHARE, Report
 from orchestrator.execution.execution import Execution, Task
 from orchestrator.execution.progress import Progress, plain_console
 from orchestrator.execution.schedule import Item
@@ -102,7 +105,8 @@ def measure(options: argparse.Namespace, gpus: int) -> dict[str, Any]:
         sleeping = Sleeping({key: seconds * scale for key, seconds in work.seconds.items()}, busy)
         lost = Losses(options.losses / 3600 / scale, options.seed, folder)
         waves = in_waves() if options.waves else nullcontext()
-        with waves, in_place_of_jobs(sleeping.make), sleeping_trainings(partial(sleep, sleeping, lost)):
+        fit = partial(sleep, sleeping, lost)
+        with waves, in_place_of_jobs(sleeping.make), sleeping_actors(), sleeping_trainings(fit):
             begun = time.perf_counter()
             report = run_plan(plan, storage, said, address=None, dashboard=False)
             seconds = time.perf_counter() - begun
@@ -271,6 +275,29 @@ def read_all(folder: str) -> list[str]:
     return [path.read_text() for path in Path(folder).iterdir()]
 
 
+class Sleeper:
+    """An actor that runs jobs that sleep."""
+
+    def run(self, job: SleepingJob) -> Report:
+        """Run one."""
+        return Report(job.run(WorkerCache()), os.getpid(), 0)
+
+
+@contextmanager
+def sleeping_actors() -> Iterator[None]:
+    """Extraction and clustering are done by actors without torch for a while."""
+
+    def start(gpus: float, node: str, cores: float) -> Any:
+        there = NodeAffinitySchedulingStrategy(node, soft=True)
+        return ray.remote(Sleeper).options(num_cpus=cores, num_gpus=gpus, scheduling_strategy=there).remote()
+
+    with (
+        patch.object(actors, "start_extraction", lambda gpus, node, helpers: start(gpus, node, SHARE / 2)),
+        patch.object(actors, "start_clustering", lambda gpus, threads, node: start(gpus, node, 0)),
+    ):
+        yield
+
+
 @contextmanager
 def sleeping_trainings(fit: Fit) -> Iterator[None]:
     """Trainings are driven by this for a while."""
@@ -286,23 +313,28 @@ def sleeping_trainings(fit: Fit) -> Iterator[None]:
 def in_waves() -> Iterator[None]:
     """The runner starts trainings in waves for a while."""
     wave: set[str] = set()
-    start = Runner._start_training
+    later: list[Any] = []
+    hand_out = Runner._hand_out
     others = {name: getattr(Runner, name) for name in ("_start_clustering", "_start_extraction", "_start_task")}
 
-    def start_training(runner: Any, execution: Execution, item: Item[Task]) -> bool:
+    def hand_out_wave(runner: Any, execution: Execution) -> None:
         schedule = execution.schedule
-        left = {name for *_, name in schedule._ready[Pool.TRAIN]}
-        is_over = not runner.trainings.active and not wave & left
+        ready = schedule._ready[Pool.TRAIN]
+        is_over = not runner.trainings.active and not any(name in wave for *_, name in ready)
         if is_over and not runner._running and not any(schedule.ready(pool) for pool in Pool if pool is not Pool.TRAIN):
             wave.clear()
-            wave.update(left)
-        return item.name in wave and start(runner, execution, item)
+            wave.update(name for *_, name in [*ready, *later])
+        found = [*ready, *later]
+        ready[:] = [one for one in found if one[-1] in wave]
+        later[:] = [one for one in found if one[-1] not in wave]
+        heapq.heapify(ready)
+        hand_out(runner, execution)
 
     def start_other(name: str, runner: Any, execution: Execution, item: Item[Task]) -> bool:
         return not runner.trainings.active and others[name](runner, execution, item)
 
     with ExitStack() as patches:
-        patches.enter_context(patch.object(Runner, "_start_training", start_training))
+        patches.enter_context(patch.object(Runner, "_hand_out", hand_out_wave))
         for name in others:
             replaced = partial(start_other, name)
             patches.enter_context(patch.object(Runner, name, lambda *given, replaced=replaced: replaced(*given)))

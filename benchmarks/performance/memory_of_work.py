@@ -10,7 +10,6 @@ the run's own workers have said what they took: the rule should be too much rath
 import argparse
 import multiprocessing
 import os
-import resource
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +22,7 @@ from benchmarks.measuring import Aim, put, table, verdict
 from workloads.configs.extraction import ExtractorConfig
 from workloads.configs.recipes import finetuning_recipe
 from workloads.configs.superpixels import SuperpixelConfig
-from workloads.costs.memory import worker_bytes
+from workloads.costs.memory import peak_resident_bytes, worker_bytes
 from workloads.costs.work import Size, Work, extraction, steps_of
 
 TOO_LITTLE = Aim("peak / what the rule says, largest of all work", most=1.0)
@@ -59,7 +58,7 @@ def measured(make: Callable[[], object]) -> int:
     """The most bytes that this process held, once it has done the work."""
     os.environ["OMP_NUM_THREADS"] = "1"
     make()
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return peak_resident_bytes()
 
 
 def extracted(config: ExtractorConfig, size: Size) -> None:

@@ -53,7 +53,8 @@ class Actors:
         idle = next((one for one in usable if not one.load), None)
         if idle is None and len(self.extractors) < self._most(ready):
             gpus = self.compute.gpus_per_worker if self.uses_gpus else 0.0
-            memory = self.memory.of(Pool.EXTRACT)
+            # With room for a task beside each: what an actor labels next waits for superpixels.
+            memory = self.memory.of(Pool.EXTRACT) + self.memory.of(Pool.PROCESS)
             claim = self.room.claim(SHARE, gpus, memory=memory, insists=not self.extractors)
             if claim is not None:
                 node = None if self.room.has_one_machine else claim.machine.node
@@ -77,8 +78,8 @@ class Actors:
                     self.room.reserved |= {soon} if soon is not None else set()
                     return None
                 claim = self.room.hold(machine, gpus, self.memory.of(Pool.CLUSTER))
-            elif self.room.has_one_machine:
-                claim = self.room.hold(self.room.machines[0], 0.0, self.memory.of(Pool.CLUSTER))
+            elif (machine := self.room.with_memory()) is not None:
+                claim = self.room.hold(machine, gpus, self.memory.of(Pool.CLUSTER))
             node = claim.machine.node if claim is not None and not self.room.has_one_machine else None
             self.clusterer = Actor(start_clustering(gpus, threads=os.cpu_count() or 1, node=node), claim)
         return self.clusterer if self.clusterer.load < _QUEUED_PER_ACTOR else None

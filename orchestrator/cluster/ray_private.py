@@ -9,7 +9,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -168,7 +168,8 @@ class KeptWorkers:
     A process that has loaded torch and Train is what takes longest when a training starts. The workers, with what they
     reserve, go to a training of as many workers that ask for the same in the same place, and are given back otherwise:
     at once where the next training is of another kind, and after `seconds` where there is none. They are kept of
-    trainings that have ended well alone.
+    trainings that have ended well alone. Whoever drives the run says which placement groups may be taken over, and
+    removes none of these meanwhile.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -176,13 +177,14 @@ class KeptWorkers:
         self._lock = threading.Lock()
         self._kept: "tuple[WorkerGroupState, object, float] | None" = None
 
-    def take(self, place: object) -> "WorkerGroupState | None":
-        """Those that are kept in this place, if there are any and they answer."""
+    def take(self, place: object, allowed: Collection[str]) -> "WorkerGroupState | None":
+        """Those that are kept in this place, if there are any, in one of the groups that are allowed, and they answer."""
         kept = self._taken()
         if kept is None:
             return None
         state, where, since = kept
-        if where == place and time.monotonic() - since < self._seconds and _answer(state):
+        is_allowed = state.placement_group_handle.placement_group.id.hex() in allowed
+        if where == place and is_allowed and time.monotonic() - since < self._seconds and _answer(state):
             return state
         state.shutdown()
         return None
@@ -220,17 +222,19 @@ class _OneOf:
 
 
 def _answer(state: "WorkerGroupState") -> bool:
-    """Whether all workers of a group and the actor beside them are alive."""
-    asked = [*(one.actor.get_metadata.remote() for one in state.workers), state.sync_actor.get_counter.remote()]
+    """Whether all workers of a group and the actor beside them are alive, and none is connected to others any more."""
+    import torch.distributed
+
+    connected = [one.actor.execute.remote(torch.distributed.is_initialized) for one in state.workers]
     try:
-        ray.get(asked, timeout=_ANSWER_SECONDS)
+        *still, _ = ray.get([*connected, state.sync_actor.get_counter.remote()], timeout=_ANSWER_SECONDS)
     except (RayError, TimeoutError):
         return False
-    return True
+    return not any(still)
 
 
 def lean_trainer(
-    *, cleans_up: bool, tell: Callable[[dict[str, Any]], None], kept: KeptWorkers
+    *, cleans_up: bool, tell: Callable[[dict[str, Any]], None], kept: KeptWorkers, may_take_over: Collection[str]
 ) -> "type[TorchTrainer]":
     """Ray's trainer without processes that nothing here needs, which says what it reserves and keeps its workers.
 
@@ -263,7 +267,7 @@ def lean_trainer(
                 context.placement_strategy,
                 context.label_selector,
             )
-            self._taken_over = kept.take(self._place)
+            self._taken_over = kept.take(self._place, may_take_over)
             if self._taken_over is not None:
                 handle = self._taken_over.placement_group_handle
             else:

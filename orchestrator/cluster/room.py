@@ -12,7 +12,7 @@ again; more work side by side than a machine has memory for. Nothing here knows 
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from orchestrator.planning.capacity import Capacity
 from workloads.formats import size
@@ -24,7 +24,7 @@ _ROUNDING = 1e-6
 class Machine:
     """A machine; `node` is None as long as it is to come. `brief` is what extraction and tasks hold of what is held.
 
-    Memory is in bytes.
+    Memory is in bytes. One that is `closed` is held whole: nothing else comes to it.
     """
 
     node: str | None
@@ -37,6 +37,7 @@ class Machine:
     brief_cores: float = 0.0
     brief_gpus: float = 0.0
     brief_memory: float = 0.0
+    closed: bool = False
 
     @property
     def free_cores(self) -> float:
@@ -56,7 +57,7 @@ class Machine:
     @property
     def is_used(self) -> bool:
         """Whether the run holds anything of it."""
-        return self.held_cores > _ROUNDING or self.held_gpus > _ROUNDING
+        return max(self.held_cores, self.held_gpus, self.held_memory) > _ROUNDING
 
     def has_memory(self, each: float, free: float) -> bool:
         """Whether so much is free; of a machine that has less than that altogether, all of it."""
@@ -65,12 +66,16 @@ class Machine:
 
 @dataclass(frozen=True, eq=False)
 class Claim:
-    """Cores and GPUs of machines that work holds, the cores of each of its workers, and the memory of each part."""
+    """Cores and GPUs of machines that work holds, the cores of each of its workers, and the memory of each part.
+
+    The machines of one that is `whole` are closed to all others.
+    """
 
     parts: tuple[tuple[Machine, float, float], ...]
     brief: bool
     cores: int = 0
     memory: float = 0.0
+    whole: bool = False
 
     @property
     def machine(self) -> Machine:
@@ -134,8 +139,10 @@ class Room:
 
     def _expect_more(self) -> None:
         for kind in self.capacity.most:
-            known = sum((one.cores, one.gpus) == (kind.cores, kind.gpus) for one in self.machines)
-            self.machines += [Machine(None, kind.cores, kind.gpus) for _ in range(kind.count - known)]
+            known = [one for one in self.machines if (one.cores, one.gpus) == (kind.cores, kind.gpus)]
+            # One that is to come has what those of its kind have.
+            memory = min((one.memory for one in known), default=math.inf)
+            self.machines += [Machine(None, kind.cores, kind.gpus, memory) for _ in range(kind.count - len(known))]
 
     @property
     def cores(self) -> float:
@@ -180,7 +187,15 @@ class Room:
         ]
         if not found:
             return None
-        best = max(found, key=lambda one: (one.node is not None, one.free_cores, one.free_memory))
+        best = max(
+            found,
+            key=lambda one: (
+                one.has_memory(memory, one.free_memory),
+                one.node is not None,
+                one.free_cores,
+                one.free_memory,
+            ),
+        )
         return self._hold([(best, cores, gpus)], brief=True, memory=memory)
 
     def squeeze(self) -> Claim | None:
@@ -197,7 +212,7 @@ class Room:
         able = [one for one in self._usable() if one.gpus + _ROUNDING >= gpus]
         for one in able:
             if not one.is_used:
-                return self._hold([(one, one.cores, gpus)], brief=True, memory=one.memory)
+                return self._hold([(one, one.cores, gpus)], brief=True, whole=True)
         # The one that trainings hold least of.
         brief = min(able, key=lambda one: one.held_cores - one.brief_cores, default=None)
         self.reserved |= {brief} if brief is not None else set()
@@ -206,6 +221,11 @@ class Room:
     def hold(self, machine: Machine, gpus: float, memory: float = 0.0) -> Claim:
         """Enter work that is not brief and takes no core, such as clustering."""
         return self._hold([(machine, 0.0, gpus)], brief=False, memory=memory)
+
+    def with_memory(self) -> Machine | None:
+        """The machine that is up with most free memory."""
+        up = [one for one in self._usable() if one.node is not None]
+        return max(up, key=lambda one: (one.free_memory, one.free_cores), default=None)
 
     def with_gpus(self, gpus: float, *, after_brief: bool = False) -> Machine | None:
         """A machine with so many free GPUs, or with so many once what is brief on it has ended."""
@@ -223,9 +243,8 @@ class Room:
         if plan is None:
             return None
         cores, places = plan
-        shares = {one: one.cores / places.count(one) for one in places} if workers.alone else {}
-        parts = [(one, shares.get(one, float(cores)), float(workers.uses_gpus)) for one in places]
-        return self._hold(parts, brief=False, cores=cores, memory=workers.memory)
+        parts = [(one, float(cores), float(workers.uses_gpus)) for one in places]
+        return self._hold(parts, brief=False, cores=cores, memory=workers.memory, whole=workers.alone)
 
     def reserve_for(self, workers: Workers) -> None:
         """Reserve the machines that a training finds room on once what is brief there has ended."""
@@ -236,6 +255,7 @@ class Room:
         """Strike out what has ended."""
         for machine, cores, gpus in claim.parts:
             self._enter(machine, -cores, -gpus, -claim.memory, brief=claim.brief)
+            machine.closed = machine.closed and not claim.whole
 
     def free(self) -> str:
         """What is free on each machine, in words."""
@@ -249,7 +269,14 @@ class Room:
         return f"free are {', '.join(free[:8])}{more}" if free else "no machine is up"
 
     def _plan(self, workers: Workers, *, after_brief: bool) -> tuple[int, list[Machine]] | None:
-        """The cores of each worker, and its machine: all on one machine where they fit, else over several."""
+        """The cores of each worker, and its machine: all on one machine where they fit, else over several.
+
+        One that insists has its place where there is memory for it, if there is such a place.
+        """
+        if workers.insists:
+            patient = self._plan(replace(workers, insists=False), after_brief=after_brief)
+            if patient is not None:
+                return patient
         suits: dict[int, list[Machine]] = {}
         for one in self._usable():
             cores = workers.cores_on(one)
@@ -278,12 +305,15 @@ class Room:
         free_cores = one.free_cores + (one.brief_cores if after_brief else 0.0)
         free_gpus = one.free_gpus + (one.brief_gpus if after_brief else 0.0)
         free_memory = one.free_memory + (one.brief_memory if after_brief else 0.0)
-        if workers.alone and one.cores - free_cores > 10 * _ROUNDING:
+        # A GPU that is held is held with a core, or by the clusterer.
+        held = (one.cores - free_cores, one.gpus - free_gpus, one.held_memory - (one.brief_memory if after_brief else 0))
+        if workers.alone and max(held) > 10 * _ROUNDING:
             return 0
         by_gpus = free_gpus + _ROUNDING if workers.uses_gpus else math.inf
         by_memory = math.inf
-        if workers.memory and not workers.insists:
-            by_memory = (free_memory + _ROUNDING) / min(workers.memory, one.memory)
+        needed = min(workers.memory, one.memory)
+        if needed > 0 and not workers.insists:
+            by_memory = (free_memory + _ROUNDING) / needed
         # What is squeezed in beside trainings holds next to nothing.
         return max(0, int(min((free_cores + 10 * _ROUNDING) / cores, by_gpus, by_memory, 1_000_000)))
 
@@ -291,16 +321,25 @@ class Room:
         """The machines that are up, and those that can be while no more than the limit are."""
         limit = self.capacity.limit if self.capacity.scales else None
         up = sum(one.node is not None or one.is_used for one in self.machines)
-        return [one for one in self.machines if one.node is not None or one.is_used or limit is None or up < limit]
+        return [
+            one
+            for one in self.machines
+            if not one.closed and (one.node is not None or one.is_used or limit is None or up < limit)
+        ]
 
     def _hold(
-        self, parts: list[tuple[Machine, float, float]], *, brief: bool, cores: int = 0, memory: float = 0.0
+        self,
+        parts: list[tuple[Machine, float, float]],
+        *,
+        brief: bool,
+        cores: int = 0,
+        memory: float = 0.0,
+        whole: bool = False,
     ) -> Claim:
-        # Of an unknown amount nothing is left when it is subtracted from itself.
-        memory = memory if math.isfinite(memory) else 0.0
         for machine, each_cores, each_gpus in parts:
             self._enter(machine, each_cores, each_gpus, memory, brief=brief)
-        return Claim(tuple(parts), brief, cores, memory)
+            machine.closed |= whole
+        return Claim(tuple(parts), brief, cores, memory, whole)
 
     def _enter(self, machine: Machine, cores: float, gpus: float, memory: float, *, brief: bool) -> None:
         machine.held_cores += cores

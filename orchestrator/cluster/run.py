@@ -152,7 +152,7 @@ class Preparation:
         nodes = session.nodes()
         room.update(nodes)
         memory = MemoryNeeds.of_plan(self.plan, uses_gpus=uses_gpus)
-        for line in memory.doubts(bytes_ for _, _, bytes_ in nodes.values()):
+        for line in memory.doubts(one.memory for one in room.machines):
             self.progress.note(line)
         metrics = RunMetrics(dashboard=self.dashboard)
         retries = Retries(compute, lambda cause: metrics.add("retries", cause=cause))

@@ -228,11 +228,13 @@ class Runner:
         share = SHARE if self.actors.extractors and not apart else 1.0
         # Some wait at each core, so that none idles for a round trip; a training that is ready waits for none of them.
         queue = 0.0 if execution.schedule.ready(Pool.TRAIN) else 1.0
+        # As many as there are actors have their memory with these.
+        in_flight = self._in_flight(Pool.PROCESS)
         claim = self.room.claim(
             share,
             0.0,
-            memory=self.memory.of(Pool.PROCESS),
-            insists=not self._in_flight(Pool.PROCESS),
+            memory=0.0 if in_flight < len(self.actors.extractors) else self.memory.of(Pool.PROCESS),
+            insists=not in_flight,
             off_gpus=self.uses_gpus,
             queue=queue,
         )
@@ -324,7 +326,9 @@ class Runner:
             self._lost_its_worker(execution, running, error)
         else:
             self.peak_bytes[report.process] = max(report.peak_bytes, self.peak_bytes.get(report.process, 0))
-            self.memory.saw(Pool(running.item.pool), report.peak_bytes)
+            # What was alone may have run in a process of another pool, and its peak is that of all that the process did.
+            if running.item.name not in self._alone:
+                self.memory.saw(running.steps[0], report.peak_bytes)
             outcome = report.outcome
             execution.completed(running.item, outcome)
             task = running.item.payload
@@ -358,6 +362,7 @@ class Runner:
             self.progress.note(f"lost the worker of {name} ({shortage or type(error).__name__}); it is computed again")
             if shortage:
                 self._alone.add(name)
+                self.memory.fell_short(running.steps[0].pool)
             execution.schedule.put_back(running.item)
             return
         message = f"lost its worker {self.retries.used(name, cause)} times (compute.lost_worker_retries), the last time"

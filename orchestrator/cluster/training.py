@@ -7,10 +7,11 @@ failures this guards against: a driver that holds the very cores its workers wai
 starts, tried again without end and without a word; a run that silently continues another one's state.
 """
 
+import gc
 import os
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import ray
@@ -77,7 +78,8 @@ class FailedInItsWorkError(Exception):
 class Scale:
     """Workers of one training, what each of them asks for and where, and how patient to be with them.
 
-    `nodes` are the machines of the workers, none where Ray is to find them.
+    `nodes` are the machines of the workers, none where Ray is to find them. Of the workers that wait for a training of
+    their process it may take over those in the placement groups of `may_take_over`.
     """
 
     workers: int
@@ -89,6 +91,7 @@ class Scale:
     device: str = "auto"
     nodes: tuple[str, ...] = ()
     decoded_cache_gb: float = 0.0
+    may_take_over: frozenset[str] = field(default=frozenset(), repr=False)
 
     @staticmethod
     def of(compute: Compute, uses_gpus: bool, capacity: Capacity, *, dashboard: bool) -> "Scale":
@@ -172,7 +175,10 @@ def _fit(job: TrainingJob, scale: Scale, tell: Tell) -> None:
         failures: dict[str, Any] = {"max_failures": 0, "controller_failure_limit": 0, "max_preemption_failures": 0}
         selector: dict[str, Any] = {"label_selector": [{ray_private.NODE_LABEL: node} for node in scale.nodes] or None}
         callbacks: list[Any] = [ReportCallback(tell_in_turn)]
-        trainer = ray_private.lean_trainer(cleans_up=scale.dashboard, tell=tell_in_turn, kept=_KEPT)(
+        lean_trainer = ray_private.lean_trainer(
+            cleans_up=scale.dashboard, tell=tell_in_turn, kept=_KEPT, may_take_over=scale.may_take_over
+        )
+        trainer = lean_trainer(
             _worker,
             train_loop_config={"job": job, "scale": scale},
             scaling_config=ScalingConfig(
@@ -307,8 +313,11 @@ def _worker(config: dict[str, Any]) -> None:
         context = DistributedContext(machine, ProcessGroup(), DistributedDataParallel, cache)
     with lacking_operations():
         outcome = train(job, context, _MetricsReporter(job, context), scale.checkpoint_seconds)
-    if scale.workers == 1:
-        # The process may be that of the next training as well, and Train ends the groups of several workers alone.
-        torch.distributed.destroy_process_group()
     if outcome is not None:
         leave_outcome(job.storage, job.key, outcome)
+    # The process may be that of the next training as well, and Train ends the groups of several workers alone.
+    if scale.workers == 1 and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    gc.collect()
+    if machine.device.type == "cuda":
+        torch.cuda.empty_cache()

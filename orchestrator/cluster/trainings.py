@@ -61,6 +61,8 @@ class _Running:
     since: float = field(default_factory=time.monotonic)
     has_begun: bool = False
     group: str | None = None
+    # The placement groups that it may take over: they stay until it has said which one it has.
+    may_take_over: frozenset[str] = frozenset()
     # Reports, when the last came, and the longest that one was waited for.
     rows: int = 0
     moved: float = field(default_factory=time.monotonic)
@@ -96,7 +98,8 @@ class Trainings:
     _tunes: list[TuneRun] = field(default_factory=list)
     _shown: list[str] = field(default_factory=list)
     _granted: int = 0
-    # Placement groups whose workers may wait for the next training, and since when.
+    # Placement groups whose workers may wait for the next training, and since when. The process that drove a training
+    # gives back what is not taken over; it may be gone.
     _waiting: dict[str, float] = field(default_factory=dict)
     _followed: float = 0.0
     # Trainings that did not start for want of room come again when one of the others has ended.
@@ -119,12 +122,13 @@ class Trainings:
         forget_mark(self.storage, step.key)
         self._granted += 1
         trial = f"{step.key}/{self._granted}"
-        scale = self.scale.at(claim, pinned=not self.room.has_one_machine)
+        may_take_over = frozenset() if item.name in self.alone else frozenset(self._waiting)
+        scale = replace(self.scale.at(claim, pinned=not self.room.has_one_machine), may_take_over=may_take_over)
         tune_run = self._tune_run()
         info = self.info(step)
         self._say_where(info)
         job = replace(step.training_job(self.storage), fence=fence)
-        self._running[trial] = _Running(item, step, claim, tune_run, job.origin)
+        self._running[trial] = _Running(item, step, claim, tune_run, job.origin, may_take_over=may_take_over)
         # Shown under `config` are the values alone; the rest is for the trial itself.
         config = {"config": info.values, "name": info.name, "info": info, "work": Work(job, scale, self.fit)}
         tune_run.grant(trial, config)
@@ -239,12 +243,14 @@ class Trainings:
             ray_private.remove_group(running.group)
 
     def _end_waiting(self) -> None:
-        """Give back what the process that drove a training would have given back, had it not ended."""
-        used = {running.group for running in self._running.values()}
+        """Give back what nobody takes over: at once where a training that might have has another, else after a while."""
+        groups = {running.group for running in self._running.values()}
+        promised = {group for one in self._running.values() if one.group is None for group in one.may_take_over}
+        refused = {group for one in self._running.values() if one.group is not None for group in one.may_take_over}
         for group, since in list(self._waiting.items()):
-            if group in used:
+            if group in groups:
                 del self._waiting[group]
-            elif time.monotonic() - since > 2 * KEPT_SECONDS:
+            elif group not in promised and (group in refused or time.monotonic() - since > 2 * KEPT_SECONDS):
                 del self._waiting[group]
                 ray_private.remove_group(group)
 

@@ -5,7 +5,6 @@ retries are off: the runner tells lost machines from errors in the work and has 
 """
 
 import os
-import resource
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +18,7 @@ from orchestrator.ledger.outcomes import Outcome
 from orchestrator.planning.capacity import ResourceRequest
 from orchestrator.steps.jobs import Job, WorkerCache
 from orchestrator.storage.faults import kill_point
+from workloads.costs.memory import peak_resident_bytes
 from workloads.devices import lacking_operations
 
 # Half a core each, so that on a machine without a GPU extraction and superpixels can run side by side; the runner
@@ -138,5 +138,4 @@ def _kill_points(what: str) -> None:
 
 
 def _report(outcome: Outcome) -> Report:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return Report(outcome, os.getpid(), peak)
+    return Report(outcome, os.getpid(), peak_resident_bytes())

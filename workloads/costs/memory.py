@@ -5,6 +5,9 @@ a network holds. A rule knows no network by name: it says what the largest of th
 pixels, so that it is rather too much than too little. Measured by `python -m benchmarks.performance.memory_of_work`.
 """
 
+import resource
+import sys
+
 from workloads.costs.work import Size, Work
 
 # In bytes: of a process with NumPy and Arrow alone, with torch, and with torch that has opened a GPU.
@@ -17,6 +20,12 @@ WITH_GPU = 3e9
 _OF_IMAGE = 150.0
 _OF_FORWARD = 640.0
 _OF_TRAINING = 6000.0
+
+
+def peak_resident_bytes() -> int:
+    """The most bytes that this process has held."""
+    # In bytes on macOS, in units of 1024 elsewhere.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def worker_bytes(work: Work | None, size: Size, *, uses_gpu: bool) -> float:

@@ -103,7 +103,7 @@ def test_a_lean_trainer_leaves_out_what_it_names_and_nothing_else(cleans_up: boo
         return [type(each).__name__ for each in trainer._create_default_callbacks()]
 
     everything = names(TorchTrainer)
-    lean = names(ray_private.lean_trainer(cleans_up=cleans_up, tell=lambda _: None, kept=KEPT))
+    lean = names(ray_private.lean_trainer(cleans_up=cleans_up, tell=lambda _: None, kept=KEPT, may_take_over=()))
     gone = ["DatasetsCallback", "PlacementGroupCleanerCallback"][:left_out]
     assert sorted(everything) == sorted([*lean, *gone])
 
@@ -138,7 +138,7 @@ def test_train_runs_its_controller_here_and_says_each_placement_group(monkeypatc
     monkeypatch.setattr(worker_group, "SynchronizationActor", actor)
     monkeypatch.setattr(controller, "TrainController", Controller)
     told: list[dict[str, Any]] = []
-    kind: Any = ray_private.lean_trainer(cleans_up=False, tell=told.append, kept=KEPT)
+    kind: Any = ray_private.lean_trainer(cleans_up=False, tell=told.append, kept=KEPT, may_take_over=())
     trainer = kind(lambda: None, scaling_config=ScalingConfig(num_workers=1), run_config=RunConfig(name="none"))
     assert trainer._initialize_and_run_controller(callbacks=7) == {"callbacks": 7}
     assert told == [{ray_private.PLACEMENT_GROUP: "of 1"}, {ray_private.PLACEMENT_GROUP: "of 2"}]
@@ -163,25 +163,30 @@ def test_workers_are_kept_for_the_next_training_in_their_place_and_else_given_ba
     given_back: list[str] = []
 
     def group(name: str) -> Any:
-        return SimpleNamespace(name=name, shutdown=lambda: given_back.append(name))
+        handle = SimpleNamespace(placement_group=SimpleNamespace(id=SimpleNamespace(hex=lambda: name)))
+        return SimpleNamespace(placement_group_handle=handle, shutdown=lambda: given_back.append(name))
+
+    everything = {"first", "elsewhere", "dead", "late"}
 
     kept = ray_private.KeptWorkers(60.0)
-    assert kept.take("here") is None
+    assert kept.take("here", everything) is None
     first = group("first")
     kept.keep(first, "here")
-    assert kept.take("here") is first
-    assert kept.take("here") is None, "it was taken"
+    assert kept.take("here", everything) is first
+    assert kept.take("here", everything) is None, "it was taken"
     kept.keep(group("elsewhere"), "there")
-    assert kept.take("here") is None
+    assert kept.take("here", everything) is None
+    kept.keep(group("not allowed"), "here")
+    assert kept.take("here", everything) is None
     kept.keep(group("dead"), "here")
     alive = False
-    assert kept.take("here") is None
-    assert given_back == ["elsewhere", "dead"]
+    assert kept.take("here", everything) is None
+    assert given_back == ["elsewhere", "not allowed", "dead"]
     alive = True
     brief = ray_private.KeptWorkers(0.05)
     brief.keep(group("late"), "here")
-    wait_until(lambda: given_back[2:] == ["late"])
-    assert brief.take("here") is None
+    wait_until(lambda: given_back[3:] == ["late"])
+    assert brief.take("here", everything) is None
 
 
 @pytest.mark.slow

@@ -124,13 +124,52 @@ def test_a_training_that_is_to_be_alone_gets_a_machine_on_which_nothing_is() -> 
     claim = room.place(alone)
     assert claim is not None
     assert claim.machine is (second if brief.machine is first else first)
-    assert (claim.cores, claim.machine.free_cores) == (2, 0)
+    assert (claim.cores, claim.machine.closed) == (2, True)
+    # Nothing else comes to it, however much may wait at a core, and though it has cores and memory free.
+    others = [room.claim(1, 0, queue=1.0) for _ in range(15)]
+    assert {one.machine for one in others if one} == {brief.machine}
+    assert room.squeeze() is None or room.squeeze().machine is brief.machine
+    assert room.with_memory() is brief.machine
+    assert room.with_gpus(1) is brief.machine
+    for one in others:
+        release(room, one)
     # The next one has what is brief on the other machine come to an end.
     assert room.place(alone) is None
     room.reserve_for(alone)
     assert room.reserved == {brief.machine}
     release(room, claim)
-    assert claim.machine.free_cores == 8
+    assert not claim.machine.closed
+    assert room.place(alone) is not None
+
+
+def test_a_clusterer_that_holds_memory_alone_keeps_a_training_from_being_alone() -> None:
+    room = Room(Capacity.fixed([Machines(1, 8)]))
+    room.update({"one": (8.0, 0.0, 4e9)})
+    clusterer = room.hold(room.machines[0], 0.0, 1e9)
+    alone = Workers(1, False, 2, memory=2e9, insists=True, alone=True)
+    assert room.machines[0].is_used
+    assert room.place(alone) is None
+    assert room.claim_whole(0.0) is None
+    room.release(clusterer)
+    assert room.place(alone) is not None
+
+
+def test_who_insists_has_memory_where_there_is_some() -> None:
+    room = Room(Capacity.fixed([Machines(4, 16)]))
+    room.update({f"n{number}": (16.0, 0.0, 16e9) for number in range(4)})
+    claim = room.place(Workers(4, False, 1, memory=12e9, insists=True))
+    assert claim is not None
+    assert len(set(claim.nodes)) == 4
+    room.release(claim)
+    first = room.claim(1, 0, memory=12e9)
+    room.claim(8, 0, memory=1e9)
+    second = room.claim(1, 0, memory=12e9, insists=True)
+    assert first is not None and second is not None
+    assert first.machine is not second.machine
+    # A machine that offers none is no reason to fail.
+    none = Room(Capacity.fixed([Machines(1, 2)]))
+    none.update({"none": (2.0, 0.0, 0.0)})
+    assert none.place(Workers(1, False, 1, memory=1e9)) is not None
 
 
 def test_a_cluster_that_grows_takes_work_for_machines_that_are_to_come() -> None:

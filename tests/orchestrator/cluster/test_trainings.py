@@ -80,7 +80,7 @@ def test_a_failed_start_leaves_no_placement_group(ray_session: None, tmp_path: P
     with pytest.raises(LostWorkerError):
         ray.get(driver.fit.remote(job, scale, _dying_at_start()()))
     assert groups() == set()
-    assert ray.get(driver.made.remote()) == 3
+    assert len(ray.get(driver.made.remote())) == 3
 
 
 def test_the_next_training_of_a_process_finds_the_workers_of_the_one_before(ray_session: None, tmp_path: Path) -> None:
@@ -88,12 +88,15 @@ def test_the_next_training_of_a_process_finds_the_workers_of_the_one_before(ray_
     first, second, third = (make_job(storage, seed=seed) for seed in range(3))
     scale = Scale(1, 1, False, start_seconds=60, checkpoint_seconds=20, dashboard=False)
     driver = _driver()
-    for job in (first, second):
-        ray.get(driver.fit.remote(job, scale, None))
-    assert ray.get(driver.made.remote()) == 1
+    ray.get(driver.fit.remote(first, scale, None))
+    made = ray.get(driver.made.remote())
+    assert len(made) == 1
+    scale = replace(scale, may_take_over=frozenset(made))
+    ray.get(driver.fit.remote(second, scale, None))
+    assert ray.get(driver.made.remote()) == made
     # Workers that ask for something else are others, and what the former reserved is given back at once.
     ray.get(driver.fit.remote(third, replace(scale, cores=2), None))
-    assert ray.get(driver.made.remote()) == 2
+    assert len(ray.get(driver.made.remote())) == 2
     assert sum(group["state"] != "REMOVED" for group in placement_group_table().values()) <= 1
     # A while after the last nothing is left.
     wait_until(lambda: groups() == set() and "RayTrainWorker" not in actors())
@@ -120,8 +123,8 @@ def _driver() -> Any:
         def _tell(self, report: dict[str, Any]) -> None:
             self._made |= {report[ray_private.PLACEMENT_GROUP]} if ray_private.PLACEMENT_GROUP in report else set()
 
-        def made(self) -> int:
-            return len(self._made)
+        def made(self) -> set[str]:
+            return self._made
 
     return Driver.remote()
 

@@ -13,15 +13,18 @@ from workloads.costs.memory import WITH_GPU, WITH_TORCH
 SCENES = {"name": "scenes", "num_train": 4, "num_val": 2}
 
 
-def needs(folder: Path, size: tuple[int, int], *, uses_gpus: bool = False) -> MemoryNeeds:
-    document = {
+def document(size: tuple[int, int]) -> dict[str, object]:
+    return {
         "name": "memory",
         "dataset": {**SCENES, "image_size": list(size)},
         "labels": {"sampling": {"pixels_per_image": 100}, "clustering": {"k": 3}},
         "pretrain": {"recipe": "small"},
         "finetune": {"recipe": "small", "steps": 1},
     }
-    return MemoryNeeds.of_plan(make_plan(document, Storage(str(folder)), write_listings=True), uses_gpus=uses_gpus)
+
+
+def needs(folder: Path, size: tuple[int, int], *, uses_gpus: bool = False) -> MemoryNeeds:
+    return MemoryNeeds.of_plan(make_plan(document(size), Storage(str(folder)), write_listings=True), uses_gpus=uses_gpus)
 
 
 def test_large_images_take_more_and_a_gpu_takes_it_off_the_machine(tmp_path: Path) -> None:
@@ -38,14 +41,19 @@ def test_large_images_take_more_and_a_gpu_takes_it_off_the_machine(tmp_path: Pat
     assert beside.of(Pool.PROCESS) == large.of(Pool.PROCESS)
 
 
-def test_what_was_seen_stands_in_for_what_was_assumed() -> None:
-    found = MemoryNeeds({Pool.EXTRACT: 2e9})
-    assert (found.of(Pool.EXTRACT), found.of(Pool.TRAIN)) == (2e9, 0.0)
-    found.saw(Pool.EXTRACT, 1e9)
-    found.saw(Pool.EXTRACT, 0.9e9)
-    assert found.of(Pool.EXTRACT) == pytest.approx(1.1e9)
-    found.saw(Pool.EXTRACT, 3e9)
-    assert found.of(Pool.EXTRACT) == pytest.approx(3.3e9)
+def test_what_was_seen_corrects_the_rule_for_the_pool(tmp_path: Path) -> None:
+    found = needs(tmp_path, (64, 96))
+    plan = make_plan(document((64, 96)), Storage(str(tmp_path)), write_listings=True)
+    sample = next(step for step in plan.steps.values() if step.kind == "sample")
+    before, training = found.of(Pool.EXTRACT), found.of(Pool.TRAIN)
+    found.saw(sample, found.rule(sample) / 2)
+    found.saw(sample, found.rule(sample) / 4)
+    assert found.of(Pool.EXTRACT) == pytest.approx(1.1 * before / 2)
+    found.saw(sample, 2 * found.rule(sample))
+    assert found.of(Pool.EXTRACT) == pytest.approx(1.1 * before * 2)
+    found.fell_short(Pool.EXTRACT)
+    assert found.of(Pool.EXTRACT) == pytest.approx(1.1 * before * 3)
+    assert found.of(Pool.TRAIN) == training
 
 
 def test_a_machine_that_is_too_small_is_spoken_of_and_not_refused() -> None:
