@@ -348,7 +348,7 @@ def machines(gpus: int) -> Iterator[None]:
     try:
         count = min(gpus, 4)
         # Memory of this machine is that of none of the simulated ones.
-        here = {"memory": 512e9, "object_store_memory": 100_000_000}
+        here: dict[str, Any] = {"memory": 512e9, "object_store_memory": 100_000_000}
         for _ in range(count):
             cluster.add_node(num_cpus=CORES * gpus // count, num_gpus=gpus // count, **here)
         cluster.add_node(num_cpus=2 * CORES, **here)

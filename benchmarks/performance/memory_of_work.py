@@ -50,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         rule = worker_bytes(work, size, uses_gpu=False)
         put({"work": name, "size": size, "peak_bytes": peak, "rule_bytes": round(rule)})
         rows.append([name, f"{size[0]}x{size[1]}", f"{peak / 1e6:.0f}", f"{rule / 1e6:.0f}", peak / rule])
-    print("\n" + table(["work", "images", "peak MB", "rule MB", "peak / rule"], [[*r[:4], f"{r[4]:.2f}"] for r in rows]))
+    shown = [[*row[:4], f"{row[4]:.2f}"] for row in rows]
+    print("\n" + table(["work", "images", "peak MB", "rule MB", "peak / rule"], shown))
     return verdict([(TOO_LITTLE, max(row[4] for row in rows))])
 
 

@@ -79,7 +79,7 @@ class Actors:
                     return None
                 claim = self.room.hold(machine, gpus, self.memory.of(Pool.CLUSTER))
             elif (machine := self.room.with_memory()) is not None:
-                claim = self.room.hold(machine, gpus, self.memory.of(Pool.CLUSTER))
+                claim = self.room.hold(machine, gpus, self.memory.of(Pool.CLUSTER), brief=True)
             node = claim.machine.node if claim is not None and not self.room.has_one_machine else None
             self.clusterer = Actor(start_clustering(gpus, threads=os.cpu_count() or 1, node=node), claim)
         return self.clusterer if self.clusterer.load < _QUEUED_PER_ACTOR else None
@@ -95,8 +95,8 @@ class Actors:
                 self.end(self.clusterer)
 
     def give_way(self) -> None:
-        """End the extraction actors that have nothing to do on machines that are reserved."""
-        for actor in list(self.extractors):
+        """End the actors that have nothing to do on machines that are reserved."""
+        for actor in [*self.extractors, *([self.clusterer] if self.clusterer else [])]:
             if not actor.load and actor.claim is not None and actor.claim.machine in self.room.reserved:
                 self.end(actor)
 

@@ -175,10 +175,10 @@ class KeptWorkers:
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
         self._lock = threading.Lock()
-        self._kept: "tuple[WorkerGroupState, object, float] | None" = None
+        self._kept: tuple[WorkerGroupState, object, float] | None = None
 
     def take(self, place: object, allowed: Collection[str]) -> "WorkerGroupState | None":
-        """Those that are kept in this place, if there are any, in one of the groups that are allowed, and they answer."""
+        """Those that are kept in this place, if there are any in one of the groups that are allowed and they answer."""
         kept = self._taken()
         if kept is None:
             return None
@@ -225,12 +225,12 @@ def _answer(state: "WorkerGroupState") -> bool:
     """Whether all workers of a group and the actor beside them are alive, and none is connected to others any more."""
     import torch.distributed
 
-    connected = [one.actor.execute.remote(torch.distributed.is_initialized) for one in state.workers]
+    connected: list[Any] = [one.actor.execute.remote(torch.distributed.is_initialized) for one in state.workers]
     try:
-        *still, _ = ray.get([*connected, state.sync_actor.get_counter.remote()], timeout=_ANSWER_SECONDS)
+        answers: list[Any] = ray.get([*connected, state.sync_actor.get_counter.remote()], timeout=_ANSWER_SECONDS)
     except (RayError, TimeoutError):
         return False
-    return not any(still)
+    return not any(answers[:-1])
 
 
 def lean_trainer(
@@ -272,7 +272,7 @@ def lean_trainer(
                 handle = self._taken_over.placement_group_handle
             else:
                 handle = super()._create_placement_group(scaling_config, context)
-            actors = worker_group.SynchronizationActor
+            actors: Any = worker_group.SynchronizationActor
             actors.taken_over = None if self._taken_over is None else self._taken_over.sync_actor
             tell({PLACEMENT_GROUP: handle.placement_group.id.hex()})
             return handle
@@ -294,7 +294,7 @@ def lean_trainer(
         place: object = None
 
         def shutdown(self) -> None:
-            left = [one.actor.shutdown.remote() for one in self.workers]
+            left: list[Any] = [one.actor.shutdown.remote() for one in self.workers]
             ray.wait(left, num_returns=len(left), timeout=_ANSWER_SECONDS)
             of_group = {name: value for name, value in vars(self).items() if name != "place"}
             kept.keep(WorkerGroupState(**of_group), self.place)
@@ -305,14 +305,15 @@ def lean_trainer(
             return [each for each in callbacks if not isinstance(each, left_out)]
 
         def _initialize_and_run_controller(self, **settings: Any) -> Any:
-            make = worker_group.SynchronizationActor
-            worker_group.SynchronizationActor = _OneOf(make)
+            theirs: Any = worker_group
+            make = theirs.SynchronizationActor
+            theirs.SynchronizationActor = _OneOf(make)
             try:
                 controller = TrainController(**settings)
                 controller.worker_group_cls = Group
                 asyncio.run(controller.run())
                 return controller.get_result()
             finally:
-                worker_group.SynchronizationActor = make
+                theirs.SynchronizationActor = make
 
     return LeanTrainer

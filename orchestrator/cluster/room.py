@@ -218,9 +218,9 @@ class Room:
         self.reserved |= {brief} if brief is not None else set()
         return None
 
-    def hold(self, machine: Machine, gpus: float, memory: float = 0.0) -> Claim:
-        """Enter work that is not brief and takes no core, such as clustering."""
-        return self._hold([(machine, 0.0, gpus)], brief=False, memory=memory)
+    def hold(self, machine: Machine, gpus: float, memory: float = 0.0, *, brief: bool = False) -> Claim:
+        """Enter work that takes no core, such as clustering."""
+        return self._hold([(machine, 0.0, gpus)], brief=brief, memory=memory)
 
     def with_memory(self) -> Machine | None:
         """The machine that is up with most free memory."""
@@ -305,9 +305,8 @@ class Room:
         free_cores = one.free_cores + (one.brief_cores if after_brief else 0.0)
         free_gpus = one.free_gpus + (one.brief_gpus if after_brief else 0.0)
         free_memory = one.free_memory + (one.brief_memory if after_brief else 0.0)
-        # A GPU that is held is held with a core, or by the clusterer.
-        held = (one.cores - free_cores, one.gpus - free_gpus, one.held_memory - (one.brief_memory if after_brief else 0))
-        if workers.alone and max(held) > 10 * _ROUNDING:
+        held_memory = one.held_memory - (one.brief_memory if after_brief else 0.0)
+        if workers.alone and max(one.cores - free_cores, one.gpus - free_gpus, held_memory) > 10 * _ROUNDING:
             return 0
         by_gpus = free_gpus + _ROUNDING if workers.uses_gpus else math.inf
         by_memory = math.inf

@@ -23,8 +23,8 @@ from orchestrator.execution.trial_info import trial_info
 from orchestrator.ledger.leases import Leases
 from orchestrator.ledger.manifests import Ledger, Manifest
 from orchestrator.planning.capacity import Capacity, ResourceRequest, judge
-from orchestrator.planning.memory import MemoryNeeds
 from orchestrator.planning.cluster_config import cluster_capacity
+from orchestrator.planning.memory import MemoryNeeds
 from orchestrator.planning.plan import Plan, may_be_stopped, skip_stopped
 from orchestrator.planning.priorities import longest_paths
 from orchestrator.steps.step import Pool, Step

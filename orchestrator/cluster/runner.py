@@ -326,7 +326,7 @@ class Runner:
             self._lost_its_worker(execution, running, error)
         else:
             self.peak_bytes[report.process] = max(report.peak_bytes, self.peak_bytes.get(report.process, 0))
-            # What was alone may have run in a process of another pool, and its peak is that of all that the process did.
+            # What was alone may have run in a process of another pool; a peak is of all that the process ever did.
             if running.item.name not in self._alone:
                 self.memory.saw(running.steps[0], report.peak_bytes)
             outcome = report.outcome

@@ -53,9 +53,8 @@ _START_SECONDS = 60.0
 _START_SECONDS_WHEN_SCALING = 900.0
 
 
-# How long workers wait for the next training of their process, and what they reserve with them.
-KEPT_SECONDS = 5.0
-_KEPT = ray_private.KeptWorkers(KEPT_SECONDS)
+# Whoever drives the run ends workers that no training takes over; this is for one that has died.
+_KEPT = ray_private.KeptWorkers(seconds=20.0)
 
 
 class LostWorkerError(Exception):

@@ -21,7 +21,7 @@ from orchestrator.cluster import ray_private, session
 from orchestrator.cluster.metrics import RunMetrics
 from orchestrator.cluster.room import Claim, Room
 from orchestrator.cluster.tensorboard import TrainingLogger
-from orchestrator.cluster.training import DRIVER_CORES, KEPT_SECONDS, Scale, fit
+from orchestrator.cluster.training import DRIVER_CORES, Scale, fit
 from orchestrator.cluster.trial import END, REASON, End, Fit, Work
 from orchestrator.cluster.tune_run import Told, TuneRun
 from orchestrator.execution.early_stopping import SuccessiveHalving
@@ -40,6 +40,8 @@ from orchestrator.storage.store import Storage
 from workloads.formats import duration, from_here
 
 _FOLLOW_SECONDS = 1.0
+# Workers of a training that has ended hold their cores and GPUs for the next; that comes at once or not at all.
+_IDLE_SECONDS = 1.5
 # A training that reports nothing for so long, and for so many times its usual, is spoken of.
 _STILL_SECONDS = 60.0
 _TIMES_AS_LONG = 10.0
@@ -98,8 +100,7 @@ class Trainings:
     _tunes: list[TuneRun] = field(default_factory=list)
     _shown: list[str] = field(default_factory=list)
     _granted: int = 0
-    # Placement groups whose workers may wait for the next training, and since when. The process that drove a training
-    # gives back what is not taken over; it may be gone.
+    # Placement groups whose workers may wait for the next training, and since when.
     _waiting: dict[str, float] = field(default_factory=dict)
     _followed: float = 0.0
     # Trainings that did not start for want of room come again when one of the others has ended.
@@ -243,14 +244,14 @@ class Trainings:
             ray_private.remove_group(running.group)
 
     def _end_waiting(self) -> None:
-        """Give back what nobody takes over: at once where a training that might have has another, else after a while."""
+        """Give back what nobody takes over: at once where a training that might have has another, else soon."""
         groups = {running.group for running in self._running.values()}
         promised = {group for one in self._running.values() if one.group is None for group in one.may_take_over}
         refused = {group for one in self._running.values() if one.group is not None for group in one.may_take_over}
         for group, since in list(self._waiting.items()):
             if group in groups:
                 del self._waiting[group]
-            elif group not in promised and (group in refused or time.monotonic() - since > 2 * KEPT_SECONDS):
+            elif group not in promised and (group in refused or time.monotonic() - since > _IDLE_SECONDS):
                 del self._waiting[group]
                 ray_private.remove_group(group)
 

@@ -145,11 +145,16 @@ def test_a_training_that_is_to_be_alone_gets_a_machine_on_which_nothing_is() -> 
 def test_a_clusterer_that_holds_memory_alone_keeps_a_training_from_being_alone() -> None:
     room = Room(Capacity.fixed([Machines(1, 8)]))
     room.update({"one": (8.0, 0.0, 4e9)})
-    clusterer = room.hold(room.machines[0], 0.0, 1e9)
+    clusterer = room.hold(room.machines[0], 0.0, 1e9, brief=True)
     alone = Workers(1, False, 2, memory=2e9, insists=True, alone=True)
     assert room.machines[0].is_used
     assert room.place(alone) is None
     assert room.claim_whole(0.0) is None
+    # The machine is reserved, and so the actor that has nothing to do there ends.
+    assert room.reserved == set(room.machines)
+    room.reserved.clear()
+    room.reserve_for(alone)
+    assert room.reserved == set(room.machines)
     room.release(clusterer)
     assert room.place(alone) is not None
 

@@ -181,9 +181,7 @@ def _named(storage: Storage, steps: tuple[Step, ...], shard: Any, device: str) -
     return SimpleNamespace(name=f"{steps[0].kind} {shard.start if shard else ''}", pool=steps[0].pool)
 
 
-def run(
-    document: dict[str, Any], simulation: Simulation, memory: MemoryNeeds | None = None
-) -> tuple[Plan, RunReport]:
+def run(document: dict[str, Any], simulation: Simulation, memory: MemoryNeeds | None = None) -> tuple[Plan, RunReport]:
     storage = simulation.storage
     plan = make_plan(document, storage, write_listings=True)
     nodes = runner.session.nodes()

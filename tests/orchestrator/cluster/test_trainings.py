@@ -114,6 +114,7 @@ def _driver() -> Any:
     class Driver:
         def __init__(self) -> None:
             self._made: set[str] = set()
+            training._KEPT = ray_private.KeptWorkers(seconds=3.0)
 
         def fit(self, job: Any, scale: Scale, config: TorchConfig | None) -> None:
             if config is not None:

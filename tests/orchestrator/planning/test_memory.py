@@ -24,7 +24,9 @@ def document(size: tuple[int, int]) -> dict[str, object]:
 
 
 def needs(folder: Path, size: tuple[int, int], *, uses_gpus: bool = False) -> MemoryNeeds:
-    return MemoryNeeds.of_plan(make_plan(document(size), Storage(str(folder)), write_listings=True), uses_gpus=uses_gpus)
+    return MemoryNeeds.of_plan(
+        make_plan(document(size), Storage(str(folder)), write_listings=True), uses_gpus=uses_gpus
+    )
 
 
 def test_large_images_take_more_and_a_gpu_takes_it_off_the_machine(tmp_path: Path) -> None:
