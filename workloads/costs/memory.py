@@ -5,7 +5,6 @@ a network holds. A rule knows no network by name: it says what the largest of th
 pixels, so that it is rather too much than too little. Measured by `python -m benchmarks.performance.memory_of_work`.
 """
 
-import resource
 import sys
 
 from workloads.costs.work import Size, Work
@@ -24,6 +23,9 @@ _OF_TRAINING = 6000.0
 
 def peak_resident_bytes() -> int:
     """The most bytes that this process has held."""
+    # Who plans needs no such module, which not every system has.
+    import resource
+
     # In bytes on macOS, in units of 1024 elsewhere.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
