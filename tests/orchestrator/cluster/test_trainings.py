@@ -83,6 +83,7 @@ def test_a_failed_start_leaves_no_placement_group(ray_session: None, tmp_path: P
     assert len(ray.get(driver.made.remote())) == 3
 
 
+@pytest.mark.long
 def test_the_next_training_of_a_process_finds_the_workers_of_the_one_before(ray_session: None, tmp_path: Path) -> None:
     storage = Storage(str(tmp_path / "storage"))
     first, second, third = (make_job(storage, seed=seed) for seed in range(3))
