@@ -1,7 +1,7 @@
 """Peak resident memory of single pieces of work, each in a process of its own, against the rule that a run goes by.
 
-A run starts no more side by side than a machine has memory for. How much that is says `workloads.costs.memory`, until
-the run's own workers have said what they took: the rule should be too much rather than too little.
+A run starts no more side by side than a machine has memory for. How much work takes says `workloads.costs.memory`,
+which the run's own workers correct: the rule should be too much rather than too little.
 
     python -m benchmarks.performance.memory_of_work
     python -m benchmarks.performance.memory_of_work --only "extract resnet50" superpixels

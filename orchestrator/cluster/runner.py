@@ -159,8 +159,7 @@ class Runner:
             pool = max(ready, key=lambda one: ready[one].priority)
             if not self._take_part(execution, ready[pool]):
                 continue
-            alone = pool is not Pool.TRAIN and ready[pool].name in self._alone
-            begin = self._start_alone if alone else start[pool]
+            begin = self._start_alone if ready[pool].name in self._alone else start[pool]
             if not begin(execution, ready[pool]):
                 del start[pool]
         # What is left was not started: it waits for room.

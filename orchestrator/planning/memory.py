@@ -1,4 +1,4 @@
-"""How much memory a worker of each pool takes: as a rule says, until workers of the run have said what they took.
+"""How much memory a worker of each pool takes: what a rule says, corrected by what workers of the run took.
 
 The failure this guards against: as many extraction workers on a machine as it has cores, and no memory for them.
 """

@@ -83,17 +83,19 @@ class ClusterStep(Step):
         # Keys know the number by the name that it had first.
         return {"clustering": config, "clusters": self.num_clusters, "seed": self.seed}
 
+    @property
+    def _pixels(self) -> int:
+        """How many sampled pixels are clustered."""
+        return min(self.images.count * self.sample.sampling.pixels_per_image, self.config.max_pixels)
+
     def memory_bytes(self, rate_of: Callable[[Step], Rate]) -> int:
         """Bytes of the feature matrix that the clustering worker holds."""
-        each = self.sample.sampling.pixels_per_image
-        pixels = min(self.images.count * each, self.config.max_pixels)
-        return int(pixels * rate_of(self.sample).bytes / each)
+        return int(self._pixels * rate_of(self.sample).bytes / self.sample.sampling.pixels_per_image)
 
     def worker_bytes(self, size: Size, *, uses_gpu: bool) -> float:
         """The feature matrix, and as much again while it is read and worked on."""
         del size
-        pixels = min(self.images.count * self.sample.sampling.pixels_per_image, self.config.max_pixels)
-        matrix = 4.0 * pixels * channels_of(self.sample.extractor.config)
+        matrix = 4.0 * self._pixels * channels_of(self.sample.extractor.config)
         return (WITH_GPU if uses_gpu else WITH_TORCH) + 2 * matrix
 
     def work(self, size: Size, images: int) -> Work | None:

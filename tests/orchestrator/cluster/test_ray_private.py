@@ -16,7 +16,7 @@ from ray.train.v2._internal import constants, exceptions
 from ray.train.v2._internal.execution.worker_group.state import WorkerGroupContext
 from support.training_on_ray import wait_until
 
-from orchestrator.cluster import ray_private
+from orchestrator.cluster import ray_private, training
 
 ROOT = Path(__file__).parents[3]
 KEPT = ray_private.KeptWorkers(0.0)
@@ -88,6 +88,12 @@ def test_failures_of_a_training_are_told_apart() -> None:
     ]
     timeout = exceptions.WorkerGroupStartupTimeoutError(2)
     failed = exceptions.WorkerGroupStartupFailedError("lost while it started")
+    # Train keeps what Ray said of a worker that was ended for memory as the text of the failure below.
+    short = exceptions.WorkerHealthCheckFailedError("gone", RuntimeError("it died: 9GB / 10GB used, OUT_OF_MEMORY"))
+    found = training._cause({0: short})
+    assert isinstance(found, training.ShortOfMemoryError)
+    assert str(found) == "9GB of 10GB were in use"
+    assert isinstance(training._cause({0: lost[0]}), training.LostWorkerError)
     everything = [*lost, timeout, failed, RuntimeError("in the work")]
     assert [one for one in everything if ray_private.is_lost_worker(one)] == lost
     assert [one for one in everything if ray_private.is_start_timeout(one)] == [timeout]
